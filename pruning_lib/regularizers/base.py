@@ -1,0 +1,114 @@
+"""What every method offers, and the few helpers that all of them share.
+
+A method takes part in a training step at two places, so that any loop can use it:
+
+    loss = task + reg.penalty(outputs)      once per backward: a term of the loss, or a look at the graph
+    optimizer.step(); reg.update(optimizer) once per step: a proximal map, a decay, a sample
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning_lib.units import Units, Weighted, rows, weighted
+
+
+class Regularizer(Protocol):
+    """The protocol that every method follows. Nothing has to inherit from it: an object with these methods is one.
+
+    Attributes
+    ----------
+    strength : float
+        λ ≥ 0; may be changed while training, for a warm-up or a ramp.
+    """
+
+    strength: float
+
+    def penalty(self, outputs: Tensor) -> Tensor:
+        """Return the term to add to the loss, a scalar; call it once per backward pass.
+
+        Parameters
+        ----------
+        outputs : Tensor
+            The model's outputs of this forward pass, shape (examples, classes).
+        """
+        return outputs.new_zeros(())
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Change the weights in place after `optimizer.step()`; call it once per step that was taken."""
+
+    def importance(self) -> dict[str, Tensor]:
+        """Return {layer: tensor of shape (units,)}; higher = keep."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to equal an uninterrupted one."""
+        return {"strength": self.strength}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `state_dict` returned."""
+        self.strength = float(state["strength"])
+
+
+def checked_strength(strength: float, owner: object) -> float:
+    """Return `strength` as a float, or raise ValueError if it is negative or not finite."""
+    value = float(strength)
+    if not math.isfinite(value) or value < 0:
+        name = type(owner).__name__
+        raise ValueError(f"{name} got strength={strength!r}; it must be a finite number ≥ 0 (0 switches it off).")
+    return value
+
+
+def checked_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`, or raise ValueError naming them."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}.")
+    return value
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the user's module inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
+def regularized_layers(model: nn.Module, units: Units | None, owner: object) -> dict[str, Weighted]:
+    """Return the layers a method works on: all linear and convolution layers, or the writers of `units` alone.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module.
+    ValueError
+        If there is no such layer, or `units` were made from another model.
+    """
+    name = type(owner).__name__
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} got a {type(model).__name__}; it needs the nn.Module to regularize.")
+    model = unwrapped(model)
+    layers = weighted(model)
+    if units is not None:
+        writers = {member.layer for group in units.values() for member in group.writers}
+        if unknown := sorted(writers - {layer for layer, _ in model.named_modules()}):
+            raise ValueError(f"{name} got units of another model: it has no layer '{unknown[0]}'.")
+        layers = {layer: module for layer, module in layers.items() if layer in writers}
+    if not layers:
+        raise ValueError(f"{name} found no prunable layer in {type(model).__name__}: it needs a linear or convolution.")
+    return layers
+
+
+def learning_rates(optimizer: Optimizer) -> dict[int, float]:
+    """Return {id(parameter): learning rate} of everything that `optimizer` trains."""
+    return {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+
+
+def incoming_norms(layers: Mapping[str, Weighted]) -> dict[str, Tensor]:
+    """Return {layer: ‖incoming weights‖₂ of each unit}, shape (units,), without gradient."""
+    return {name: rows(layer).detach().flatten(1).norm(dim=1) for name, layer in layers.items()}

@@ -1,0 +1,152 @@
+"""The one vocabulary that every part of the library shares: what can be pruned, who writes it, who reads it.
+
+Plain data. `pruning_lib.channels` traces a network and fills it; regularizers, `select` and `zero` only read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Kind = Literal["inner", "stream"]
+Chosen = dict[str, Tensor]
+"""Units by group: {group name: bool tensor of shape (units,)}, True = prune."""
+
+Weighted = nn.Linear | _ConvNd
+BatchNorm = _BatchNorm
+
+
+def unit_axis(layer: Weighted) -> int:
+    """Return the axis of the weight that counts the layer's units: 1 for a transposed convolution, else 0."""
+    return 1 if isinstance(layer, _ConvTransposeNd) else 0
+
+
+def rows(layer: Weighted) -> Tensor:
+    """Return the layer's weight as a view of shape (units, …): row i holds what unit i reads.
+
+    Parameters
+    ----------
+    layer : nn.Linear or convolution
+        A transposed convolution must have one group; its output channels are brought to the front.
+    """
+    return layer.weight.transpose(0, unit_axis(layer))
+
+
+def weighted(model: nn.Module) -> dict[str, Weighted]:
+    """Return the linear and convolution layers by name, in the order of registration; shared weights come once."""
+    seen: set[int] = set()
+    found: dict[str, Weighted] = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, Weighted) or (isinstance(layer, _ConvTransposeNd) and layer.groups > 1):
+            continue
+        if id(layer.weight) not in seen:
+            seen.add(id(layer.weight))
+            found[name] = layer
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A layer's place in a group.
+
+    Parameters
+    ----------
+    layer : str
+        Module name, as in ``model.named_modules()``.
+    index : Tensor
+        int64 of shape (channels,): the unit that each channel of the layer belongs to, −1 where it belongs to none.
+        For a writer or a normalization a channel is an output channel, for a reader an input channel; a linear layer
+        behind a flatten reads each unit through as many channels as the map has pixels.
+    """
+
+    layer: str
+    index: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that live and die one by one: neurons of a linear layer, channels of a convolution or a residual stream.
+
+    Parameters
+    ----------
+    name : str
+        The first writer in the order of computation.
+    size : int
+        Number of units.
+    kind : {"inner", "stream"}
+        ``"inner"``: one layer writes it. ``"stream"``: several do, and their sum is read.
+    writers, norms, readers : tuple of Member
+        Linear and convolution layers that write the units, normalizations that rescale them, layers that read them.
+    bypassed : bool
+        Whether some path from input to output avoids these units, so that all of them may go.
+    """
+
+    name: str
+    size: int
+    kind: Kind
+    writers: tuple[Member, ...]
+    norms: tuple[Member, ...]
+    readers: tuple[Member, ...]
+    bypassed: bool = False
+
+    def __str__(self) -> str:
+        path = " → ".join(member.layer for member in (*self.writers, *self.norms, *self.readers))
+        return f"{path}, {self.size} unit{'s' * (self.size != 1)}, {self.kind}"
+
+
+class Units(Mapping[str, Group]):
+    """The groups of a network by name; made by `pruning_lib.units(model, example)`. Printing it teaches.
+
+    Parameters
+    ----------
+    groups : iterable of Group
+        In the order of computation.
+    fixed : mapping of str to str
+        Layers whose units cannot go, each with the reason, as in ``{"fc3": "writes the model's output"}``.
+    macs : mapping of str to int, optional
+        Multiply-adds for one example of every linear and convolution layer, fixed ones included.
+    """
+
+    def __init__(
+        self, groups: Iterable[Group], fixed: Mapping[str, str] | None = None, macs: Mapping[str, int] | None = None
+    ) -> None:
+        self._groups = {group.name: group for group in groups}
+        self.fixed = dict(fixed or {})
+        self.macs = dict(macs or {})
+        self._home = {
+            member.layer: group.name for group in self._groups.values() for member in (*group.norms, *group.writers)
+        }
+
+    def __getitem__(self, name: str) -> Group:
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def translate(self, layer: str) -> str:
+        """Return the name of the group that `layer`, a writer or a normalization, belongs to.
+
+        Raises
+        ------
+        ValueError
+            If `layer` writes no group; the message lists the names there are.
+        """
+        if layer not in self._home:
+            why = f": it {self.fixed[layer]}" if layer in self.fixed else ""
+            raise ValueError(f"'{layer}' names no prunable group{why}. The groups are {', '.join(self) or 'none'}.")
+        return self._home[layer]
+
+    def __str__(self) -> str:
+        lines = [str(group) for group in self.values()]
+        lines += [f"{layer} stays: it {reason}" for layer, reason in self.fixed.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__

@@ -1,0 +1,180 @@
+"""Norm penalties: values and steps against formulas written out here, proximal maps against brute force."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pruning_lib.regularizers import L1, L2, GroupLasso
+
+STRENGTH = 0.03
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def weights(model: nn.Module) -> list[np.ndarray]:
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [m.weight.detach().double().numpy().reshape(len(m.weight), -1) for m in layers]
+
+
+FORMULAS = {
+    L1: lambda w: np.abs(w).sum(),
+    L2: lambda w: 0.5 * (w**2).sum(),
+    GroupLasso: lambda w: np.sqrt((w**2).sum(axis=1)).sum(),
+}
+
+
+@pytest.mark.parametrize("method", FORMULAS)
+def test_penalty_is_the_formula_over_weights_without_biases(method):
+    model = network()
+    value = method(model, STRENGTH, apply="loss").penalty(torch.zeros(2, 3)).item()
+    assert value == pytest.approx(STRENGTH * sum(FORMULAS[method](w) for w in weights(model)), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", FORMULAS)
+def test_gradient_of_the_penalty_is_right_in_float64(method):
+    model = network().double()
+    reg = method(model, STRENGTH, apply="loss")
+    weight = model[0].weight
+
+    def value(w):
+        return STRENGTH * reg._norm(w)
+
+    assert torch.autograd.gradcheck(value, (weight.detach().clone().requires_grad_(),))
+    reg.penalty(torch.zeros(1, 3)).backward()
+    assert weight.grad is not None
+    assert model[0].bias.grad is None
+
+
+def brute_force_prox(norm, w: float, t: float) -> float:
+    grid = np.linspace(-4, 4, 80_001)
+    return grid[np.argmin(0.5 * (grid - w) ** 2 + t * norm(grid))]
+
+
+@settings(max_examples=40, deadline=None)
+@given(w=st.floats(-3, 3), t=st.floats(0.01, 2))
+def test_proximal_steps_minimize_distance_plus_penalty(w, t):
+    norms = {L1: np.abs, L2: lambda v: 0.5 * v**2, GroupLasso: np.abs}  # one weight a row: group lasso is |w|
+    for method, norm in norms.items():
+        layer = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(layer.weight, w)
+        reg = method(layer, strength=t / 0.5, apply="prox")
+        reg.update(torch.optim.SGD(layer.parameters(), lr=0.5))
+        assert layer.weight.item() == pytest.approx(brute_force_prox(norm, w, t), abs=2e-4)
+
+
+def test_group_prox_shortens_a_row_and_keeps_its_direction():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight = nn.Parameter(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+    GroupLasso(layer, strength=10.0).update(torch.optim.SGD(layer.parameters(), lr=0.1))
+    # threshold 1: the first row has length 5 and keeps 4/5 of it, the second has length 0.5 and goes
+    assert torch.allclose(layer.weight[0], torch.tensor([2.4, 3.2]))
+    assert (layer.weight[1] == 0).all()
+
+
+def test_only_the_proximal_group_lasso_reaches_exact_zero():
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    y = (x[:, 0] > 0).long()
+    for apply, expected in (("prox", True), ("loss", False)):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        reg = GroupLasso(model, 0.05, apply=apply)
+        for _ in range(300):
+            logits = model(x)
+            loss = nn.functional.cross_entropy(logits, y) + reg.penalty(logits)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            reg.update(optimizer)
+        assert bool((reg.importance()["0"] == 0).any()) is expected
+
+
+def test_loss_and_prox_of_l2_are_weight_decay_of_plain_sgd():
+    x, y = torch.randn(16, 1, 8, 8), torch.randint(3, (16,))
+    ours, theirs = network(), network()
+    reg = L2(ours, STRENGTH)
+    decayed = [m.weight for m in theirs.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    rest = [p for p in theirs.parameters() if not any(p is d for d in decayed)]
+    a = torch.optim.SGD(ours.parameters(), lr=0.1)
+    b = torch.optim.SGD([{"params": decayed, "weight_decay": STRENGTH}, {"params": rest}], lr=0.1)
+    for model, optimizer in ((ours, a), (theirs, b)):
+        for _ in range(3):
+            logits = model(x)
+            loss = nn.functional.cross_entropy(logits, y) + (reg.penalty(logits) if model is ours else 0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_prox_reads_each_parameters_own_learning_rate():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    for layer in model:
+        nn.init.constant_(layer.weight, 1.0)
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.5}]
+    L1(model, 1.0).update(torch.optim.SGD(groups, lr=1.0))
+    assert torch.allclose(model[0].weight, torch.tensor(0.9))
+    assert torch.allclose(model[1].weight, torch.tensor(0.5))
+
+
+def test_frozen_and_untrained_weights_stay():
+    model = network()
+    before = copy.deepcopy(model)
+    model[0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD([*model[0].parameters(), *model[3].parameters()], lr=0.1)
+    for method in FORMULAS:
+        method(model, 1.0, apply="prox").update(optimizer)
+    assert torch.equal(model[0].weight, before[0].weight)
+    assert torch.equal(model[5].weight, before[5].weight)
+    assert not torch.equal(model[3].weight, before[3].weight)
+
+
+def test_shared_weights_count_once():
+    a, b = nn.Linear(4, 4), nn.Linear(4, 4)
+    b.weight = a.weight
+    reg = L1(nn.Sequential(a, nn.ReLU(), b), 1.0, apply="loss")
+    assert reg.penalty(torch.zeros(1, 4)).item() == pytest.approx(a.weight.abs().sum().item(), rel=1e-6)
+
+
+def test_rows_of_a_transposed_convolution_are_its_output_channels():
+    layer = nn.ConvTranspose2d(2, 3, 2)
+    expected = layer.weight.detach().transpose(0, 1).reshape(3, -1).norm(dim=1)
+    assert torch.allclose(GroupLasso(layer, 1.0).importance()[""], expected)
+
+
+@pytest.mark.parametrize("method", FORMULAS)
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])
+def test_bad_strength_is_named(method, strength):
+    with pytest.raises(ValueError, match=rf"{method.__name__} got strength=.*finite number ≥ 0"):
+        method(network(), strength)
+
+
+def test_other_wrong_use_is_named():
+    with pytest.raises(ValueError, match="no prunable layer in Sequential"):
+        L1(nn.Sequential(nn.ReLU()), 0.1)
+    with pytest.raises(ValueError, match="apply='hook' is unknown; choose one of 'loss', 'prox'"):
+        L1(network(), 0.1, apply="hook")
+    with pytest.raises(TypeError, match=r"L1 got a list; it needs the nn\.Module"):
+        L1([1, 2], 0.1)
+
+
+def test_strength_zero_changes_nothing():
+    model = network()
+    before = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for method in FORMULAS:
+        reg = method(model, 0.0, apply="prox")
+        reg.update(optimizer)
+        assert reg.penalty(torch.ones(1, 3)).item() == 0
+    for p, q in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.equal(p, q)
