@@ -1,0 +1,68 @@
+# Two commands are enough: `make book` and `make test`. `make help` lists the others.
+
+export OMP_NUM_THREADS = 1
+export PYTHONHASHSEED = 0
+export JUPYTER_PREFER_ENV_PATH = 1
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+BOOK = .venv-book/bin/python
+FULL = .venv/bin/python
+RUNNER = -n 2 --dist loadfile
+PORT = 8000
+
+.DEFAULT_GOAL = help
+.PHONY: help book test check lab serve notebooks students figure locks clean distclean venv venv-book
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+book: venv-book ## build the website from the notebooks' stored outputs
+	@$(BOOK) tools/stored.py notebooks
+	@rm -rf _build/html _build/.doctrees
+	@PATH="$$PWD/.venv-book/bin:$$PATH" .venv-book/bin/jupyter-book build . --quiet -W --keep-going
+	@echo "The book is in _build/html. Open _build/html/index.html in a browser, or run: make serve"
+
+test: venv book students ## everything that CI runs
+	@$(MAKE) --no-print-directory style
+	$(FULL) -m pytest $(RUNNER) --nbval-lax --nbval-current-env tests notebooks _build/students
+
+check: venv style ## what a contributor runs before each commit: style, types, fast tests
+	$(FULL) -m pytest $(RUNNER) -m "not slow" tests
+
+.PHONY: style
+style: venv
+	$(FULL) -m ruff check .
+	$(FULL) -m ruff format --check .
+	$(FULL) -m mypy
+
+lab: venv ## open the notebooks in JupyterLab
+	$(FULL) -m jupyterlab notebooks
+
+serve: ## the built book at http://localhost:8000 (PORT=… for another)
+	@test -f _build/html/index.html || $(MAKE) --no-print-directory book
+	@echo "The book is at http://localhost:$(PORT); stop with Ctrl+C."
+	@$(BOOK) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html >/dev/null 2>&1
+
+notebooks: venv ## re-execute the chapters whose code, library parts or records changed
+	@$(FULL) -m tools.notebooks build
+
+students: venv ## copies of the notebooks without solutions, in _build/students
+	@$(FULL) -m tools.notebooks students
+
+figure: venv ## the picture of the README
+	@$(FULL) -m tools.readme_figure
+
+locks: venv ## resolve both lock files anew
+	@$(FULL) -m tools.locks
+
+clean: ## remove what was built; the environments stay
+	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+distclean: clean ## remove the environments too
+	rm -rf .venv .venv-book
+
+venv:
+	@sh tools/venv.sh .venv requirements.lock editable
+
+venv-book:
+	@sh tools/venv.sh .venv-book requirements-book.lock

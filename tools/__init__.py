@@ -1,0 +1,1 @@
+"""What builds the book: chapters and their inputs, locks, environments, the README's picture."""
