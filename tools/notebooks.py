@@ -21,6 +21,7 @@ from PIL import Image
 
 from tools.chapters import NOTEBOOKS, STUDENTS, chapter, slugs, without_solutions
 from tools.inputs import digest
+from tools.rules import broken
 
 SECONDS = 120  # the longest that a chapter may run
 COLOURS = 128  # of a stored PNG
@@ -120,6 +121,7 @@ def main() -> int:
     if options.command == "students":
         students()
         return 0
+    faults: list[str] = []
     for slug in options.slug or slugs():
         if slug not in slugs():
             raise SystemExit(f"There is no notebooks/text/{slug}.md. The chapters are {', '.join(slugs()) or 'none'}.")
@@ -127,7 +129,10 @@ def main() -> int:
             print(build(slug, again=options.all), flush=True)
         except CellExecutionError as error:
             raise SystemExit(f"{slug}: a cell failed, nothing was stored.\n{error}") from None
-    return 0
+        shown = stored(slug)
+        faults += [f"{slug}: {fault}" for fault in broken(shown)] if shown else []
+    print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,277 @@
+"""Chapters: what is stored is what the source says and what the code gave, and the rules of CONTRIBUTING.md hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools import chapters, compare, inputs, notebooks, rules, stored
+
+SLUGS = chapters.slugs()
+each_chapter = pytest.mark.parametrize("slug", SLUGS or [pytest.param("", marks=pytest.mark.skip("no chapter yet"))])
+
+
+# ---- every chapter
+
+
+@each_chapter
+def test_stored_notebook_agrees_with_its_source_cell_by_cell(slug: str) -> None:
+    source, shown = chapters.chapter(slug), notebooks.stored(slug)
+    assert shown is not None, f"{slug} was never executed; run `make notebooks`"
+    assert len(shown.cells) == len(source.cells), "run `make notebooks`"
+    for number, (written, cell) in enumerate(zip(source.cells, shown.cells, strict=True)):
+        for key in ("id", "cell_type", "source", "metadata"):
+            assert cell[key] == written[key], f"cell {number} differs in its {key}; run `make notebooks`"
+
+
+@each_chapter
+def test_stored_outputs_are_those_of_the_code_the_library_and_the_records_of_today(slug: str) -> None:
+    shown = notebooks.stored(slug)
+    assert shown is not None
+    assert shown.metadata["pruning_lib"]["inputs"] == notebooks.inputs(shown), "outputs are stale; run `make notebooks`"
+
+
+@each_chapter
+def test_every_cell_was_executed_in_order_without_an_error(slug: str) -> None:
+    assert list(stored.faults(chapters.NOTEBOOKS / f"{slug}.ipynb")) == []
+
+
+@each_chapter
+def test_chapter_keeps_the_rules(slug: str) -> None:
+    shown = notebooks.stored(slug)
+    assert shown is not None
+    assert rules.broken(shown) == []
+    assert (chapters.NOTEBOOKS / f"{slug}.ipynb").stat().st_size <= rules.BYTES
+
+
+@each_chapter
+def test_a_student_without_solutions_lacks_no_name(slug: str, tmp_path: Path) -> None:
+    copy = chapters.without_solutions(chapters.chapter(slug))
+    script = tmp_path / "chapter.py"
+    script.write_text("\n".join(cell.source for cell in notebooks.code(copy)), encoding="utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", str(script)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+def test_every_source_is_in_the_book_and_every_notebook_has_a_source() -> None:
+    toc = (chapters.ROOT / "_toc.yml").read_text(encoding="utf-8")
+    assert [slug for slug in SLUGS if f"notebooks/{slug}" not in toc] == []
+    assert [path.stem for path in chapters.NOTEBOOKS.glob("*.ipynb") if path.stem not in SLUGS] == []
+
+
+# ---- the machinery itself
+
+EXERCISE = """
+:::{exercise-start} Four
+:label: ex-four
+:::
+"""
+SOLUTION = """
+:::{solution-start} ex-four
+:label: sol-four
+:class: dropdown
+:::
+"""
+
+
+def notebook(*cells: str | NotebookNode) -> NotebookNode:
+    """Return a notebook of Markdown cells, given as text, and ready cells."""
+    made: NotebookNode = new_notebook(
+        cells=[new_markdown_cell(c.strip()) if isinstance(c, str) else c for c in cells],
+    )
+    return made
+
+
+def code(source: str, *outputs: NotebookNode, **metadata: Any) -> NotebookNode:
+    cell: NotebookNode = new_code_cell(source, outputs=list(outputs), metadata=metadata, execution_count=1)
+    return cell
+
+
+def display(**kinds: str) -> NotebookNode:
+    shown: NotebookNode = new_output("display_data", data={key.replace("_", "/"): text for key, text in kinds.items()})
+    return shown
+
+
+def with_exercise(*solution: NotebookNode, after: str = "") -> NotebookNode:
+    parts = [EXERCISE, "**Exercise.** Why?", ":::{exercise-end}\n:::", SOLUTION, *solution, ":::{solution-end}\n:::"]
+    return notebook("# Title", code("a = 1"), *parts, code(after))
+
+
+def test_students_get_one_empty_cell_for_each_solution() -> None:
+    copy = chapters.without_solutions(with_exercise(code("sol_a = 2"), code("sol_a + 1")))
+    assert [c.source for c in copy.cells if c.cell_type == "code"] == ["a = 1", "# Your answer", ""]
+    assert not any("solution" in c.source for c in copy.cells)
+    assert any("exercise-start" in c.source for c in copy.cells)
+
+
+def test_two_solutions_in_a_row_leave_two_empty_cells() -> None:
+    both = notebook(
+        SOLUTION, code("x = 1"), ":::{solution-end}\n:::", SOLUTION, code("y = 1"), ":::{solution-end}\n:::"
+    )
+    assert [c.source for c in chapters.without_solutions(both).cells] == ["# Your answer"] * 2
+
+
+@pytest.mark.parametrize("cells", [[SOLUTION], [":::{solution-end}\n:::"], [SOLUTION, SOLUTION]])
+def test_an_open_gate_is_named(cells: list[str]) -> None:
+    with pytest.raises(ValueError, match="solution"):
+        chapters.solutions(notebook(*cells).cells)
+
+
+def test_code_that_the_book_hides_is_collapsed_elsewhere_too() -> None:
+    shown = chapters.collapsed(code("a", tags=["hide-input"]), in_solution=False)
+    assert shown["jupyter"] == {"source_hidden": True}
+    assert chapters.collapsed(code("a"), in_solution=True)["jupyter"]["outputs_hidden"]
+    assert chapters.collapsed(code("a"), in_solution=False) == {}
+
+
+def test_the_gate_names_notebook_cell_and_fault(tmp_path: Path) -> None:
+    error = new_output("error", ename="ValueError", evalue="no", traceback=[])
+    cells = [code("first = 1"), code("late = 1", error)]
+    cells[1].execution_count = 3
+    cells.append(code("never = 1"))
+    cells[2].execution_count = None
+    path = tmp_path / "broken.ipynb"
+    path.write_text(json.dumps(notebook(*cells)), encoding="utf-8")
+    order, failed, unrun = stored.faults(path)
+    assert "broken.ipynb, cell 1 (late = 1): executed as number 3, should be 2" in order
+    assert "ValueError: no" in failed
+    assert "cell 2 (never = 1): not executed" in unrun
+
+
+def test_a_notebook_cut_in_half_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "half.ipynb"
+    path.write_text('{"cells": [', encoding="utf-8")
+    assert "half.ipynb is no notebook" in next(stored.faults(path))
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        (code("plot", display(image_png="")), "alt text"),
+        (code("html", display(text_html='<img src="data:…" alt="">')), "alt text"),
+        (code("two", display(image_png=""), display(image_png=""), mystnb={"image": {"alt": "a" * 30}}), "2 pictures"),
+        (code("say", display(text_markdown="at **8** bits")), "numbers"),
+        (code("say", display(text_markdown="at **8** bits"), numbers={"relative": 1}), "numbers is"),
+        (code("warn", new_output("stream", name="stderr", text="careful")), "stderr"),
+        (code("who", new_output("stream", name="stdout", text="/home/me/data")), "path"),
+        (code("what", new_output("stream", name="stdout", text="<object at 0x7f1234567890>")), "address"),
+        ("It reaches 93.6 % on digits.", "types the result"),
+        ("It is 1.2× as slow, ± 3.", "types the result"),
+        ("See {eq}`one`.", "role"),
+        (EXERCISE + "\n:::{exercise-end}\n:::", "lacks its solution"),
+    ],
+)
+def test_each_rule_finds_its_breach(bad: str | NotebookNode, rule: str) -> None:
+    found = rules.broken(notebook(code(rules.first_cell()), bad))
+    assert found
+    assert any(rule in fault for fault in found)
+
+
+def test_what_keeps_the_rules_passes() -> None:
+    picture = code("plot", display(image_png=""), mystnb={"image": {"alt": "Line chart. All norms fall to zero."}})
+    sentence = code("say", display(text_markdown="at **8** bits"), numbers={"rel": 0.1})
+    prose = "Prune 50 % with `lr=0.1` and $\\lambda = 0.5 \\%$.\n\n| published | 93.63 % |"
+    assert rules.broken(notebook(code(rules.first_cell()), picture, sentence, prose)) == []
+
+
+def test_a_later_cell_must_not_read_what_a_solution_made() -> None:
+    rule = rules.solves_its_exercises
+    assert list(rule(with_exercise(code("sol_a = 2"), after="print(a)"))) == []
+    assert "reads sol_a" in next(rule(with_exercise(code("sol_a = 2"), after="print(sol_a)")))
+    assert list(rule(with_exercise(code("x = 2"), after="x = 3\nprint(x)"))) == []
+    assert list(rule(with_exercise(code("f = [x for x in 'ab']"), after="print(a, x)"))) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "tolerance", "same"),
+    [
+        ("left 100 of 300", "left 104 of 300", {"abs": 4}, True),
+        ("left 100 of 300", "left 105 of 300", {"abs": 4}, False),
+        ("loss 1e-3", "loss 1.05e-3", {"rel": 0.051}, True),
+        ("loss -2.0", "loss −2.2", {"rel": 0.05}, False),
+        ("loss −2.0", "loss -2.0", {}, True),
+        ("conv3 goes", "conv4 goes", {"abs": 5}, False),
+        ("L1 wins by 3", "L2 wins by 3", {"abs": 5}, False),
+        ("it is nan", "it is 0.3", {"abs": 5}, False),
+    ],
+)
+def test_numbers_are_compared_and_words_are_equal(
+    before: str, after: str, tolerance: dict[str, float], same: bool
+) -> None:
+    old, new = [display(text_markdown=before)], [display(text_markdown=after)]
+    assert (not list(compare.differences(old, new, tolerance))) is same
+
+
+# ---- what re-executes a chapter
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Return a folder with a small pruning_lib: two methods on one base, a plotting module, records."""
+    files = {
+        "__init__.py": "from pruning_lib.methods import First, Second\nfrom pruning_lib.thing import thing\n",
+        "methods/__init__.py": "from pruning_lib.methods.first import First\nfrom .second import Second\n",
+        "methods/base.py": "class Base:\n    pass\n",
+        "methods/first.py": "from pruning_lib.methods.base import Base\n\n\nclass First(Base):\n    pass\n",
+        "methods/second.py": "from pruning_lib.methods.base import Base\n\n\nclass Second(Base):\n    pass\n",
+        "thing.py": '"""Doc."""\n\n\ndef thing():\n    """Doc."""\n    return "#1"  # why\n',
+        "records.py": "def load(suite):\n    return []\n",
+        "plotting.py": "def draw():\n    return 0\n",
+        "_records/suite-a.json": "[]",
+    }
+    for name, text in files.items():
+        path = tmp_path / "pruning_lib" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import pruning_lib as prl\nprl.First()", {"methods.first", "methods.base"}),
+        ("from pruning_lib import Second", {"methods.second", "methods.base"}),
+        ("import pruning_lib as prl\nprl.plotting.draw(prl.thing())", {"plotting", "thing"}),
+        ("from pruning_lib.methods.second import Second as S", {"methods.second", "methods.base"}),
+        ("import torch", set()),
+    ],
+)
+def test_names_lead_to_the_modules_that_define_them(library: Path, source: str, expected: set[str]) -> None:
+    assert inputs.modules(source, library) == {f"pruning_lib.{name}" for name in expected}
+
+
+def test_a_hash_moves_with_what_the_chapter_uses_and_with_nothing_else(library: Path) -> None:
+    cells = ["import pruning_lib as prl", "prl.thing()", "prl.records.load('suite-a')"]
+    package = library / "pruning_lib"
+
+    def changed(name: str, text: str) -> bool:
+        before = inputs.digest(cells, library)
+        (package / name).write_text(text, encoding="utf-8")
+        inputs.parsed.cache_clear()
+        return inputs.digest(cells, library) != before
+
+    assert not changed("thing.py", 'def thing():\n    """Other doc,\n    longer."""\n\n    return "#1"\n')
+    assert changed("thing.py", 'def thing():\n    return "#2"\n')
+    assert not changed("methods/first.py", "First = 1\n")
+    assert changed("_records/suite-a.json", "[1]")
+    assert inputs.digest([*cells, "1"], library) != inputs.digest(cells, library)
+
+
+def test_records_in_the_checkout_come_before_the_summary(library: Path) -> None:
+    run = library / "experiments" / "records" / "suite-a" / "one.json"
+    run.parent.mkdir(parents=True)
+    run.write_text("{}", encoding="utf-8")
+    assert inputs.records("prl.records.load('suite-a')", library) == [run]
+
+
+def test_a_suite_without_a_literal_name_is_refused(library: Path) -> None:
+    with pytest.raises(ValueError, match="as a string"):
+        inputs.digest(["prl.records.load(suite)"], library)
