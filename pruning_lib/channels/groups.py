@@ -1,0 +1,154 @@
+"""Fill `Units`: name each class of channels by its first writer, and say who writes, rescales and reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from pruning_lib.channels import graph, liveness, rules
+from pruning_lib.channels.liveness import Analysis, Call
+from pruning_lib.units import Group, Member, Units, weighted
+
+NESTED = ".parametrizations."
+
+
+def units(model: nn.Module, example: graph.Example) -> Units:
+    """Find the units of a network that can be pruned: who writes them, rescales them and reads them.
+
+    Derived in the chapter `from-zeros-to-smaller`. The model is traced in eval mode on a copy; it is not touched.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A network with at least one linear or convolution layer. Its forward must not branch on values.
+    example : Tensor or tuple of Tensor
+        What forward takes, on the model's device and of its dtype; one sample is enough.
+
+    Returns
+    -------
+    Units
+        Groups by the name of their first writer, in the order of computation. Layers whose units cannot go stand in
+        ``.fixed`` with the reason; ``.macs`` holds the multiply-adds of every layer for one sample.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no prunable layer, or if the example does not fit it.
+    RuntimeError
+        If the forward cannot be traced; the sentence names the line.
+    """
+    args = graph.check(model, example)
+    return describe(liveness.label(graph.trace(graph.clone(model), graph.paired(args), "units")))
+
+
+def describe(state: Analysis) -> Units:
+    """Turn the classes of a labelled network into groups."""
+    names = _names(state)
+    writers = [(names[id(state.graph.tensors[state.leaves[call.weight][0]])], call) for call in state.calls]
+    roots, pinned = state.classes.roots, state.classes.pinned
+    home: dict[str, dict[int, int]] = {}
+    taken: dict[int, str] = {}
+    for layer, call in writers:
+        for root in roots[call.rows].tolist():
+            if root and root not in pinned and root not in taken:
+                taken[root] = layer
+                home.setdefault(layer, {})[root] = len(home[layer]) if layer in home else 0
+    built = [_group(state, layer, where, writers) for layer, where in home.items()]
+    written = {member.layer for group in built for member in group.writers}
+    return Units(built, _fixed(state, writers, written), _macs(state, writers))
+
+
+def _names(state: Analysis) -> dict[int, str]:
+    """Return the first module name of each tensor, by id."""
+    names: dict[int, str] = {}
+    for full, _, attribute, tensor in graph.tensors_of(state.graph.model):
+        module = full.removesuffix(f"{attribute}").removesuffix(".")
+        names.setdefault(id(tensor), module.split(NESTED)[0])
+    return names
+
+
+def _group(state: Analysis, name: str, where: dict[int, int], calls: list[tuple[str, Call]]) -> Group:
+    def index(labels: Tensor) -> Tensor:
+        return torch.tensor([where.get(root, -1) for root in state.classes.roots[labels].tolist()])
+
+    writers: dict[str, Tensor] = {}
+    readers: dict[str, Tensor] = {}
+    for layer, call in calls:
+        writers.setdefault(layer, index(call.rows))
+        if not call.depthwise:  # its columns are its rows, and count once
+            readers.setdefault(layer, index(call.columns))
+    norms = {_norm_name(state, node): index(labels) for node, labels in state.norms}
+    plain = {layer for layer, call in calls if not call.depthwise and bool((writers[layer] >= 0).any())}
+    nodes = {call.node for layer, call in calls if bool((writers[layer] >= 0).any())}
+    return Group(
+        name,
+        len(where),
+        "inner" if len(plain) == 1 else "stream",
+        _members(writers),
+        _members(norms),
+        _members(readers),
+        bypassed=_reaches_output(state, nodes),
+    )
+
+
+def _members(found: dict[str, Tensor]) -> tuple[Member, ...]:
+    return tuple(Member(layer, index) for layer, index in found.items() if bool((index >= 0).any()))
+
+
+def _norm_name(state: Analysis, node: Node) -> str:
+    statistics = node.args[3]
+    assert isinstance(statistics, Node)
+    return _names(state)[id(state.graph.tensors[statistics])]
+
+
+def _reaches_output(state: Analysis, blocked: set[Node]) -> bool:
+    """Whether some path from an input to an output avoids the blocked nodes."""
+    reached = {node for node in state.graph.nodes if node.op == "placeholder" and node not in state.graph.tensors}
+    for node in state.graph.nodes:
+        if node not in blocked and any(source in reached for source in node.all_input_nodes):
+            reached.add(node)
+            if node.op == "output":
+                return True
+    return False
+
+
+def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str]) -> dict[str, str]:
+    """Say for each layer that writes no group why its units stay."""
+    reasons: dict[str, str] = {}
+    for layer, call in calls:
+        if layer not in written:
+            reason = next((state.classes.pinned.get(root) for root in state.classes.roots[call.rows].tolist()), None)
+            reasons.setdefault(layer, reason or "has a weight that something else reads")
+    names = _names(state)
+    for node, why in state.unknown.items():
+        for source in node.all_input_nodes:
+            if source in state.graph.tensors and node.op == "call_function":
+                layer = names.get(id(state.graph.tensors[source]), "")
+                reasons.setdefault(layer, why if rules.weighs(node) else f"is read by {why.removeprefix('feeds ')}")
+    modules = weighted(state.graph.model)
+    found = {layer: reasons[layer] for layer in modules if layer in reasons and layer not in written}
+    called = {layer for layer, _ in calls} | set(found)
+    return found | {layer: "is not called by forward" for layer in modules if layer not in called}
+
+
+def _macs(state: Analysis, calls: list[tuple[str, Call]]) -> dict[str, int]:
+    """Count multiply-adds for one sample: outputs times the taps that each of them reads."""
+    macs = dict.fromkeys(weighted(state.graph.model), 0)
+    names = _names(state)
+    batch = next(
+        rules.shape_of(node)[0]
+        for node in state.graph.nodes
+        if node.op == "placeholder" and node not in state.graph.tensors
+    )
+    for node in state.graph.nodes:
+        if rules.weighs(node):
+            weight = node.args[1]
+            assert isinstance(weight, Node)
+            leaf = state.leaves.get(weight, [weight])[0]
+            layer = names.get(id(state.graph.tensors[leaf]), "") if leaf in state.graph.tensors else ""
+            if layer in macs:
+                macs[layer] += rules.shape_of(node).numel() // batch * rules.shape_of(weight)[1:].numel()
+    return macs

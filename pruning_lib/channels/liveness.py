@@ -1,0 +1,328 @@
+"""Which channels are the same, which are constant, which are read: three tensors for each tensor of the graph.
+
+    labels  int64, the class of channels that an element belongs to; channels of one class stay or go together
+    values  float64, the value of an element that no input can change, NaN for a live one
+    used    bool, whether the output can change with the element
+
+All three have the shape of the tensor they describe, with stride 0 along every axis on which they do not vary.
+Label 0 is no class: inputs, literals and padding, whose size nothing may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from pruning_lib.channels import rules
+from pruning_lib.channels.graph import Graph, base
+
+Labels = Any  # a Tensor, or a list of Tensors for an operator that returns several
+
+
+def narrow(tensor: Tensor) -> Tensor:
+    """Drop repetition: each axis of stride 0 becomes an axis of size 1."""
+    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor = tensor.narrow(axis, 0, 1)
+    return tensor
+
+
+def common(*tensors: Tensor) -> list[Tensor]:
+    """Narrow tensors of one shape on the axes where all of them repeat."""
+    found = list(tensors)
+    for axis in range(tensors[0].ndim):
+        if tensors[0].shape[axis] > 1 and all(tensor.stride(axis) == 0 for tensor in tensors):
+            found = [tensor.narrow(axis, 0, 1) for tensor in found]
+    return found
+
+
+class Classes:
+    """Channels that stay or go together: a union-find over labels, with the reasons why some cannot go."""
+
+    def __init__(self) -> None:
+        self._parent = [0]
+        self._roots: Tensor | None = None
+        self.pinned: dict[int, str] = {}
+
+    def new(self, count: int) -> Tensor:
+        """Return `count` labels, each a class of its own."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        self._roots = None
+        return torch.arange(start, start + count)
+
+    def find(self, label: int) -> int:
+        """Return the class of a label."""
+        parent = self._parent
+        while parent[label] != label:
+            parent[label] = parent[parent[label]]
+            label = parent[label]
+        return label
+
+    def union(self, left: Tensor, right: Tensor, reason: str) -> None:
+        """Join two broadcastable tensors of labels element by element; what meets label 0 is pinned for `reason`."""
+        left, right = torch.broadcast_tensors(left, right)
+        left, right = common(left, right)
+        for a, b in torch.stack([left.reshape(-1), right.reshape(-1)], 1).unique(dim=0).tolist():
+            a, b = self.find(a), self.find(b)
+            if a == b:
+                continue
+            if not a or not b:
+                self.pinned.setdefault(a or b, reason)
+                continue
+            first, second = min(a, b), max(a, b)
+            self._parent[second] = first
+            if second in self.pinned:
+                self.pinned.setdefault(first, self.pinned.pop(second))
+        self._roots = None
+
+    def pin(self, labels: Tensor, reason: str) -> None:
+        """Keep the classes of these labels, whatever else is found."""
+        for label in narrow(labels).unique().tolist():
+            if root := self.find(label):
+                self.pinned.setdefault(root, reason)
+
+    @property
+    def roots(self) -> Tensor:
+        """The class of every label."""
+        if self._roots is None:
+            self._roots = torch.tensor([self.find(label) for label in range(len(self._parent))])
+        return self._roots
+
+    def of(self, labels: Tensor) -> Tensor:
+        """Return the class of each label, narrowed as the labels are."""
+        return self.roots[narrow(labels)].expand(labels.shape)
+
+
+@dataclass
+class Call:
+    """One call of a linear or convolution layer: the node, its weight, and the classes on both of its sides."""
+
+    node: Node
+    weight: Node
+    rows: Tensor
+    columns: Tensor
+    depthwise: bool
+
+
+@dataclass
+class Analysis:
+    """Labels, values and uses of a traced network; `rules` fill it."""
+
+    graph: Graph
+    classes: Classes = field(default_factory=Classes)
+    labels: dict[Node, Labels] = field(default_factory=dict)
+    values: dict[Node, Labels] = field(default_factory=dict)
+    used: dict[Node, Labels] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    norms: list[tuple[Node, Tensor]] = field(default_factory=list)
+    axes: dict[Node, list[Tensor]] = field(default_factory=dict)
+    leaves: dict[Node, list[Node]] = field(default_factory=dict)
+    elements: dict[Node, Tensor] = field(default_factory=dict)
+    frozen: dict[Node, str] = field(default_factory=dict)
+    unknown: dict[Node, str] = field(default_factory=dict)
+    taps: dict[Any, Tensor] = field(default_factory=dict)
+    constants: dict[Node, Tensor] = field(default_factory=dict)
+
+    # Labels of parameters: one for each index of an axis where a layer multiplies by them, else one for each element.
+
+    def axis(self, weight: Node, axis: int) -> Tensor:
+        """Return the labels along one axis of a layer's weight, which may be computed from several tensors."""
+        leaves = self.leaves[weight]
+        for leaf in leaves:
+            if leaf not in self.axes:
+                shape = self.graph.tensors[leaf].shape
+                fixed = leaf in self.frozen or leaf not in self.graph.owned
+                self.axes[leaf] = [
+                    torch.zeros(n, dtype=torch.int64) if fixed else self.classes.new(n) for n in shape
+                ]
+        for leaf in leaves[1:]:
+            reason = f"has a weight that stays: it {self.frozen.get(leaf, 'is a literal in forward')}"
+            self.classes.union(self.axes[leaves[0]][axis], self.axes[leaf][axis], reason)
+        return self.axes[leaves[0]][axis]
+
+    def of(self, node: Any) -> Tensor:
+        """Return an operand's labels in its full shape."""
+        if not isinstance(node, Node):
+            return torch.zeros(())
+        if node in self.labels:
+            return self.labels[node]  # type: ignore[no-any-return]
+        if node in self.leaves:
+            for leaf in self.leaves[node]:
+                self.freeze(leaf, "has a weight that is read element by element")
+            return torch.zeros((), dtype=torch.int64).expand(rules.shape_of(node))
+        tensor = self.graph.tensors[node]
+        if node not in self.elements:
+            if node in self.frozen or node not in self.graph.owned or tensor.numel() < 2:
+                return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
+            self.elements[node] = self.classes.new(tensor.numel()).reshape(tensor.shape)
+        return self.elements[node]
+
+    def freeze(self, node: Node, reason: str) -> None:
+        """Keep all that a node holds: its channels, or a parameter's shape."""
+        if node in self.graph.tensors:
+            self.frozen.setdefault(node, reason)
+            found = [*self.axes.get(node, []), *([self.elements[node]] if node in self.elements else [])]
+        else:
+            found = flat(self.labels.get(node))
+        for labels in found:
+            self.classes.pin(labels, reason)
+
+    def value(self, node: Any) -> Tensor:
+        """Return an operand's values; parameters come in their own dtype, everything else in float64."""
+        if node in self.values:
+            return self.values[node]  # type: ignore[no-any-return]
+        return self.graph.tensors[node].detach().cpu()
+
+    def give_up(self, node: Node, reason: str | None = None) -> None:
+        """Treat `node` as an operator without a rule: all it reads stays, all it writes is live and of no class."""
+        why = reason or f"feeds `{base(node)}`, which has no rule"
+        self.unknown[node] = why
+        for source in node.all_input_nodes:
+            self.freeze(source, why)
+        self.labels[node] = like(node.meta.get("val"), 0, torch.int64)
+
+    def mark(self, node: Any, used: Tensor) -> None:
+        """Add to what is used of an operand."""
+        if not isinstance(node, Node) or node not in self.labels or not isinstance(self.labels[node], Tensor):
+            return
+        before = self.used.get(node)
+        if before is None:
+            self.used[node] = used
+            return
+        first, second = common(before, used)
+        self.used[node] = (first | second).expand(used.shape)
+
+
+def flat(labels: Labels) -> list[Tensor]:
+    """Return the tensors in a node's labels, values or uses."""
+    if isinstance(labels, Tensor):
+        return [labels]
+    return [found for part in labels for found in flat(part)] if isinstance(labels, list | tuple) else []
+
+
+def like(value: Any, fill: Any, dtype: torch.dtype) -> Labels:
+    """Return labels or values of one fill in the shape of what a node returned."""
+    if isinstance(value, Tensor):
+        return torch.full((), fill, dtype=dtype).expand(value.shape)
+    return [like(part, fill, dtype) for part in value] if isinstance(value, list | tuple) else None
+
+
+def label(graph: Graph, pins: Iterable[tuple[Node, str]] = ()) -> Analysis:
+    """Find which channels belong together, and which of them no removal may touch."""
+    state = Analysis(graph)
+    for node in graph.nodes:
+        if node in graph.opaque and node in graph.tensors:
+            state.frozen[node] = "is changed in place by forward"
+        if rules.weighs(node):
+            rules.find_leaves(state, node)
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            if node not in graph.tensors:
+                state.labels[node] = like(node.meta.get("val"), 0, torch.int64)
+        elif node.op == "output":
+            for source in node.all_input_nodes:
+                state.freeze(source, "writes the model's output")
+        elif node in graph.opaque:
+            state.give_up(node, f"feeds `{base(node)}`, which changes a view in place")
+        else:
+            rules.find(node).label(state, node)
+    for node, reason in pins:
+        state.freeze(node, reason)
+    return state
+
+
+def propagate(state: Analysis) -> None:
+    """Find the constants, forward, then what is used, backward."""
+    nan = float("nan")
+    for node in state.graph.nodes:
+        if node.op == "placeholder" and node not in state.graph.tensors or node in state.unknown:
+            state.values[node] = like(node.meta.get("val"), nan, torch.float64)
+        elif node.op == "placeholder" and node in state.graph.opaque:
+            state.values[node] = like(node.meta.get("val"), nan, torch.float64)
+        elif node.op == "call_function":
+            rules.find(node).value(state, node)
+    for node in reversed(state.graph.nodes):
+        if node.op == "output" or node in state.unknown:
+            for source in node.all_input_nodes:
+                for_all(state, source)
+        elif node.op == "call_function" and node in state.used:
+            rules.find(node).use(state, node)
+
+
+def for_all(state: Analysis, node: Node) -> None:
+    """Mark a node as used wholly."""
+    if isinstance(state.labels.get(node), list):
+        state.used[node] = [torch.ones((), dtype=torch.bool).expand(part.shape) for part in flat(state.labels[node])]
+    elif isinstance(state.labels.get(node), Tensor):
+        state.used[node] = torch.ones((), dtype=torch.bool).expand(state.labels[node].shape)
+
+
+@dataclass
+class Kept:
+    """What stays: a mask over classes, and for each kind of extra one how many stay for that reason."""
+
+    roots: Tensor
+    classes: Tensor
+    notes: dict[str, set[int]] = field(default_factory=dict)
+
+    def of(self, labels: Tensor) -> Tensor:
+        """Return which of these labels stay."""
+        return self.classes[self.roots[narrow(labels)]].expand(labels.shape)
+
+    def add(self, labels: Tensor, reason: str) -> None:
+        """Let these classes stay too."""
+        new = self.roots[labels.reshape(-1)].unique()
+        new = new[~self.classes[new]]
+        if len(new):
+            self.classes[new] = True
+            self.notes.setdefault(reason, set()).update(new.tolist())
+
+
+def needed(state: Analysis) -> Tensor:
+    """Return a mask over classes: pinned, or live and used somewhere."""
+    mask = torch.zeros(len(state.classes.roots), dtype=torch.bool)
+    mask[0] = True
+    mask[torch.tensor([*state.classes.pinned], dtype=torch.int64)] = True
+    for node, used in state.used.items():
+        for labels, values, uses in zip(flat(state.labels[node]), flat(state.values[node]), flat(used), strict=True):
+            if labels.ndim:
+                classes, value, use = common(labels, values, uses)
+                mask[state.classes.roots[classes[value.isnan() & use]]] = True
+    return mask
+
+
+def keep(state: Analysis) -> Kept:
+    """Grow what is needed until every tensor that is left is a box: whole rows, whole columns, none of them empty."""
+    roots = state.classes.roots
+    kept = Kept(roots, needed(state))
+    tensors = [narrow(labels) for node in state.labels for labels in flat(state.labels[node]) if labels.ndim]
+    tensors += [*state.elements.values(), *(vector for axes in state.axes.values() for vector in axes)]
+    tensors = [labels for labels in tensors if labels.any()]
+    while True:
+        before = int(kept.classes.sum())
+        for call in state.calls:
+            rules.represent(state, call, kept)
+        for labels in tensors:
+            _box(kept, labels)
+        for node in state.graph.nodes:
+            rules.keep_order(state, node, kept)
+        if int(kept.classes.sum()) == before:
+            return kept
+
+
+def _box(kept: Kept, labels: Tensor) -> None:
+    if not kept.of(labels).any():
+        kept.add(labels.reshape(-1)[:1], "the last unit of a layer")
+    stay = kept.of(labels)
+    if sum(size > 1 for size in stay.shape) > 1 and not stay.all():
+        box = torch.ones((), dtype=torch.bool)
+        for axis in range(stay.ndim):
+            others = [other for other in range(stay.ndim) if other != axis]
+            box = box & stay.any(dim=others).reshape([-1 if other == axis else 1 for other in range(stay.ndim)])
+        kept.add(labels[box], "part of a block of channels that is cut as a whole")
