@@ -162,13 +162,17 @@ def place(error: BaseException) -> str:
 
 def user_frame(error: BaseException) -> tuple[str, int] | None:
     """Return file and line of the innermost frame outside torch and this package, if there is one."""
-    roots = [os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
-    standard = sysconfig.get_path("stdlib")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        shipped = frame.filename.startswith(standard) and "site-packages" not in frame.filename
-        if frame.lineno and not shipped and not frame.filename.startswith((*roots, "<")):
+        if frame.lineno and of_user(frame.filename):
             return frame.filename, frame.lineno
     return None
+
+
+def of_user(file: str) -> bool:
+    """Whether a source file belongs neither to Python, nor to torch, nor to this package."""
+    roots = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    shipped = file.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in file
+    return not shipped and not file.startswith((*(root + os.sep for root in roots), "<frozen", "<string"))
 
 
 def trace(model: nn.Module, args: tuple[Tensor, ...], what: str = "units") -> Graph:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
@@ -46,8 +44,8 @@ def units(model: nn.Module, example: graph.Example) -> Units:
 
 def describe(state: Analysis) -> Units:
     """Turn the classes of a labelled network into groups."""
-    names = _names(state)
-    writers = [(names[id(state.graph.tensors[state.leaves[call.weight][0]])], call) for call in state.calls]
+    layers = layer_names(state)
+    writers = [(layers[call.node], call) for call in state.calls]
     roots, pinned = state.classes.roots, state.classes.pinned
     home: dict[str, dict[int, int]] = {}
     taken: dict[int, str] = {}
@@ -59,6 +57,12 @@ def describe(state: Analysis) -> Units:
     built = [_group(state, layer, where, writers) for layer, where in home.items()]
     written = {member.layer for group in built for member in group.writers}
     return Units(built, _fixed(state, writers, written), _macs(state, writers))
+
+
+def layer_names(state: Analysis) -> dict[Node, str]:
+    """Return the name of the layer that each call multiplies by."""
+    names = _names(state)
+    return {call.node: names[id(state.graph.tensors[state.leaves[call.weight][0]])] for call in state.calls}
 
 
 def _names(state: Analysis) -> dict[int, str]:

@@ -139,7 +139,7 @@ class Analysis:
                 shape = self.graph.tensors[leaf].shape
                 fixed = leaf in self.frozen or leaf not in self.graph.owned
                 self.axes[leaf] = [
-                    torch.zeros(n, dtype=torch.int64) if fixed else self.classes.new(n) for n in shape
+                    torch.zeros(n, dtype=torch.int64) if fixed else self.classes.new(n) for n in shape[:2]
                 ]
         for leaf in leaves[1:]:
             reason = f"has a weight that stays: it {self.frozen.get(leaf, 'is a literal in forward')}"
@@ -241,9 +241,8 @@ def propagate(state: Analysis) -> None:
     """Find the constants, forward, then what is used, backward."""
     nan = float("nan")
     for node in state.graph.nodes:
-        if node.op == "placeholder" and node not in state.graph.tensors or node in state.unknown:
-            state.values[node] = like(node.meta.get("val"), nan, torch.float64)
-        elif node.op == "placeholder" and node in state.graph.opaque:
+        outside = node.op == "placeholder" and (node not in state.graph.tensors or node in state.graph.opaque)
+        if outside or node in state.unknown:
             state.values[node] = like(node.meta.get("val"), nan, torch.float64)
         elif node.op == "call_function":
             rules.find(node).value(state, node)
@@ -284,16 +283,22 @@ class Kept:
             self.notes.setdefault(reason, set()).update(new.tolist())
 
 
-def needed(state: Analysis) -> Tensor:
-    """Return a mask over classes: pinned, or live and used somewhere."""
+def live(state: Analysis) -> Tensor:
+    """Return a mask over classes: some element is live and used."""
     mask = torch.zeros(len(state.classes.roots), dtype=torch.bool)
-    mask[0] = True
-    mask[torch.tensor([*state.classes.pinned], dtype=torch.int64)] = True
     for node, used in state.used.items():
         for labels, values, uses in zip(flat(state.labels[node]), flat(state.values[node]), flat(used), strict=True):
             if labels.ndim:
                 classes, value, use = common(labels, values, uses)
                 mask[state.classes.roots[classes[value.isnan() & use]]] = True
+    return mask
+
+
+def needed(state: Analysis) -> Tensor:
+    """Return a mask over classes: live and used somewhere, or pinned."""
+    mask = live(state)
+    mask[0] = True
+    mask[torch.tensor([*state.classes.pinned], dtype=torch.int64)] = True
     return mask
 
 

@@ -221,11 +221,8 @@ def compensation(state: Analysis, call: Call) -> str:
 
 def represent(state: Analysis, call: Call, kept: Kept) -> None:
     """Keep what stands for removed constants: one column where they merge, each of them where nothing can."""
-    if call.depthwise:
-        return
     constants, stays = state.constants[call.node], kept.of(call.columns)
-    gone = (~stays & (constants != 0)).nonzero()[:, 0]
-    gone = gone[read_by_kept(state, call, kept)[:, gone].any(0)]
+    gone = removed_constants(state, call, kept)
     # A constant that is not the same at every position is no number to fold.
     apart = gone[constants[gone].isnan()]
     kept.add(call.columns[apart], "a constant that varies over positions")
@@ -238,6 +235,14 @@ def represent(state: Analysis, call: Call, kept: Kept) -> None:
     elif how == "merge" and representative(constants, stays, gone) is None:
         best = gone[constants[gone].abs().argmax()]
         kept.add(call.columns[best], "the constant that stands for others before a zero-padded convolution")
+
+
+def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
+    """Return the columns that go although an output that matters reads a constant there, other than 0."""
+    if call.depthwise:
+        return torch.zeros(0, dtype=torch.int64)
+    gone = (~kept.of(call.columns) & (state.constants[call.node] != 0)).nonzero()[:, 0]
+    return gone[read_by_kept(state, call, kept)[:, gone].any(0)]
 
 
 def read_by_kept(state: Analysis, call: Call, kept: Kept) -> Tensor:
@@ -577,8 +582,8 @@ def keep_order(state: Analysis, node: Node, kept: Kept) -> None:
     if all(bool(kept.of(labels).all()) for labels in before.values()):
         return
     try:
-        after = flat(_listed(_move(node, {source: _cut(kept, labels) for source, labels in before.items()})))
-        expected = [_cut(kept, labels) for labels in flat(state.labels[node])]
+        after = flat(_listed(_move(node, {source: cut(kept, labels) for source, labels in before.items()})))
+        expected = [cut(kept, labels) for labels in flat(state.labels[node])]
         same = len(after) == len(expected) and all(map(torch.equal, after, expected))
     except (RuntimeError, IndexError):
         same = False
@@ -587,7 +592,8 @@ def keep_order(state: Analysis, node: Node, kept: Kept) -> None:
             kept.add(labels, f"moved by `{name}` in a way that counts channels")
 
 
-def _cut(kept: Kept, labels: Tensor) -> Tensor:
+def cut(kept: Kept, labels: Tensor) -> Tensor:
+    """Return the labels that are left of a tensor."""
     stay = kept.of(labels)
     for axis in range(labels.ndim):
         if labels.stride(axis) and labels.shape[axis] > 1:
