@@ -1,0 +1,153 @@
+"""Records: their schema, whole writes, rows from a checkout and from the shipped summary, intervals."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning_lib import records
+
+
+def stage(error: float, macs: int = 100) -> dict[str, Any]:
+    accuracy = 1 - error / 100
+    values = {"val_loss": 0.1, "val_accuracy": accuracy, "test_loss": 0.2, "test_accuracy": accuracy - 0.01}
+    sizes = {"parameters": macs + 3, "nonzero": macs, "macs": macs, "macs_used_inputs": macs - 1}
+    return {**values, **sizes, "units": {"fc1": 4, "fc2": 2}}
+
+
+def record(seed: int = 0, strength: float = 1e-3, error: float = 2.0) -> dict[str, Any]:
+    stages = {"zeroed": stage(error), "shrunk": stage(error, 40), "finetuned": stage(error / 2, 40)}
+    return {
+        "suite": "tiny",
+        "config": {"recipe": "prune", "method": "l1", "strength": strength, "seed": seed},
+        "stages": {"trained": stage(1.0)},
+        "prunings": [{"criterion": "own", "target": "fraction-0.5", "stages": stages}],
+        "history": [[1.0, 0.5, 0.9, 0.1]],
+        "provenance": {"seconds": 1.0},
+    }
+
+
+def test_what_is_written_is_read_and_named_after_its_configuration(tmp_path: Path) -> None:
+    path = records.write(record(), tmp_path)
+    assert path == tmp_path / "tiny" / "prune-l1-1e-03-s0.json"
+    assert records.read_one(path) == record()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("suite",), None, "'suite' should be str, is None"),
+        (("config", "seed"), "0", "config: 'seed' should be int, is '0'"),
+        (("config", "strength"), True, "config: 'strength' should be float"),
+        (("stages",), {}, "no stage 'trained'"),
+        (("stages", "trained", "macs"), 1.5, "trained: 'macs' should be int"),
+        (("stages", "trained", "test_accuracy"), math.nan, "trained: 'test_accuracy' is nan"),
+        (("prunings", 0, "target"), 0.5, "pruning 0: 'target' should be str"),
+        (("prunings", 0, "stages", "frozen"), {}, "no stage called 'frozen'"),
+    ],
+)
+def test_a_record_out_of_shape_is_refused_and_nothing_is_written(
+    tmp_path: Path, where: tuple[Any, ...], value: Any, message: str
+) -> None:
+    broken: Any = record()
+    place = broken
+    for key in where[:-1]:
+        place = place[key]
+    place[where[-1]] = value
+    with pytest.raises((ValueError, TypeError), match=message):
+        records.validate(broken)
+    if where[0] not in ("suite", "config"):
+        with pytest.raises(ValueError, match=message):
+            records.write(broken, tmp_path)
+        assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_record_cut_in_half_is_named(tmp_path: Path) -> None:
+    path = records.write(record(), tmp_path)
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(ValueError, match=r"prune-l1-1e-03-s0.json is cut short"):
+        records.read("tiny", tmp_path)
+
+
+def test_rows_hold_the_last_stage_and_every_error_in_percent(tmp_path: Path) -> None:
+    records.write(record(), tmp_path)
+    (row,) = records.load("tiny", folder=tmp_path)
+    assert (row["method"], row["seed"], row["criterion"], row["target"]) == ("l1", 0, "own", "fraction-0.5")
+    assert (row["units"], row["macs"], row["parameters"]) == ([4, 2], 40, 43)
+    assert (row["trained_val_error"], row["zeroed_val_error"], row["finetuned_val_error"]) == (1.0, 2.0, 1.0)
+    assert (row["test_error"], row["shrunk_test_error"], row["dropped_test_error"]) == (2.0, 3.0, None)
+
+
+def test_the_shipped_summary_gives_the_same_rows(tmp_path: Path) -> None:
+    for seed in range(3):
+        records.write(record(seed), tmp_path)
+    whole = records.load("tiny", folder=tmp_path)
+    shipped = tmp_path / "shipped"
+    records.write_text(shipped / "tiny.json", records.summary_text(whole))
+    assert records.load("tiny", folder=tmp_path / "nothing", shipped=shipped) == whole
+
+
+def test_a_suite_that_does_not_exist_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    records.write(record(), tmp_path)
+    with pytest.raises(FileNotFoundError, match="no records of 'large'; there are tiny"):
+        records.load("large", folder=tmp_path, shipped=tmp_path / "shipped")
+
+
+def test_choose_takes_the_strength_with_the_least_mean_validation_error() -> None:
+    whole = [record(seed, 1e-3, 4.0) for seed in range(3)] + [record(seed, 1e-2, 2.0 + seed) for seed in range(3)]
+    unfinished = [record(0, 1e-1, 0.1)]
+    rows = records.choose(records.summarize(copy.deepcopy(whole + unfinished)))
+    assert {row["strength"] for row in rows} == {1e-2}  # 2 + 3 + 4 < 4 + 4 + 4, and one seed is not three
+    assert len(rows) == 3
+
+
+def test_interval_is_students() -> None:
+    mean, half = records.interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert mean == 3
+    assert half == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5), rel=1e-4)
+    assert records.interval([1.0]) == (1.0, math.inf)
+
+
+def test_the_table_of_quantiles_is_right() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for degrees, value in enumerate(records.T975, start=1):
+        assert value == pytest.approx(stats.t.ppf(0.975, degrees), abs=6e-4)
+    for n in (12, 30, 100):
+        assert records.interval([0.0, 1.0] * (n // 2))[1] == pytest.approx(
+            stats.t.ppf(0.975, n - 1) * math.sqrt(0.25 * n / (n - 1) / n), rel=0.01
+        )
+
+
+def test_paired_differences_cancel_what_seeds_share() -> None:
+    ours = [{"seed": s, "e": 10.0 * s + 1} for s in (0, 1, 2)]
+    theirs = [{"seed": s, "e": 10.0 * s} for s in (2, 0, 1, 7)]
+    assert records.paired(ours, theirs, "e") == (1.0, 0.0, 3)
+
+
+def test_pairs_without_a_common_seed_or_with_one_twice_are_named() -> None:
+    one = [{"seed": 0, "e": 1.0}]
+    with pytest.raises(ValueError, match="without a common seed"):
+        records.paired(one, [{"seed": 1, "e": 1.0}], "e")
+    with pytest.raises(ValueError, match="seed 0 twice"):
+        records.paired(one * 2, one, "e")
+
+
+@pytest.mark.parametrize("path", sorted(records.SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_summaries_equal_the_records(path: Path) -> None:
+    whole = records.read(path.stem)
+    assert whole, f"{path} ships without records"
+    assert path.read_text(encoding="utf-8") == records.summary_text(records.summarize(whole))
+    assert path.stat().st_size <= 300_000
+
+
+@pytest.mark.parametrize("folder", sorted(p for p in records.CHECKOUT.glob("*") if p.is_dir()), ids=lambda p: p.name)
+def test_records_are_small(folder: Path) -> None:
+    for path in folder.glob("*.json"):
+        assert path.stat().st_size <= 20_000
+        assert json.loads(path.read_text())["suite"] == folder.name
