@@ -1,0 +1,126 @@
+"""``python -m experiments run | status | check | table | figure | summary``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from experiments import report
+from experiments.runner import WORK, Runner
+from experiments.suites import SUITES
+from pruning_lib.records import CHECKOUT, SHIPPED, load, read, summarize, summary_text, write_text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    # Evaluations outside of `fit` meet the denormals that its penalties made.
+    torch.set_flush_denormal(True)
+    try:
+        status: int = options.action(options)
+    except (FileNotFoundError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument("--records", type=Path, default=CHECKOUT, help="folder of the records")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of locks and checkpoints")
+    actions = parser.add_subparsers(required=True, metavar="COMMAND")
+    about = "; ".join(f"{suite.name}: {suite.about}" for suite in SUITES.values())
+    for action, text in (
+        (_run, "do the runs that have no record"),
+        (_status, "how far a suite is"),
+        (_check, "whether records are whole and agree with their suite"),
+        (_table, "a table in Markdown"),
+        (_figure, "test error against multiply-adds"),
+        (_summary, "write the summary that ships with the package"),
+    ):
+        command = actions.add_parser(action.__name__.strip("_"), help=text, description=text, epilog=about)
+        command.add_argument("suite", choices=list(SUITES), nargs="?" if action in (_status, _check) else None)
+        command.set_defaults(action=action)
+        if action is _run:
+            command.add_argument("--method", help="only runs of this method")
+            command.add_argument("--recipe", help="only runs of this recipe: prune, control, loop")
+            command.add_argument("--seeds", type=_seeds, help="only these: 0-4 or 0,2")
+        if action is _figure:
+            command.add_argument("--out", type=Path, required=True, help="image to write")
+        if action is _summary:
+            command.add_argument("--out", type=Path, default=SHIPPED, help="folder to write to")
+    return parser
+
+
+def _seeds(text: str) -> set[int]:
+    first, dash, last = text.partition("-")
+    return set(range(int(first), int(last) + 1)) if dash else {int(part) for part in text.split(",")}
+
+
+def _runner(options: argparse.Namespace, suite: str) -> Runner:
+    return Runner(SUITES[suite], options.records, options.work)
+
+
+def _run(options: argparse.Namespace) -> int:
+    runner = _runner(options, options.suite)
+    names = [
+        name
+        for name, config in runner.configs.items()
+        if options.method in (None, config["method"])
+        and options.recipe in (None, config["recipe"])
+        and (options.seeds is None or config["seed"] in options.seeds)
+    ]
+    if not names:
+        sys.stderr.write(f"{options.suite} has no such run.\n")
+        return 1
+    failed = runner.run(names)
+    left = runner.left(names)
+    sys.stderr.write(f"{options.suite}: {len(names) - len(left)} of {len(names)} runs have their record.\n")
+    return int(bool(failed or left))
+
+
+def _chosen(options: argparse.Namespace) -> list[Runner]:
+    return [_runner(options, suite) for suite in ([options.suite] if options.suite else SUITES)]
+
+
+def _status(options: argparse.Namespace) -> int:
+    for runner in _chosen(options):
+        print(f"{runner.suite.name}: {runner.progress()}")
+        for name in runner.running():
+            print(f"  running {name}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    faults = [fault for runner in _chosen(options) for fault in runner.faults()]
+    for fault in faults:
+        print(fault)
+    return int(bool(faults))
+
+
+def _table(options: argparse.Namespace) -> int:
+    print(report.table(load(options.suite, folder=options.records)))
+    return 0
+
+
+def _figure(options: argparse.Namespace) -> int:
+    report.figure(load(options.suite, folder=options.records)).savefig(options.out, bbox_inches="tight")
+    return 0
+
+
+def _summary(options: argparse.Namespace) -> int:
+    records = read(options.suite, options.records)
+    if not records:
+        sys.stderr.write(f"{options.suite} has no records to summarize.\n")
+        return 1
+    write_text(options.out / f"{options.suite}.json", summary_text(summarize(records)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The suites: every run of each, in the order in which they are run (seed by seed, so that a part is of use)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.mnist import Bench, Config, run_loop, run_prune, run_scratch
+from pruning_lib.records import Record, identifier, read_one
+
+SERENE = ("serene-exact", "serene-sampled", "serene-lower-bound", "serene-local", "serene-released")
+SERENE_STRENGTHS = (1e-3, 3e-3, 1e-2)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A protocol: its name, what it asks, its runs."""
+
+    name: str
+    about: str
+    configs: Callable[[], list[Config]]
+
+    def by_name(self) -> dict[str, Config]:
+        """Return {record name: configuration} in running order."""
+        return {identifier(config): config for config in self.configs()}
+
+
+class NotYetError(Exception):
+    """A run has to wait for the record of another."""
+
+
+def execute(config: Config, work: Path, records: Path) -> Record:
+    """Do one run and return its record without provenance."""
+    bench = Bench(config, work)
+    if config["recipe"] == "prune":
+        return run_prune(bench)
+    if config["recipe"] == "loop":
+        return run_loop(bench)
+    source = None
+    if "source" in config:
+        path = records / config["suite"] / f"{config['source']}.json"
+        if not path.exists():
+            raise NotYetError(f"{identifier(config)} waits for {config['source']}")
+        source = read_one(path)
+    return run_scratch(bench, source)
+
+
+@dataclass(frozen=True)
+class LeNet300Protocol:
+    """Settings of `mnist-lenet300` and its small relatives.
+
+    Parameters
+    ----------
+    strengths, loop_strengths : dict of str to tuple of float
+        By method, for the recipes prune and loop.
+    sources : dict of str to float
+        Methods whose architectures the scratch controls take, with the strength.
+    """
+
+    suite: str
+    data: str
+    strengths: dict[str, tuple[float, ...]]
+    loop_strengths: dict[str, tuple[float, ...]]
+    sources: dict[str, float]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    widths: tuple[int, int] = (300, 100)
+    targets: tuple[str, ...] = ("fraction-0.5", "macs-0.25", "macs-0.10", "macs-0.05")
+    epochs: int = 8
+    finetune_epochs: int = 3
+    loop_epochs: int = 15
+    patience: int = 1
+    tolerance: float = 0.1
+    batch_size: int = 100
+    lr: float = 0.1
+    finetune_lr: float = 0.01
+    loop_lr: float = 0.02
+    momentum: float = 0.9
+
+    def configs(self) -> list[Config]:
+        """Return every run: seed by seed, pruning before its controls, the loop last."""
+        return [config for seed in self.seeds for config in self._of_seed(seed)]
+
+    def _of_seed(self, seed: int) -> list[Config]:
+        base = {"suite": self.suite, "data": self.data, "model": "lenet300", "widths": list(self.widths), "seed": seed}
+        base |= {"batch_size": self.batch_size, "momentum": self.momentum, "lr": self.lr}
+        pruned = [
+            base | self._prune(method, strength) for method, values in self.strengths.items() for strength in values
+        ]
+        scratch = base | {"recipe": "control", "strength": 0.0, "epochs": self.epochs + self.finetune_epochs}
+        controls = [scratch | {"method": "uniform", "target": target} for target in self.targets]
+        for method, strength in self.sources.items():
+            source = identifier({"recipe": "prune", "method": method, "strength": strength, "seed": seed})
+            controls += [
+                scratch | {"method": f"scratch-{kind}-{method}", "target": target, "source": source, "most": 2}
+                for kind in ("e", "b")
+                for target in self.targets
+            ]
+        loop = {"recipe": "loop", "epochs": self.loop_epochs, "patience": self.patience, "tolerance": self.tolerance}
+        loops = [
+            base | loop | {"method": method, "strength": strength, "lr": self.loop_lr}
+            for method, values in self.loop_strengths.items()
+            for strength in values
+        ]
+        return [*pruned, *controls, *loops]
+
+    def _prune(self, method: str, strength: float) -> Config:
+        # Random pruning says something about networks without structure of their own.
+        criteria = ["own", "random"] if method in ("dense", "l2") else ["own"]
+        return {
+            "recipe": "prune",
+            "method": method,
+            "strength": strength,
+            "criteria": criteria,
+            "targets": list(self.targets),
+            "epochs": self.epochs,
+            "finetune_epochs": self.finetune_epochs,
+            "finetune_lr": self.finetune_lr,
+        }
+
+
+# Learning rate and momentum: the best validation accuracy of the dense network among 0.05, 0.1 and 0, 0.9. Strengths:
+# steps of 3 around the best validation accuracy of seed 0 at the targets, from shorter fine-tuning; fixed before the
+# runs. Epochs are what 90 core-minutes allow.
+PROTOCOLS = {
+    "mnist-lenet300": LeNet300Protocol(
+        suite="mnist-lenet300",
+        data="mnist",
+        strengths={
+            "dense": (0.0,),
+            "l2": (3e-4, 1e-3, 3e-3),
+            "l1": (3e-4, 1e-3, 3e-3),
+            "group-lasso": (1e-2, 3e-2, 1e-1),
+            "group-lasso-loss": (1e-3, 3e-3, 1e-2),
+            **dict.fromkeys(SERENE, SERENE_STRENGTHS),
+        },
+        loop_strengths={},
+        sources={"group-lasso": 3e-2, "serene-sampled": 3e-3},
+    ),
+    "digits-tiny": LeNet300Protocol(
+        suite="digits-tiny",
+        data="digits",
+        strengths={"dense": (0.0,), "group-lasso": (1e-2,), "serene-sampled": (1e-3,)},
+        loop_strengths={"serene-sampled": (1e-2,)},
+        sources={"group-lasso": 1e-2},
+        seeds=(0, 1),
+        widths=(32, 16),
+        targets=("fraction-0.5",),
+        epochs=6,
+        finetune_epochs=1,
+        loop_epochs=6,
+    ),
+}
+ABOUT = {
+    "mnist-lenet300": "penalties, estimators of SeReNe and controls on MNIST, 5 seeds",
+    "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
+}
+SUITES = {name: Suite(name, ABOUT[name], protocol.configs) for name, protocol in PROTOCOLS.items()}
