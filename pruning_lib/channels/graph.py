@@ -228,6 +228,11 @@ def _refusal(model: nn.Module, args: tuple[Tensor, ...], error: BaseException, w
     )
 
 
+def names(text: str) -> frozenset[str]:
+    """Return a set of operator names, written as one line."""
+    return frozenset(text.split())
+
+
 def base(node: Node) -> str:
     """Return the operator's name without its overload, and without the underscore of an in-place one."""
     name = str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
@@ -240,10 +245,10 @@ def in_place(node: Node) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
-ALIASES = frozenset(
+ALIASES = names(
     "view reshape flatten unflatten squeeze unsqueeze permute transpose t slice select chunk split split_with_sizes "
     "unbind expand contiguous detach alias dropout feature_dropout alpha_dropout getitem narrow numpy_T to view_as "
-    "expand_as unsafe_chunk movedim swapaxes".split()
+    "expand_as unsafe_chunk movedim swapaxes"
 )
 
 

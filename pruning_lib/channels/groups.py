@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruning_lib.channels import graph, liveness, rules
-from pruning_lib.channels.liveness import Analysis, Call
+from pruning_lib.channels.liveness import Analysis
+from pruning_lib.channels.rules import Call
 from pruning_lib.units import Group, Member, Units, weighted
 
 NESTED = ".parametrizations."

@@ -20,25 +20,7 @@ from torch.fx import Node
 
 from pruning_lib.channels import rules
 from pruning_lib.channels.graph import Graph, base
-
-Labels = Any  # a Tensor, or a list of Tensors for an operator that returns several
-
-
-def narrow(tensor: Tensor) -> Tensor:
-    """Drop repetition: each axis of stride 0 becomes an axis of size 1."""
-    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            tensor = tensor.narrow(axis, 0, 1)
-    return tensor
-
-
-def common(*tensors: Tensor) -> list[Tensor]:
-    """Narrow tensors of one shape on the axes where all of them repeat."""
-    found = list(tensors)
-    for axis in range(tensors[0].ndim):
-        if tensors[0].shape[axis] > 1 and all(tensor.stride(axis) == 0 for tensor in tensors):
-            found = [tensor.narrow(axis, 0, 1) for tensor in found]
-    return found
+from pruning_lib.channels.shapes import Labels, align, common, distinct, flat, like, narrow
 
 
 class Classes:
@@ -66,9 +48,12 @@ class Classes:
 
     def union(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Join two broadcastable tensors of labels element by element; what meets label 0 is pinned for `reason`."""
-        left, right = torch.broadcast_tensors(left, right)
-        left, right = common(left, right)
-        for a, b in torch.stack([left.reshape(-1), right.reshape(-1)], 1).unique(dim=0).tolist():
+        dims = max(left.ndim, right.ndim)
+        left, right = align(left, dims), align(right, dims)
+        shape = [max(pair) for pair in zip(left.shape, right.shape, strict=True)]
+        left, right = common(left.expand(shape), right.expand(shape))
+        differ = left != right
+        for a, b in distinct(torch.stack([left[differ], right[differ]], 1)).tolist():
             a, b = self.find(a), self.find(b)
             if a == b:
                 continue
@@ -83,7 +68,7 @@ class Classes:
 
     def pin(self, labels: Tensor, reason: str) -> None:
         """Keep the classes of these labels, whatever else is found."""
-        for label in narrow(labels).unique().tolist():
+        for label in distinct(narrow(labels).reshape(-1)).tolist():
             if root := self.find(label):
                 self.pinned.setdefault(root, reason)
 
@@ -100,17 +85,6 @@ class Classes:
 
 
 @dataclass
-class Call:
-    """One call of a linear or convolution layer: the node, its weight, and the classes on both of its sides."""
-
-    node: Node
-    weight: Node
-    rows: Tensor
-    columns: Tensor
-    depthwise: bool
-
-
-@dataclass
 class Analysis:
     """Labels, values and uses of a traced network; `rules` fill it."""
 
@@ -119,7 +93,7 @@ class Analysis:
     labels: dict[Node, Labels] = field(default_factory=dict)
     values: dict[Node, Labels] = field(default_factory=dict)
     used: dict[Node, Labels] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
+    calls: list[rules.Call] = field(default_factory=list)
     norms: list[tuple[Node, Tensor]] = field(default_factory=list)
     axes: dict[Node, list[Tensor]] = field(default_factory=dict)
     leaves: dict[Node, list[Node]] = field(default_factory=dict)
@@ -199,20 +173,6 @@ class Analysis:
         self.used[node] = (first | second).expand(used.shape)
 
 
-def flat(labels: Labels) -> list[Tensor]:
-    """Return the tensors in a node's labels, values or uses."""
-    if isinstance(labels, Tensor):
-        return [labels]
-    return [found for part in labels for found in flat(part)] if isinstance(labels, list | tuple) else []
-
-
-def like(value: Any, fill: Any, dtype: torch.dtype) -> Labels:
-    """Return labels or values of one fill in the shape of what a node returned."""
-    if isinstance(value, Tensor):
-        return torch.full((), fill, dtype=dtype).expand(value.shape)
-    return [like(part, fill, dtype) for part in value] if isinstance(value, list | tuple) else None
-
-
 def label(graph: Graph, pins: Iterable[tuple[Node, str]] = ()) -> Analysis:
     """Find which channels belong together, and which of them no removal may touch."""
     state = Analysis(graph)
@@ -276,7 +236,7 @@ class Kept:
 
     def add(self, labels: Tensor, reason: str) -> None:
         """Let these classes stay too."""
-        new = self.roots[labels.reshape(-1)].unique()
+        new = distinct(self.roots[labels.reshape(-1)])
         new = new[~self.classes[new]]
         if len(new):
             self.classes[new] = True

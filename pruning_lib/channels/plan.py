@@ -100,7 +100,7 @@ def apply(plan: Plan, model: nn.Module) -> None:
         raise ValueError(f"the plan changes '{missing[0]}', which {type(model).__name__} does not have")
     replace(model, {id(tensors[name]): _cut(tensors[name], axes) for name, axes in plan.kept.items()})
     for layer, count in plan.groups.items():
-        modules[layer].groups = count  # type: ignore[assignment]
+        modules[layer].groups = count
     for layer in plan.created:
         weight = modules[layer].weight
         assert isinstance(weight, Tensor)

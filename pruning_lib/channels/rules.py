@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from pruning_lib.channels.graph import base
+from pruning_lib.channels.graph import base, names
+from pruning_lib.channels.shapes import NAN, align, by_channel, common, finite, flat, narrow, spread, uniform
 
 if TYPE_CHECKING:
-    from pruning_lib.channels.liveness import Analysis, Call, Kept
-
-NAN = float("nan")
+    from pruning_lib.channels.liveness import Analysis, Kept
 
 
 @dataclass(frozen=True)
@@ -34,37 +33,20 @@ class Rule:
     use: Callable[[Analysis, Node], None]
 
 
-# Shapes
+@dataclass
+class Call:
+    """One call of a linear or convolution layer: the node, its weight, and the classes on both of its sides."""
 
-
-def by_channel(tensor: Tensor, axis: int) -> Tensor:
-    """Return the tensor as (channels, positions), repeated positions once."""
-    from pruning_lib.channels.liveness import narrow
-
-    thin = narrow(tensor)
-    sizes = [tensor.shape[a] if a == axis else size for a, size in enumerate(thin.shape)]
-    return thin.expand(sizes).movedim(axis, 0).reshape(tensor.shape[axis], -1)
-
-
-def spread(vector: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
-    """Repeat a vector of one value a channel over a shape."""
-    return vector.reshape([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
-
-
-def uniform(values: Tensor, axis: int) -> Tensor:
-    """Return each channel's constant, NaN where it is live or not the same at every position."""
-    rows = by_channel(values, axis)
-    return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
+    node: Node
+    weight: Node
+    rows: Tensor
+    columns: Tensor
+    depthwise: bool
 
 
 def shape_of(node: Node) -> torch.Size:
     """Return the shape of what a node returned on the example."""
     return torch.Size(node.meta["val"].shape)
-
-
-def finite(values: Tensor) -> Tensor:
-    """Call an infinite constant live."""
-    return values.masked_fill(~values.isfinite(), NAN)
 
 
 # Linear and convolution layers
@@ -130,10 +112,9 @@ def _leaves(state: Analysis, weight: Node, chain: list[Node]) -> list[Node] | No
 
 
 def _weigh_label(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import Call
-
     source, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
-    assert isinstance(source, Node) and isinstance(weight, Node)
+    assert isinstance(source, Node)
+    assert isinstance(weight, Node)
     groups, axis = groups_of(node), channel_axis(node)
     depthwise = groups > 1 and shape_of(weight)[1] == 1 and groups == shape_of(source)[axis]
     if weight not in state.leaves:
@@ -198,15 +179,17 @@ def _weigh_use(state: Analysis, node: Node) -> None:
     assert isinstance(source, Node)
     rows = by_channel(state.used[node], axis).any(1)
     reads = taps(state, node)
-    if groups_of(node) > 1:
-        read = (reads[:, 0] & rows).reshape(groups_of(node), -1).any(1)
-    else:
-        read = reads[rows].any(0)
+    many = groups_of(node) > 1
+    read = (reads[:, 0] & rows).reshape(groups_of(node), -1).any(1) if many else reads[rows].any(0)
     state.mark(source, spread(read, axis, shape_of(source)))
 
 
 def compensation(state: Analysis, call: Call) -> str:
-    """Say how a constant that `call` reads can be removed: "fold" into the bias, "merge" into one column, or ""."""
+    """Say where a constant that `call` reads can go; "" if nowhere.
+
+    "fold": into the bias; "center": into the running mean of the BatchNorm that alone reads a layer without a bias;
+    "merge": into one column that stays, where zeros beyond the border are read too.
+    """
     node, weight, bias = call.node, call.weight, argument(call.node, 2, "bias")
     if call.depthwise:
         return ""
@@ -216,7 +199,19 @@ def compensation(state: Analysis, call: Call) -> str:
         return "merge" if alone else ""
     if isinstance(bias, Node):
         return "fold" if bias in owned and len(bias.users) == 1 else ""
-    return "fold" if alone and weight in state.graph.biasless else ""
+    if not alone or weight not in state.graph.biasless:
+        return ""
+    return "center" if centered(state, node) else "fold"
+
+
+def centered(state: Analysis, node: Node) -> Node | None:
+    """Return the running mean of the BatchNorm that alone reads a node, if nothing else reads either."""
+    reader = next(iter(node.users), None)
+    if len(node.users) != 1 or reader is None or base(reader) != "batch_norm" or reader in state.unknown:
+        return None
+    mean = reader.args[3]
+    assert isinstance(mean, Node)
+    return mean if mean in state.graph.owned and len(mean.users) == 1 else None
 
 
 def represent(state: Analysis, call: Call, kept: Kept) -> None:
@@ -263,14 +258,14 @@ def representative(constants: Tensor, stays: Tensor, gone: Tensor) -> int | None
 
 # Elementwise operators: all of these pass NaN on.
 
-ELEMENTWISE = frozenset(
+ELEMENTWISE = names(
     "add sub rsub mul div maximum minimum neg abs square sqrt rsqrt exp expm1 log1p sin cos tanh sigmoid relu relu6 "
     "leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh clamp clamp_min clamp_max softplus "
-    "softsign threshold softshrink hardshrink tanhshrink log_sigmoid erf reciprocal atan".split()
+    "softsign threshold softshrink hardshrink tanhshrink log_sigmoid erf reciprocal atan"
 )
-IDENTITY = frozenset(
+IDENTITY = names(
     "dropout feature_dropout alpha_dropout feature_alpha_dropout contiguous clone detach alias lift_fresh_copy "
-    "native_dropout_identity to _to_copy positive".split()
+    "native_dropout_identity to _to_copy positive"
 )
 
 
@@ -281,14 +276,7 @@ def functional(node: Node) -> Callable[..., Any]:
     return getattr(packet, overload, packet)  # type: ignore[no-any-return]
 
 
-def align(tensor: Tensor, dims: int) -> Tensor:
-    """Give a broadcast operand the leading axes that it lacks."""
-    return tensor.reshape((1,) * (dims - tensor.ndim) + tuple(tensor.shape)) if tensor.ndim < dims else tensor
-
-
 def _each_label(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import common, narrow
-
     if node in state.leaves:
         return
     shape = shape_of(node)
@@ -321,6 +309,8 @@ def _each_value(state: Analysis, node: Node) -> None:
         if all(value.shape[axis] == 1 or value.stride(axis) == 0 for value in operands.values()):
             operands = {source: value.narrow(axis, 0, 1) for source, value in operands.items()}
     operands = {source: value.double() for source, value in operands.items()}
+    args: Any
+    kwargs: Any
     args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda source: operands[source])
     found = functional(node)(*args, **kwargs)
     if base(node) == "mul":
@@ -330,8 +320,6 @@ def _each_value(state: Analysis, node: Node) -> None:
 
 
 def _each_use(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import common
-
     used, value = common(state.used[node], state.values[node])
     live = used & value.isnan()
     for source in node.all_input_nodes:
@@ -384,23 +372,23 @@ def _channelwise_label(state: Analysis, node: Node) -> None:
 
 def _norm_value(state: Analysis, node: Node) -> None:
     value, eps = state.value(node.args[0]), argument(node, 7, "eps", 1e-5)
-    from pruning_lib.channels.liveness import narrow
-
     thin = narrow(value)
-    weight, bias, mean, var = (
-        None if vector is None else state.value(vector).double().reshape([1, -1] + [1] * (thin.ndim - 2))
-        for vector in node.args[1:5]
-    )
+
+    def vector(position: int) -> Tensor | None:
+        source = node.args[position]
+        return None if source is None else state.value(source).double().reshape([1, -1] + [1] * (thin.ndim - 2))
+
+    weight, bias, mean, var = vector(1), vector(2), vector(3), vector(4)
+    assert mean is not None
+    assert var is not None
     found = (thin - mean) / (var + eps).sqrt()
     if weight is not None:
+        # A scale of 0 makes its channel constant, whatever comes in.
         found = torch.where(weight == 0, 0.0, found * weight)
-    found = found + (0.0 if bias is None else bias)
-    state.values[node] = finite(found).expand(value.shape)
+    state.values[node] = finite(found if bias is None else found + bias).expand(value.shape)
 
 
 def _prelu_value(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import narrow
-
     value, slope = state.value(node.args[0]), state.value(node.args[1]).double()
     thin = narrow(value)
     slope = slope.reshape([1, -1] + [1] * (thin.ndim - 2)) if slope.numel() > 1 else slope
@@ -408,8 +396,6 @@ def _prelu_value(state: Analysis, node: Node) -> None:
 
 
 def _channelwise_use(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import common
-
     used, value = common(state.used[node], state.values[node])
     state.mark(node.args[0], (used & value.isnan()).expand(shape_of(node)))
 
@@ -419,7 +405,7 @@ def _channelwise_use(state: Analysis, node: Node) -> None:
 POOL = {f"{kind}_pool{d}d": d for d in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max")}
 POOL |= {"upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d": 3, "upsample_linear1d": 1}
 POOL |= {"upsample_bilinear2d": 2, "upsample_bicubic2d": 2, "upsample_trilinear3d": 3}
-REDUCE = frozenset("mean amax amin".split())
+REDUCE = names("mean amax amin")
 
 
 def _pooled(node: Node) -> tuple[list[int], bool]:
@@ -443,8 +429,6 @@ def _flatten_positions(tensor: Tensor, axes: Sequence[int], stays: bool) -> Tens
 
 def _varies(tensor: Tensor, axes: Sequence[int]) -> Tensor:
     """Whether a tensor varies along the axes, which become size 1; NaN varies."""
-    from pruning_lib.channels.liveness import narrow
-
     thin = narrow(tensor)
     first = _flatten_positions(thin, axes, True)
     return (thin != first).any(dim=list(axes), keepdim=True)
@@ -485,8 +469,6 @@ def _uneven(node: Node) -> bool:
 
 
 def _pool_use(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import common
-
     axes, stays = _pooled(node)
     source = node.args[0]
     assert isinstance(source, Node)
@@ -504,17 +486,19 @@ def _pool_use(state: Analysis, node: Node) -> None:
 
 # Movement: elements change place and nothing else; run on labels, on values, and backward on their own indices.
 
-MOVEMENT = frozenset(
+MOVEMENT = names(
     "view reshape flatten unflatten squeeze unsqueeze permute transpose t slice select chunk split split_with_sizes "
     "unbind flip roll expand repeat pixel_shuffle pixel_unshuffle channel_shuffle constant_pad_nd pad narrow stack "
     "movedim swapaxes view_as expand_as reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d "
-    "unsafe_chunk tile".split()
+    "unsafe_chunk tile"
 )
-SIZED = frozenset("view reshape flatten unflatten expand repeat view_as expand_as tile".split())
+SIZED = names("view reshape flatten unflatten expand repeat view_as expand_as tile")
 
 
 def _move(node: Node, operands: dict[Node, Tensor], fill: Any = 0) -> Any:
     """Run a movement on stand-ins for its operands."""
+    args: Any
+    kwargs: Any
     args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda source: operands[source])
     name = base(node)
     if name == "view" and not isinstance(args[1], list | tuple):
@@ -540,8 +524,6 @@ def _move_label(state: Analysis, node: Node) -> None:
 
 
 def _move_value(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import flat
-
     operands = {source: state.value(source).double() for source in node.all_input_nodes}
     name, fill = base(node), 0.0
     if name in ("constant_pad_nd", "pad"):
@@ -556,8 +538,6 @@ def _move_value(state: Analysis, node: Node) -> None:
 
 
 def _move_use(state: Analysis, node: Node) -> None:
-    from pruning_lib.channels.liveness import flat
-
     sources = {source: torch.zeros(shape_of(source), dtype=torch.int64) for source in node.all_input_nodes}
     used = flat(state.used[node])
     for source in node.all_input_nodes:
@@ -573,8 +553,6 @@ def _move_use(state: Analysis, node: Node) -> None:
 
 def keep_order(state: Analysis, node: Node, kept: Kept) -> None:
     """Keep all channels of a movement that, run on the kept ones alone, would put them elsewhere."""
-    from pruning_lib.channels.liveness import flat
-
     name = base(node)
     if node.op != "call_function" or name not in MOVEMENT - SIZED or node in state.unknown:
         return
@@ -650,7 +628,8 @@ def _item_value(state: Analysis, node: Node) -> None:
 
 def _item_use(state: Analysis, node: Node) -> None:
     source, part = node.args[0], node.args[1]
-    assert isinstance(source, Node) and isinstance(part, int)
+    assert isinstance(source, Node)
+    assert isinstance(part, int)
     if not isinstance(state.labels[source], list):
         return
     if source not in state.used:

@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from pruning_lib.channels import graph, groups, liveness, rules
+from pruning_lib.channels import graph, groups, liveness, rules, shapes
 from pruning_lib.channels.liveness import Analysis, Kept
 from pruning_lib.channels.plan import Plan, apply
 from pruning_lib.units import Units
@@ -121,23 +121,23 @@ def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | N
 def make_plan(state: Analysis, kept: Kept, found: Units) -> Plan:
     """Write down what stays of every tensor."""
     names = _tensor_names(state)
-    shapes: dict[str, list[int]] = {}
+    dense: dict[str, list[int]] = {}
     indices: dict[str, dict[str, list[int]]] = {}
     cut = {node: [kept.of(vector) for vector in axes] for node, axes in state.axes.items()}
     for node, labels in state.elements.items():
-        cut[node] = [rules.by_channel(kept.of(labels), axis).any(1) for axis in range(labels.ndim)]
+        cut[node] = [shapes.by_channel(kept.of(labels), axis).any(1) for axis in range(labels.ndim)]
     for node, masks in cut.items():
         axes = {str(axis): mask.nonzero()[:, 0].tolist() for axis, mask in enumerate(masks) if not bool(mask.all())}
         if axes:
             indices[names[node]] = axes
-            shapes[names[node]] = list(state.graph.tensors[node].shape)
+            dense[names[node]] = list(state.graph.tensors[node].shape)
     layers = groups.layer_names(state)
     depthwise = {layers[call.node]: int(kept.of(call.columns).sum()) for call in state.calls if call.depthwise}
     old = {layers[call.node]: len(call.columns) for call in state.calls if call.depthwise}
     created = [layers[call.node] for call in state.calls if _creates(state, kept, call)]
     return Plan(
         type(state.graph.model).__name__,
-        shapes,
+        dense,
         indices,
         {name: _units_kept(state, kept, layers, name, group.size, found) for name, group in found.items()},
         created,
@@ -153,9 +153,7 @@ def _tensor_names(state: Analysis) -> dict[Node, str]:
     return {node: names[id(tensor)] for node, tensor in state.graph.tensors.items() if node in state.graph.owned}
 
 
-def _units_kept(
-    state: Analysis, kept: Kept, layers: dict[Node, str], name: str, size: int, found: Units
-) -> list[int]:
+def _units_kept(state: Analysis, kept: Kept, layers: dict[Node, str], name: str, size: int, found: Units) -> list[int]:
     first = next(member for member in found[name].writers if member.layer == name)
     call = next(call for call in state.calls if layers[call.node] == name)
     stays = torch.zeros(size, dtype=torch.bool)
@@ -164,7 +162,7 @@ def _units_kept(
     return stays.nonzero()[:, 0].tolist()
 
 
-def _creates(state: Analysis, kept: Kept, call: liveness.Call) -> bool:
+def _creates(state: Analysis, kept: Kept, call: rules.Call) -> bool:
     folds = rules.compensation(state, call) == "fold" and rules.argument(call.node, 2, "bias") is None
     return folds and bool(len(rules.removed_constants(state, call, kept)))
 
@@ -178,7 +176,7 @@ def _notes(state: Analysis, kept: Kept, layers: dict[Node, str]) -> list[str]:
     counts: dict[tuple[str, str], int] = {}
     seen: set[int] = set()
     for call in state.calls:
-        for root in roots[call.rows].unique().tolist():  # type: ignore[no-untyped-call]
+        for root in shapes.distinct(roots[call.rows]).tolist():
             if root and root not in seen and not live[root] and kept.classes[root]:
                 key = layers[call.node], reasons.get(root, "it meets what stays")
                 counts[key] = counts.get(key, 0) + 1
@@ -205,11 +203,13 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
             continue
         constants, stays, rows = state.constants[call.node], kept.of(call.columns), kept.of(call.rows)
         columns = state.value(call.weight)[rows].index_select(1, gone).double()
-        if rules.compensation(state, call) == "fold":
-            bias = rules.argument(call.node, 2, "bias")
-            target = tensors[names[bias] if isinstance(bias, Node) else f"{layers[call.node]}.bias"]
+        how = rules.compensation(state, call)
+        if how in ("fold", "center"):
             delta = columns.reshape(*columns.shape[:2], -1).sum(-1) @ constants[gone]
-            target.copy_((target.double() + delta.to(target.device)).to(target.dtype))
+            home = rules.centered(state, call.node) if how == "center" else rules.argument(call.node, 2, "bias")
+            target = tensors[names[home] if isinstance(home, Node) else f"{layers[call.node]}.bias"]
+            delta = (-delta if how == "center" else delta).to(target.device)
+            target.copy_((target.double() + delta).to(target.dtype))
         else:
             best = rules.representative(constants, stays, gone)
             assert best is not None
@@ -221,14 +221,13 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
 # Comparison
 
 
-def compare(
-    model: nn.Module, small: nn.Module, wide: nn.Module, args: tuple[Tensor, ...]
-) -> float | str | Exception:
+def compare(model: nn.Module, small: nn.Module, wide: nn.Module, args: tuple[Tensor, ...]) -> float | str | Exception:
     """Return the largest relative error in float64, or what differs: a sentence, or the exception that was raised.
 
     `wide` is `small` cut and compensated in float64: rounding of the constants is left to the second comparison.
     """
     worst, exact = 0.0, _run_all(model, args, torch.float64)
+    wide, small = wide.eval(), graph.clone(small).eval()
     for inputs, expected in exact or []:
         error = _error(expected, wide, inputs, torch.float64)
         if not isinstance(error, float):
@@ -297,8 +296,7 @@ def _error(
     expected: list[Tensor], small: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype | None
 ) -> float | str | Exception:
     try:
-        copy = graph.clone(small).eval()
-        found = _run(copy.to(dtype=dtype) if dtype else copy, inputs, dtype)
+        found = _run(small, inputs, dtype)
     except Exception as error:
         return error
     if [leaf.shape for leaf in found] != [leaf.shape for leaf in expected]:
@@ -337,7 +335,7 @@ def suspects(
     candidates = {
         node
         for node in state.graph.nodes
-        if node.op == "call_function" and rules.base(node) in LITERAL and node not in done and _cuts(state, kept, node)
+        if node.op == "call_function" and graph.base(node) in LITERAL and node not in done and _cuts(state, kept, node)
     }
     start = _where(state, failure) if isinstance(failure, Exception) else _differing(state, kept, small, args)
     for node in start:
@@ -353,12 +351,12 @@ def _cuts(state: Analysis, kept: Kept, node: Node) -> bool:
     return any(
         not bool(kept.of(labels).all())
         for each in (*node.all_input_nodes, node)
-        for labels in liveness.flat(state.labels.get(each))
+        for labels in shapes.flat(state.labels.get(each))
     )
 
 
 def _literal(node: Node) -> str:
-    return f"passes `{rules.base(node)}` with a literal size{_line(node)}"
+    return f"passes `{graph.base(node)}` with a literal size{_line(node)}"
 
 
 def _frames(node: Node) -> list[tuple[str, int]]:
@@ -395,7 +393,7 @@ def _differing(state: Analysis, kept: Kept, small: nn.Module, args: tuple[Tensor
     ours = [node for node in state.graph.nodes if node.op == "call_function"]
     for old, new in zip(ours, theirs, strict=False):
         labels = state.labels.get(old)
-        if rules.base(old) != rules.base(new):
+        if graph.base(old) != graph.base(new):
             return [old]
         if isinstance(labels, Tensor) and tuple(rules.cut(kept, labels).shape) != tuple(new.meta["val"].shape):
             return [old]
@@ -444,7 +442,7 @@ def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan
         fresh[-1]["params"] = params
     accepted = inspect.signature(type(optimizer)).parameters
     defaults = {key: value for key, value in optimizer.defaults.items() if key in accepted}
-    made = type(optimizer)(fresh, **defaults)  # type: ignore[call-arg]
+    made = type(optimizer)(fresh, **defaults)
     for group in optimizer.param_groups:
         for old in group["params"]:
             name = names.get(id(old), "")

@@ -1,0 +1,187 @@
+"""MEASURE: what removal bought. A MAC is one multiply-add; parameters, zeros, bytes and time are told apart.
+
+Derived in the chapter `serene`.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pruning_lib.channels import graph
+from pruning_lib.units import BatchNorm
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The cost of a network.
+
+    Parameters
+    ----------
+    parameters : int
+        Elements of all parameters, shared ones once.
+    nonzero : int
+        Those that differ from 0.
+    macs : int
+        Multiply-adds for one sample, in eval mode.
+    bytes : int
+        Of parameters and buffers.
+    latency_ms : float or None
+        Median time of one forward pass on the whole example, if asked for.
+    """
+
+    parameters: int
+    nonzero: int
+    macs: int
+    bytes: int
+    latency_ms: float | None = None
+
+    def __str__(self) -> str:
+        rows = [
+            ("parameters", f"{self.parameters:,}"),
+            ("nonzero", f"{self.nonzero:,}"),
+            ("MACs", f"{self.macs:,}"),
+            ("bytes", f"{self.bytes:,}"),
+        ]
+        if self.latency_ms is not None:
+            rows.append(("latency", f"{self.latency_ms:.3f} ms"))
+        width = max(len(value) for _, value in rows)
+        return "\n".join(f"{name:<10}  {value:>{width}}" for name, value in rows)
+
+
+def measure(
+    model: nn.Module, example: graph.Example, *, latency: bool = False, repeats: int = 30, threads: int = 1
+) -> Measurement:
+    """Count parameters, nonzero ones, multiply-adds for one sample, and bytes; time a forward pass if asked.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It is not touched, and comes back in its mode.
+    example : Tensor or tuple of Tensor
+        What forward takes, on the model's device and of its dtype, the batch first.
+    latency : bool
+        Time the forward pass too, in eval mode, on the whole example.
+    repeats : int
+        Timed passes, after five that are not. To compare two networks, call `measure` on them in turn.
+    threads : int
+        Threads of the CPU while timing.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    TypeError, ValueError
+        If model and example do not fit, or a number of repeats or threads is below 1.
+    RuntimeError
+        If forward raises on the example.
+    """
+    args = graph.check(model, example)
+    if repeats < 1 or threads < 1:
+        raise ValueError(f"`repeats` and `threads` must be at least 1; got {repeats} and {threads}.")
+    probe = graph.clone(model).eval()
+    parameters = list(probe.parameters())
+    held = {id(tensor): tensor for _, _, _, tensor in graph.tensors_of(probe)}.values()
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            probe(*args)
+    except Exception as error:
+        shapes = " and ".join(str(tuple(arg.shape)) for arg in args)
+        raise RuntimeError(
+            f"`measure` could not run {type(model).__name__}.forward on the example of shape "
+            f"{shapes}{graph.place(error)}: pass an example that the model accepts."
+        ) from error
+    return Measurement(
+        sum(parameter.numel() for parameter in parameters),
+        sum(int(parameter.count_nonzero()) for parameter in parameters),
+        counter.get_total_flops() // 2 // len(args[0]),
+        sum(tensor.numel() * tensor.element_size() for tensor in held),
+        _latency(probe, args, repeats, threads) if latency else None,
+    )
+
+
+@torch.no_grad()
+def _latency(model: nn.Module, args: tuple[Tensor, ...], repeats: int, threads: int) -> float:
+    """Return the median time of a forward pass in milliseconds, after five that warm up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    times: list[float] = []
+    try:
+        for i in range(repeats + 5):
+            _wait(args[0])
+            start = time.perf_counter()
+            model(*args)
+            _wait(args[0])
+            if i >= 5:
+                times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return 1e3 * statistics.median(times)
+
+
+def _wait(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None:
+    """Compute the running statistics of every BatchNorm anew from data, in place; nothing else changes.
+
+    Each batch counts by its samples, so that the means are those of the data. Zeroing units moves what later layers
+    see; this brings the statistics back in step without a label.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Networks without BatchNorm are left alone. Dropout stays off.
+    inputs : Tensor
+        (samples, …), on the model's device; labels are not needed.
+    batch_size : int
+        Samples a batch, at least 2. Variances are averaged over batches: larger is closer to the data's.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two samples or the batch size is below 2; the statistics are then as before.
+    """
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) < 2 or batch_size < 2:
+        raise ValueError("`recalibrate` needs a tensor of at least two samples and a batch size of at least 2.")
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    modes = {module: module.training for module in model.modules()}
+    before = [(norm, norm.momentum, copy.deepcopy(norm._buffers)) for norm in norms]
+    batches = [inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < 2:  # one sample has no variance
+        batches[-2:] = [torch.cat(batches[-2:])]
+    seen = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        for batch in batches:
+            seen += len(batch)
+            for norm in norms:
+                norm.momentum = len(batch) / seen
+            model(batch)
+    except BaseException:
+        for norm, _, buffers in before:
+            for name, tensor in buffers.items():
+                getattr(norm, name).copy_(tensor)
+        raise
+    finally:
+        for norm, momentum, _ in before:
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
