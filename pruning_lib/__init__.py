@@ -3,7 +3,36 @@
 The library of *Pruning by Regularization*; every public name is derived in one of its chapters.
 """
 
+from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
+from pruning_lib.measure import Measurement, measure, recalibrate
+from pruning_lib.models import LeNet5, LeNet300
 from pruning_lib.regularizers import L1, L2, GroupLasso, Regularizer, SeReNe
 from pruning_lib.select import Hold, hold, select, threshold_weights, zero
+from pruning_lib.train import ThresholdOnPlateau, evaluate, fit
 
-__all__ = ["L1", "L2", "GroupLasso", "Hold", "Regularizer", "SeReNe", "hold", "select", "threshold_weights", "zero"]
+__all__ = [
+    "L1",
+    "L2",
+    "GroupLasso",
+    "Hold",
+    "LeNet5",
+    "LeNet300",
+    "Measurement",
+    "Plan",
+    "Regularizer",
+    "SeReNe",
+    "Shrunk",
+    "ThresholdOnPlateau",
+    "evaluate",
+    "fit",
+    "hold",
+    "load",
+    "measure",
+    "recalibrate",
+    "save",
+    "select",
+    "shrink",
+    "threshold_weights",
+    "units",
+    "zero",
+]

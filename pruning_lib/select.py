@@ -187,7 +187,7 @@ def _unit_mean(score: Tensor, index: Tensor, size: int) -> Tensor:
 def cost(chosen: Mapping[str, Tensor], groups: Units) -> int:
     """Return the multiply-adds for one example that are left once `chosen` is removed.
 
-    A layer costs in proportion to the channels it writes and to those it reads.
+    A layer costs in proportion to the channels it writes and to those it reads; a depthwise one is a writer alone.
     """
     share = {layer: [1.0, 1.0] for layer in groups.macs}
     for name, group in groups.items():
@@ -198,8 +198,6 @@ def cost(chosen: Mapping[str, Tensor], groups: Units) -> int:
                     known = member.index >= 0
                     lost = gone[member.index[known]].sum().item()
                     share[member.layer][side] -= lost / len(member.index)
-        for layer in {m.layer for m in group.writers} & {m.layer for m in group.readers} & set(share):
-            share[layer][1] = 1.0  # a depthwise layer writes what it reads: one factor, not two
     return round(sum(groups.macs[layer] * write * read for layer, (write, read) in share.items()))
 
 

@@ -60,7 +60,7 @@ class SeReNe(Regularizer):
         S is measured at every such step and kept in between. Default: 2 for ``"sampled"``, 1 (the paper) otherwise.
     smoothing : float, optional
         S of the update is an exponential moving average that keeps this share of its past at each measurement.
-        Default: 0.9 for ``"sampled"``, 0 (the paper) for the others.
+        Default: 0.7 for ``"sampled"``, 0 (the paper) for the others.
     activation : callable
         φ, for ``"local"`` alone. The layer that writes `outputs` counts as linear.
     units : Units, optional
@@ -98,7 +98,7 @@ class SeReNe(Regularizer):
         self.scaling = checked_choice(scaling, "scaling", ("paper", "released"))
         cheap = estimator == "sampled"
         self.every = (2 if cheap else 1) if every is None else int(every)
-        self.smoothing = (0.9 if cheap else 0.0) if smoothing is None else float(smoothing)
+        self.smoothing = (0.7 if cheap else 0.0) if smoothing is None else float(smoothing)
         if self.every < 1:
             raise ValueError(f"SeReNe got every={every!r}; it is a number of steps, 1 or more.")
         if not 0 <= self.smoothing < 1:

@@ -1,0 +1,106 @@
+"""Figures that read in print, on a phone, in the dark and without colour; used by every chapter.
+
+Okabe & Ito's colours, and a line style or marker of its own for every series.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from cycler import cycler
+from IPython.display import HTML
+from matplotlib.figure import Figure
+from PIL import Image
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def style() -> None:
+    """Set Matplotlib's defaults for this book: opaque white, 6 × 3.4 inches, colours paired with line styles."""
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (6.0, 3.4),
+            "figure.dpi": 120,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": cycler(color=COLORS) + cycler(linestyle=LINES),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "font.size": 11,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+        }
+    )
+
+
+def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str], *, name: str, title: str) -> HTML:
+    """Return figures as one that moves: a range input over images, without server, script file or network.
+
+    Show it as the last expression of a cell. Every frame must have the same size, and should have the same axis limits.
+
+    Parameters
+    ----------
+    figures : sequence of Figure
+        The frames, in order; they are closed.
+    labels, alts : sequences of str
+        What the slider says at each frame, and what is to be seen there.
+    name : str
+        Unique on the page; letters, digits and hyphens.
+    title : str
+        What the slider moves, as in ``"Epoch"``.
+
+    Raises
+    ------
+    ValueError
+        If there are no frames, or not one label and one text for each.
+    """
+    if not figures or not len(figures) == len(labels) == len(alts):
+        raise ValueError(
+            f"slider got {len(figures)} figures, {len(labels)} labels, {len(alts)} alts; it needs one of each a frame."
+        )
+    frames = []
+    for i, (figure, alt) in enumerate(zip(figures, alts, strict=True)):
+        source = f"data:image/png;base64,{base64.b64encode(_small_png(figure)).decode()}"
+        shown = "block" if i == 0 else "none"
+        frames.append(
+            f'<img class="dark-light" src="{source}" alt="{html.escape(alt)}" '
+            f'style="max-width:100%;height:auto;display:{shown}">'
+        )
+    first, last = html.escape(labels[0]), len(figures) - 1
+    # Inline, because a notebook's output may bring no script of its own; JupyterLab strips `hidden`, not `display`.
+    move = (
+        "const b=this.closest('.frames'),t=JSON.parse(this.dataset.labels)[this.value];"
+        "[...b.querySelectorAll('.frames-view > img')]"
+        ".forEach((e,i)=>{e.style.display=i==this.value?'block':'none'});"
+        "b.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t);"
+    )
+    return HTML(  # type: ignore[no-untyped-call]
+        f'<div class="frames" id="{name}" role="group" aria-label="{html.escape(title)}" style="background:#fff;'
+        f'color:#1a1a1a;color-scheme:light;border-radius:.25rem;padding:.5rem;max-width:44rem">'
+        f'<div class="frames-view">{"".join(frames)}</div>'
+        f'<p><label for="{name}-range">{html.escape(title)}: <output for="{name}-range">{first}</output></label><br>'
+        f'<input id="{name}-range" type="range" min="0" max="{last}" value="0" step="1" '
+        f'style="width:100%;max-width:36rem" data-labels="{html.escape(json.dumps(list(labels)))}" '
+        f'aria-valuetext="{first}" oninput="{html.escape(move)}"></p></div>'
+    )
+
+
+def _small_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG of 64 colours, and close it."""
+    raw, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(raw, format="png", dpi=110)
+    plt.close(figure)
+    Image.open(raw).convert("RGB").quantize(64).save(small, "PNG", optimize=True)
+    return small.getvalue()

@@ -1,0 +1,47 @@
+"""The slider stands alone and speaks; colours can be told apart without seeing colour."""
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from pruning_lib import plotting
+
+
+def frames(count: int) -> list[plt.Figure]:
+    made = []
+    for i in range(count):
+        figure, ax = plt.subplots(figsize=(2, 1))
+        ax.plot([0, 1], [0, i])
+        made.append(figure)
+    return made
+
+
+def test_slider_needs_nothing_from_outside_and_names_every_frame():
+    page = plotting.slider(frames(3), ["1", "2", "3"], ["a < b", "second", "third"], name="s", title="Epoch").data
+    images = re.findall(r"<img[^>]*>", page)
+    assert len(images) == 3
+    assert [re.search(r'alt="([^"]*)"', image)[1] for image in images] == ["a &lt; b", "second", "third"]
+    assert [("display:block" in image) for image in images] == [True, False, False]
+    assert not re.search(r"https?:|<script|\bhidden\b", page)
+    assert 'max="2"' in page
+    assert 'aria-valuetext="1"' in page
+    assert plt.get_fignums() == []
+
+
+def test_slider_refuses_unequal_lists():
+    with pytest.raises(ValueError, match="2 figures, 1 labels, 2 alts; it needs one of each a frame"):
+        plotting.slider(frames(2), ["1"], ["a", "b"], name="s", title="t")
+    plt.close("all")
+
+
+def luminance(color: str) -> float:
+    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_series_differ_by_line_and_marker_as_well_as_colour():
+    assert len(set(plotting.COLORS)) == len(set(plotting.MARKERS)) == len(set(map(str, plotting.LINES))) == 7
+    assert all(1.05 / (luminance(color) + 0.05) >= 2 for color in plotting.COLORS[:4]), "visible on white"
