@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pruning_lib.measure import measure
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from pruning_lib import data
 from pruning_lib.channels import shrink
 from pruning_lib.channels import units as find_units
+from pruning_lib.measure import measure
 from pruning_lib.models import LeNet300
 from pruning_lib.records import Record
 from pruning_lib.regularizers import L1, L2, GroupLasso, Regularizer, SeReNe
@@ -163,7 +163,7 @@ def _prune(
 ) -> dict[str, Any]:
     kind, share = target.split("-")
     budget = {"fraction": float(share)} if kind == "fraction" else {"macs": round(float(share) * dense_macs(groups))}
-    chosen = select(importance, groups, **budget)  # type: ignore[arg-type]
+    chosen = select(importance, groups, **budget)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
     zero(zeroed, chosen, groups, shift="keep")
@@ -187,7 +187,10 @@ def run_loop(bench: Bench) -> Record:
         model, config["epochs"], config["lr"], regularizer, callbacks=callbacks, checkpoint=bench.work / "trained.pt"
     )
     stages = {"trained": bench.stage(model), "shrunk": bench.stage(shrink(model, bench.example).model)}
-    events = [{key: _rounded(value) for key, value in event.items()} for event in callback.log]
+    # A threshold is infinite where every weight could be spared; JSON has no such number.
+    events = [
+        {key: _rounded(value) if math.isfinite(value) else None for key, value in e.items()} for e in callback.log
+    ]
     return bench.record(stages, [], history, events=events)
 
 
@@ -248,7 +251,7 @@ def _unused_input_macs(model: nn.Module) -> int:
 
 def _rounded(value: float) -> float:
     """Return six significant digits: more differ between machines."""
-    return value if not math.isfinite(value) or isinstance(value, int) else float(f"{value:.6g}")
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def _entry(epoch: Epoch) -> list[float]:

@@ -97,8 +97,8 @@ def figure(rows: list[Row]) -> Figure:
     for (recipe, method, criterion, _), chosen in cases(rows).items():
         label = {"random": f"{method}, random", "own": method, None: method}[criterion]
         label = f"{label}, loop" if recipe == "loop" else label
-        mean, half = interval(row["test_error"] for row in chosen)
-        curves.setdefault(label, []).append((statistics.fmean(row["macs"] for row in chosen), mean, half))
+        point = (statistics.fmean(row["macs"] for row in chosen), *interval(row["test_error"] for row in chosen))
+        curves.setdefault(label, []).append(point)
     picture = Figure(figsize=(8, 5), layout="constrained")
     axes = picture.subplots()
     for label, points in curves.items():

@@ -50,7 +50,7 @@ class Runner:
 
     def running(self) -> list[str]:
         """Return the runs that some process is at."""
-        return [name for name in self.left() if _held(self.work / f"{name}.lock")]
+        return [name for name in self.configs if _held(self.work / f"{name}.lock")]
 
     def run(self, names: list[str], say: TextIO = sys.stderr) -> list[str]:
         """Do what is left of `names`; return those that failed. Runs that other processes do are waited for."""

@@ -70,11 +70,11 @@ class LeNet300Protocol:
     finetune_epochs: int = 3
     loop_epochs: int = 15
     patience: int = 1
-    tolerance: float = 0.1
+    tolerance: float = 0.2
     batch_size: int = 100
     lr: float = 0.1
     finetune_lr: float = 0.01
-    loop_lr: float = 0.02
+    loop_lr: float = 0.05
     momentum: float = 0.9
 
     def configs(self) -> list[Config]:
@@ -134,14 +134,14 @@ PROTOCOLS = {
             "group-lasso-loss": (1e-3, 3e-3, 1e-2),
             **dict.fromkeys(SERENE, SERENE_STRENGTHS),
         },
-        loop_strengths={},
+        loop_strengths={"l2": (3e-4, 1e-3), "l1": (3e-4, 1e-3), **dict.fromkeys(SERENE, (3e-4, 1e-3))},
         sources={"group-lasso": 3e-2, "serene-sampled": 3e-3},
     ),
     "digits-tiny": LeNet300Protocol(
         suite="digits-tiny",
         data="digits",
         strengths={"dense": (0.0,), "group-lasso": (1e-2,), "serene-sampled": (1e-3,)},
-        loop_strengths={"serene-sampled": (1e-2,)},
+        loop_strengths={"serene-sampled": (1e-3,)},
         sources={"group-lasso": 1e-2},
         seeds=(0, 1),
         widths=(32, 16),
@@ -149,6 +149,7 @@ PROTOCOLS = {
         epochs=6,
         finetune_epochs=1,
         loop_epochs=6,
+        batch_size=32,
     ),
 }
 ABOUT = {

@@ -1,0 +1,213 @@
+"""The command line of experiments, on a suite of a few seconds: resuming after kill -9, locks, checks, tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import report
+from experiments.__main__ import main
+from experiments.runner import Runner, _held, _lock
+from experiments.suites import SUITES, NotYetError, execute
+from pruning_lib.records import load, read, summarize
+
+ROOT = Path(__file__).parents[1]
+TINY = SUITES["digits-tiny"]
+
+
+def without_timing(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "provenance"}
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        "--records",
+        str(folder / "records"),
+        "--work",
+        str(folder / "work"),
+    ]
+    return subprocess.Popen(
+        [*command, "run", "digits-tiny", *more], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the whole tiny suite once, in this process."""
+    folder = tmp_path_factory.mktemp("tiny")
+    assert main(["--records", str(folder), "--work", str(folder / "work"), "run", "digits-tiny"]) == 0
+    return folder
+
+
+def test_every_run_has_its_record_and_all_pass_the_check(done: Path) -> None:
+    assert {path.stem for path in (done / "digits-tiny").glob("*.json")} == set(TINY.by_name())
+    assert Runner(TINY, done, done / "work").faults() == []
+    assert [p.name for p in (done / "work" / "digits-tiny").iterdir() if p.is_dir()] == []
+
+
+def test_removal_keeps_every_accuracy_and_saves_what_the_widths_say(done: Path) -> None:
+    for record in read("digits-tiny", done):
+        for pruning in record["prunings"]:
+            zeroed, shrunk = pruning["stages"]["zeroed"], pruning["stages"]["shrunk"]
+            assert shrunk["test_accuracy"] == zeroed["test_accuracy"]
+            a, b = shrunk["units"].values()
+            assert shrunk["macs"] == 64 * a + a * b + 10 * b
+            assert shrunk["parameters"] == shrunk["macs"] + a + b + 10
+            assert a + b <= 24  # half of 32 + 16
+
+
+def test_controls_have_the_widths_they_were_told(done: Path) -> None:
+    records = {path.stem: json.loads(path.read_text()) for path in (done / "digits-tiny").glob("*.json")}
+    for record in records.values():
+        config = record["config"]
+        if config["method"] == "uniform":
+            assert record["stages"]["trained"]["units"] == {"fc1": 16, "fc2": 8}
+        if "source" in config:
+            found = records[config["source"]]["prunings"][0]["stages"]["shrunk"]["units"]
+            assert record["stages"]["trained"]["units"] == found
+            epochs = len(record["history"])
+            saved = (64 * 32 + 32 * 16 + 160) / record["stages"]["trained"]["macs"]
+            expected = 7 if config["method"].startswith("scratch-e") else round(7 * min(saved, 2))
+            assert epochs == expected
+
+
+def test_killed_at_any_moment_a_run_ends_in_the_same_record(done: Path, tmp_path: Path) -> None:
+    name = "prune-serene-sampled-1e-03-s0"
+    arguments = ("--method", "serene-sampled", "--recipe", "prune", "--seeds", "0")
+    checkpoint = tmp_path / "work" / "digits-tiny" / name / "trained.pt"
+    process = start(tmp_path, *arguments)
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert checkpoint.exists()
+    again = start(tmp_path, *arguments)
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    (record,) = read("digits-tiny", tmp_path / "records")
+    (expected,) = (r for r in read("digits-tiny", done) if r["config"] == record["config"])
+    assert without_timing(record) == without_timing(expected)
+
+
+def test_a_run_that_has_its_record_is_skipped(done: Path) -> None:
+    paths = sorted((done / "digits-tiny").glob("*.json"))
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert main(["--records", str(done), "--work", str(done / "work"), "run", "digits-tiny"]) == 0
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+def test_two_processes_never_take_the_same_run_and_locks_die_with_their_process(tmp_path: Path) -> None:
+    path = tmp_path / "tiny" / "run.lock"
+    code = (
+        "import sys, time; from pathlib import Path; from experiments.runner import _lock\n"
+        "with _lock(Path(sys.argv[1])) as mine:\n    print(mine, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+    with _lock(path) as mine:
+        assert not mine
+    assert _held(path)
+    other.kill()
+    other.wait()
+    with _lock(path) as mine:
+        assert mine
+    assert not _held(path)
+
+
+def test_a_control_waits_for_its_source(tmp_path: Path) -> None:
+    config = next(config for config in TINY.configs() if "source" in config)
+    with pytest.raises(NotYetError, match="waits for prune-group-lasso"):
+        execute(config, tmp_path, tmp_path)
+    runner = Runner(TINY, tmp_path, tmp_path / "work")
+    names = [name for name, c in runner.configs.items() if "source" in c]
+    assert runner.run(names) == []  # gives up in words, without a source to wait for
+    assert runner.left(names) == names
+
+
+def test_check_names_what_is_damaged_foreign_or_of_another_configuration(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "digits-tiny"
+    folder.mkdir()
+    paths = sorted((done / "digits-tiny").glob("prune-*.json"))
+    for path in paths:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / paths[0].name).write_text(paths[0].read_text()[:300])
+    changed = json.loads(paths[1].read_text())
+    changed["config"]["lr"] = 0.7
+    changed["prunings"][0]["stages"]["shrunk"]["test_accuracy"] -= 0.001
+    (folder / paths[1].name).write_text(json.dumps(changed))
+    (folder / "prune-l1-s9.json").write_bytes(paths[2].read_bytes())
+    assert main(["--records", str(tmp_path), "check", "digits-tiny"]) == 1
+    said = capsys.readouterr().out
+    assert f"{paths[0].name} is cut short" in said
+    assert f"{paths[1].name} was made with another lr" in said
+    assert "removal changed the test_accuracy" in said
+    assert "prune-l1-s9.json belongs to no run" in said
+
+
+def test_the_records_of_the_checkout_pass_the_check() -> None:
+    assert main(["check"]) == 0
+
+
+def test_status_counts(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (done / "digits-tiny" / "prune-dense-s1.json").rename(done / "aside")
+    try:
+        assert main(["--records", str(done), "--work", str(done / "work"), "status", "digits-tiny"]) == 0
+    finally:
+        (done / "aside").rename(done / "digits-tiny" / "prune-dense-s1.json")
+    n = len(TINY.by_name())
+    assert f"digits-tiny: {n - 1}/{n} done, 0 running, about 0 min left" in capsys.readouterr().out
+
+
+def test_summary_equals_the_records(done: Path, tmp_path: Path) -> None:
+    assert main(["--records", str(done), "summary", "digits-tiny", "--out", str(tmp_path)]) == 0
+    assert load("digits-tiny", folder=tmp_path / "none", shipped=tmp_path) == summarize(read("digits-tiny", done))
+
+
+def test_the_table_is_the_same_to_the_byte_and_holds_the_paired_difference(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for _ in range(2):
+        assert main(["--records", str(done), "table", "digits-tiny"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    rows = load("digits-tiny", folder=done)
+    errors = {
+        (row["method"], row["seed"]): row["test_error"]
+        for row in rows
+        if row["recipe"] in ("prune", "control") and row["criterion"] in ("own", None)
+    }
+    mean = sum(errors["group-lasso", s] - errors["uniform", s] for s in (0, 1)) / 2
+    line = next(line for line in texts[0].splitlines() if line.startswith("| prune | group-lasso |"))
+    assert line.split("|")[-2].strip().startswith(f"{mean:+.2f} ±")
+
+
+def test_the_figure_is_drawn(done: Path, tmp_path: Path) -> None:
+    assert main(["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png")]) == 0
+    assert (tmp_path / "f.png").stat().st_size > 5000
+    assert len(report.figure(load("digits-tiny", folder=done)).axes[0].get_legend_handles_labels()[1]) >= 5
+
+
+def test_misuse_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--records", str(tmp_path), "run", "digits-tiny", "--method", "l7"]) == 1
+    assert "digits-tiny has no such run" in capsys.readouterr().err
+    assert main(["--records", str(tmp_path), "table", "digits-tiny"]) == 1
+    assert "no records of 'digits-tiny'" in capsys.readouterr().err
+    assert main(["--records", str(tmp_path), "summary", "digits-tiny"]) == 1
+    assert "has no records" in capsys.readouterr().err
