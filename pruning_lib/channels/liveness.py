@@ -120,8 +120,8 @@ class Analysis:
             self.classes.union(self.axes[leaves[0]][axis], self.axes[leaf][axis], reason)
         return self.axes[leaves[0]][axis]
 
-    def of(self, node: Any) -> Tensor:
-        """Return an operand's labels in its full shape."""
+    def of(self, node: Any, vector: bool = False) -> Tensor:
+        """Return an operand's labels in its full shape; a parameter of one element is a scalar, unless a `vector`."""
         if not isinstance(node, Node):
             return torch.zeros(())
         if node in self.labels:
@@ -132,7 +132,7 @@ class Analysis:
             return torch.zeros((), dtype=torch.int64).expand(rules.shape_of(node))
         tensor = self.graph.tensors[node]
         if node not in self.elements:
-            if node in self.frozen or node not in self.graph.owned or tensor.numel() < 2:
+            if node in self.frozen or node not in self.graph.owned or tensor.numel() < 2 - vector:
                 return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
             self.elements[node] = self.classes.new(tensor.numel()).reshape(tensor.shape)
         return self.elements[node]

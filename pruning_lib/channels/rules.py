@@ -133,7 +133,7 @@ def _weigh_label(state: Analysis, node: Node) -> None:
         columns = state.axis(weight, 1)
         state.classes.union(columns[:, None], inputs, reason)
     if isinstance(bias, Node):
-        state.classes.union(rows, state.of(bias), "has a bias that cannot shrink")
+        state.classes.union(rows, state.of(bias, vector=True), "has a bias that cannot shrink")
     state.labels[node] = spread(rows, axis, shape_of(node))
     state.calls.append(Call(node, weight, rows, columns, depthwise))
 
@@ -364,9 +364,9 @@ def _norm_label(state: Analysis, node: Node) -> None:
 def _channelwise_label(state: Analysis, node: Node) -> None:
     labels = state.of(node.args[0])
     for vector in node.args[1:5]:
-        if isinstance(vector, Node) and shape_of(vector).numel() > 1:
+        if isinstance(vector, Node) and (base(node) != "prelu" or shape_of(vector).numel() > 1):
             reason = f"meets parameters of `{base(node)}` that cannot shrink"
-            state.classes.union(by_channel(labels, 1), state.of(vector)[:, None], reason)
+            state.classes.union(by_channel(labels, 1), state.of(vector, vector=True)[:, None], reason)
     state.labels[node] = labels
 
 

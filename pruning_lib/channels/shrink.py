@@ -93,11 +93,11 @@ def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | N
         _check_optimizer(optimizer)
     traced = graph.trace(graph.clone(model), graph.paired(args), "shrink")
     pins: list[tuple[Node, str]] = []
+    found = groups.describe(liveness.label(traced))
     for _ in range(ROUNDS):
         state = liveness.label(traced, pins)
         liveness.propagate(state)
         kept = liveness.keep(state)
-        found = groups.describe(state)
         plan = make_plan(state, kept, found)
         small, wide = graph.clone(model), graph.clone(model).double()
         for copy in (small, wide):

@@ -1,0 +1,95 @@
+"""Counting by hand, and BatchNorm statistics by their definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pruning_lib.channels import shrink
+from pruning_lib.measure import measure, recalibrate
+from pruning_lib.models import LeNet5, LeNet300
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_lenets_by_hand(batch):
+    found = measure(LeNet5(), torch.randn(batch, 1, 28, 28))
+    assert found.macs == 24 * 24 * 20 * 25 + 8 * 8 * 50 * 20 * 25 + 800 * 500 + 500 * 10 == 2_293_000
+    assert found.parameters == 431_080
+    assert found.bytes == 4 * 431_080
+    assert found.latency_ms is None
+    assert measure(LeNet300(), torch.randn(batch, 1, 28, 28)).macs == 266_200
+
+
+def test_zeros_are_counted_and_removal_is_no_zero():
+    model = LeNet300()
+    with torch.no_grad():
+        model.fc1.weight[:100] = 0
+        model.fc1.bias[:100] = 0
+        model.fc2.weight[:, :100] = 0
+    dense = measure(model, torch.randn(2, 1, 28, 28))
+    assert dense.parameters - dense.nonzero == 100 * 785 + 100 * 100
+    small = measure(shrink(model, torch.randn(2, 1, 28, 28)).model, torch.randn(2, 1, 28, 28))
+    assert small.parameters == small.nonzero == dense.nonzero
+    assert small.macs == 784 * 200 + 200 * 100 + 100 * 10
+
+
+def test_shared_weights_and_buffers_count_once():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3), nn.Linear(3, 3, bias=False)).double()
+    model[2].weight = model[0].weight
+    found = measure(model, torch.randn(2, 3).double())
+    assert found.parameters == 9 + 6
+    assert found.bytes == 8 * (9 + 6 + 6) + 8  # num_batches_tracked is an int64
+    assert found.macs == 18
+
+
+def test_latency_is_measured_and_threads_come_back():
+    before = torch.get_num_threads()
+    model = LeNet300().train()
+    found = measure(model, torch.randn(2, 1, 28, 28), latency=True, repeats=3)
+    assert 0 < found.latency_ms < 1000
+    assert torch.get_num_threads() == before
+    assert model.training
+    assert "ms" in str(found)
+    assert str(found).splitlines()[0].split() == ["parameters", "266,610"]
+
+
+def test_bad_input_of_measure():
+    with pytest.raises(ValueError, match="The example is torch.float64"):
+        measure(LeNet300(), torch.randn(1, 1, 28, 28).double())
+    with pytest.raises(ValueError, match="must be at least 1; got 0 and 1"):
+        measure(LeNet300(), torch.randn(1, 1, 28, 28), latency=True, repeats=0)
+    with pytest.raises(RuntimeError, match="could not run LeNet300.forward on the example of shape"):
+        measure(LeNet300(), torch.randn(1, 1, 9, 9))
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 12])
+def test_recalibrate_computes_the_mean_of_the_data(batch_size):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 2)).double()
+    model.train()
+    model[1].momentum = 0.3
+    inputs = torch.randn(13, 3).double()
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    recalibrate(model, inputs, batch_size=batch_size)
+    values = inputs @ model[0].weight.T + model[0].bias
+    torch.testing.assert_close(model[1].running_mean, values.mean(0).detach())
+    ends = {4: [4, 8, 13], 5: [5, 10, 13], 12: [13]}[batch_size]
+    parts = [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    variance = sum(len(part) * part.var(0) for part in parts) / 13
+    torch.testing.assert_close(model[1].running_var, variance.detach())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+    assert model[1].momentum == 0.3
+    assert all(module.training for module in model.modules())
+
+
+def test_recalibrate_leaves_everything_as_it_was_when_it_fails():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(3, 2))
+    model[0].running_mean.fill_(5)
+    with pytest.raises(RuntimeError):
+        recalibrate(model, torch.randn(8, 4))
+    assert torch.equal(model[0].running_mean, torch.full((4,), 5.0))
+    assert model[0].num_batches_tracked == 0
+    with pytest.raises(ValueError, match="at least two samples"):
+        recalibrate(model, torch.randn(1, 4))
+    recalibrate(nn.Linear(3, 2), torch.randn(4, 3))

@@ -1,0 +1,163 @@
+"""Saving and loading: one file, no pickle, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pruning_lib.channels import Plan, load, save, shrink
+from pruning_lib.models import LeNet5, LeNet300
+
+
+@pytest.fixture
+def shrunk():
+    torch.manual_seed(0)
+    model = LeNet5(widths=(4, 6, 8), bn=True)
+    with torch.no_grad():
+        for layer in (model.conv1, model.conv2, model.fc1):
+            layer.weight[[0, 2]] = 0
+        model.bn1.bias.normal_()
+        model.bn1.running_mean.normal_()
+    return shrink(model, torch.randn(2, 1, 28, 28))
+
+
+@pytest.fixture
+def path(shrunk, tmp_path):
+    save(shrunk, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def test_round_trip(shrunk, path):
+    dense = LeNet5(widths=(4, 6, 8), bn=True)
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    small = load(dense, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
+    state = shrunk.model.state_dict()
+    assert list(small.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in small.state_dict().items())
+    assert (small.conv2.in_channels, small.bn1.num_features, small.fc1.in_features) == (2, 2, 64)
+    x = torch.randn(3, 1, 28, 28)
+    assert torch.equal(small.eval()(x), shrunk.model.eval()(x))
+    assert [each.name for each in path.parent.iterdir()] == ["small.safetensors"]
+
+
+def test_the_plan_is_json_in_the_metadata(shrunk, path):
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata()["pruning_lib"]
+    assert json.loads(text)["kept"]["conv1.weight"] == {"0": [1, 3]}
+    assert Plan.from_json(text) == shrunk.plan
+    assert b"pickle" not in path.read_bytes()
+
+
+def test_created_biases_groups_and_shared_weights_come_back(tmp_path):
+    def build():
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Tanh(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU())
+        model.extend([nn.Conv2d(4, 5, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(45, 45), nn.Linear(45, 45)])
+        model[8].weight = model[7].weight
+        return model
+
+    model = build()
+    with torch.no_grad():
+        model[2].weight[[1, 2]] = 0
+        model[2].bias[[1, 2]] = 1.0
+    shrunk = shrink(model, torch.randn(2, 1, 5, 5))
+    assert shrunk.plan.groups == {"2": 2}
+    assert shrunk.plan.created == ["4"]
+    save(shrunk, tmp_path / "a.safetensors")
+    small = load(build().eval(), tmp_path / "a.safetensors")
+    assert small[8].weight is small[7].weight
+    x = torch.randn(3, 1, 5, 5)
+    assert torch.equal(small(x), shrunk.model.eval()(x))
+    assert not small.training
+
+
+@pytest.mark.parametrize(
+    ("dense", "sentence"),
+    [
+        (lambda: LeNet300(), "does not fit this LeNet300: the plan cuts 'conv1"),
+        (
+            lambda: LeNet5(widths=(4, 6, 9), bn=True),
+            r"'fc1.weight' has shape \[9, 96\], the plan was made for \[8, 96\]",
+        ),
+        (lambda: LeNet5(widths=(4, 6, 8), bn=True, classes=7), "'fc2.weight' has shape|the plan was made for"),
+        (lambda: LeNet5(widths=(4, 6, 8)), "does not fit this LeNet5: the plan cuts 'bn"),
+    ],
+)
+def test_another_model_is_refused(path, dense, sentence):
+    model = dense()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load(model, path)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_classifier_of_other_size_that_the_plan_does_not_cut_is_refused(tmp_path):
+    save(shrink(LeNet300(), torch.randn(1, 1, 28, 28)), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"'fc3.weight' has shape \[10, 100\] in the file, \[7, 100\] here"):
+        load(LeNet300(classes=7), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.9999])
+def test_a_cut_file_is_named(path, part):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(ValueError, match="is cut or is no safetensors file"):
+        load(LeNet5(widths=(4, 6, 8), bn=True), path)
+
+
+def test_a_pickle_is_not_read(tmp_path):
+    torch.save(LeNet300().state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="is cut or is no safetensors file"):
+        load(LeNet300(), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"format":2,"model":"A"}', '{"format":1}'])
+def test_a_spoilt_plan_is_named(tmp_path, text):
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"pruning_lib": text})
+    with pytest.raises(ValueError, match="does not fit this LeNet300: (the plan is not what|it has format)"):
+        load(LeNet300(), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("index", [[], [0, 0], [1, 0], [-1, 2], [0, 4], "01"])
+def test_indices_are_checked(shrunk, index):
+    data = json.loads(shrunk.plan.to_json())
+    data["kept"]["conv1.weight"]["0"] = index
+    with pytest.raises(ValueError, match="indices kept of 'conv1.weight'|the plan is not what"):
+        Plan.from_json(json.dumps(data))
+
+
+def test_weights_without_a_plan_and_a_missing_file(tmp_path):
+    save_file(LeNet300().state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="holds weights but no plan"):
+        load(LeNet300(), tmp_path / "a.safetensors")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        load(LeNet300(), tmp_path / "b.safetensors")
+
+
+def test_a_failed_save_leaves_the_old_file(shrunk, path, monkeypatch):
+    old = path.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pruning_lib.channels.plan.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(shrunk, path)
+    assert path.read_bytes() == old
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_what_save_refuses(shrunk, tmp_path):
+    with pytest.raises(TypeError, match="takes what `shrink` returned; got LeNet300"):
+        save(LeNet300(), tmp_path / "a.safetensors")
+    shrunk.model.conv1 = nn.Conv2d(1, 4, 5)
+    with pytest.raises(ValueError, match="'conv1.weight' has shape .* save the model that `shrink` returned"):
+        save(shrunk, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []

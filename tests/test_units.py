@@ -1,0 +1,130 @@
+"""What can be pruned: names, index maps, kinds, and the layers that stay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pruning_lib.channels import units
+from pruning_lib.models import LeNet5, LeNet300
+from pruning_lib.units import Units
+
+
+def member(found, layer):
+    return next(each for each in found if each.layer == layer).index.tolist()
+
+
+def test_lenet300_by_hand():
+    groups = units(LeNet300(bn=True), torch.randn(1, 1, 28, 28))
+    assert isinstance(groups, Units)
+    assert str(groups) == (
+        "fc1 → bn1 → fc2, 300 units, inner\nfc2 → bn2 → fc3, 100 units, inner\nfc3 stays: it writes the model's output"
+    )
+    assert groups.macs == {"fc1": 784 * 300, "fc2": 300 * 100, "fc3": 100 * 10}
+    assert groups.translate("bn2") == "fc2"
+    with pytest.raises(ValueError, match="'fc3' names no prunable group: it writes the model's output"):
+        groups.translate("fc3")
+
+
+def test_lenet5_reads_a_channel_through_all_its_pixels():
+    groups = units(LeNet5(), torch.randn(2, 1, 28, 28))
+    assert list(groups) == ["conv1", "conv2", "fc1"]
+    assert [group.size for group in groups.values()] == [20, 50, 500]
+    assert member(groups["conv2"].readers, "fc1") == [i // 16 for i in range(800)]
+    assert member(groups["conv1"].readers, "conv2") == list(range(20))
+    assert sum(groups.macs.values()) == 2_293_000
+    assert {group.kind for group in groups.values()} == {"inner"}
+    assert not any(group.bypassed for group in groups.values())
+
+
+class Zoo(nn.Module):
+    """A stem, an inner branch around which the sum passes, and a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.spare = nn.Conv2d(1, 3, 3), nn.Linear(2, 2)
+        self.inner, self.back = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        self.side = nn.Conv2d(1, 2, 3)
+        self.head = nn.Conv2d(5, 4, 1)
+
+    def forward(self, x):
+        y = F.relu(self.stem(x))
+        y = y + self.norm(self.back(F.relu(self.inner(y))))
+        return self.head(torch.cat([self.side(x), y], 1))
+
+
+def test_streams_bypasses_and_concatenations():
+    model = Zoo()
+    groups = units(model, torch.randn(1, 1, 6, 6))
+    assert list(groups) == ["stem", "inner", "side"]
+    stem = groups["stem"]
+    assert (stem.kind, stem.size) == ("stream", 3)
+    assert [each.layer for each in stem.writers] == ["stem", "back"]
+    assert [each.layer for each in stem.norms] == ["norm"]
+    assert member(stem.readers, "head") == [-1, -1, 0, 1, 2]
+    assert member(groups["side"].readers, "head") == [0, 1, -1, -1, -1]
+    assert [group.bypassed for group in groups.values()] == [True, True, True]
+    assert groups.fixed == {"spare": "is not called by forward", "head": "writes the model's output"}
+    assert groups.translate("back") == groups.translate("norm") == "stem"
+
+
+def test_depthwise_layers_write_the_units_that_they_read():
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    group = units(model, torch.randn(1, 1, 5, 5))["0"]
+    assert group.size == 4
+    assert group.kind == "inner"
+    assert member(group.writers, "1") == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [each.layer for each in group.readers] == ["3"]
+
+
+def test_layers_without_a_rule_say_so():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    groups = units(model, torch.randn(1, 4))
+    assert list(groups) == ["2"]
+    assert groups.fixed == {"0": "feeds `softmax`, which has no rule", "4": "writes the model's output"}
+
+
+def test_grouped_convolutions_stay():
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    groups = units(model, torch.randn(1, 1, 5, 5))
+    assert list(groups) == []
+    assert groups.fixed["1"] == "meets `conv2d` with 2 groups, whose sizes must stay equal"
+    assert "feeds" not in groups.fixed["1"]
+
+
+def test_input_that_is_added_pins_what_it_meets():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(x + self.a(x))
+
+    groups = units(Skip(), torch.randn(1, 4))
+    assert groups.fixed["a"] == "meets channels that cannot go at `add`"
+
+
+def test_the_model_is_untouched_and_may_be_in_train_mode():
+    model = LeNet5(bn=True).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    units(model, torch.randn(1, 1, 28, 28))
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 3), nn.Linear(5, 3), nn.Linear(3, 2)
+
+        def forward(self, x, y):
+            return self.c(torch.relu(self.a(x) + self.b(y)))
+
+    group = units(Two(), (torch.randn(1, 4), torch.randn(1, 5)))["a"]
+    assert [each.layer for each in group.writers] == ["a", "b"]
+    assert group.kind == "stream"
