@@ -16,11 +16,35 @@ def one_search_box(app: Any, config: Any) -> None:
     config.html_theme_options.setdefault("navbar_persistent", [])
 
 
-def plain_bars(app: Any, kind: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Let `|w|` in a docstring be an absolute value; reStructuredText would look for a substitution."""
-    for number, line in enumerate(lines):
-        parts = re.split(r"(`+[^`]*`+)", line)
-        lines[number] = "".join(part if part.startswith("`") else part.replace("|", r"\|") for part in parts)
+def house_style(app: Any, kind: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let docstrings be written for the eye: `|w|` is an absolute value, an indented block a formula as it stands."""
+    written: list[str] = []
+    literal = False
+    last = ""  # line with something on it
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not literal and not written[-1:][0].strip() and not last.startswith((" ", "..", ":", "-", "*")):
+            written += ["::", ""]
+            literal = True
+        elif line.strip() and not indented:
+            literal = False
+        parts = [line] if literal else re.split(r"(`+[^`]*`+)", line)
+        written.append("".join(part if literal or part[:1] == "`" else part.replace("|", r"\|") for part in parts))
+        last = line if line.strip() else last
+    lines[:] = written
+
+
+def without_bare_attributes(app: Any, kind: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out attributes without a docstring: the class's parameters describe them."""
+    return True if getattr(obj, "type", "") in ("attribute", "property") and not getattr(obj, "docstring", "") else None
+
+
+def modules_first(app: Any) -> None:
+    """Let `pruning_lib.select` be the module for autoapi, and not the function of that name that the package exports."""
+    modules = {name: found for name, found in app.env.autoapi_objects.items() if found.type in ("module", "package")}
+    app.env.autoapi_all_objects.update(modules)
+    for package in modules.values():
+        package.children[:] = [child for child in package.children if child.id not in modules]
 
 
 def finish(app: Any, error: Exception | None) -> None:
@@ -34,6 +58,12 @@ def finish(app: Any, error: Exception | None) -> None:
             target = static / "mathjax" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(str(file.locate()), target)
+    for page in Path(app.outdir).rglob("*.html"):  # docutils calls it a list, though its children are no list items
+        html = page.read_text(encoding="utf-8")
+        if 'role="list" class="citation-list"' in html:
+            page.write_text(
+                html.replace('role="list" class="citation-list"', 'class="citation-list"'), encoding="utf-8"
+            )
     css = static / "styles" / "theme.css"
     css.write_text(css.read_text().replace('@import "../basic.css";', (static / "basic.css").read_text()))
 
@@ -41,6 +71,9 @@ def finish(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.connect("config-inited", one_search_box)
-    app.connect("autodoc-process-docstring", plain_bars)
+    app.connect("builder-inited", modules_first, priority=900)  # after autoapi has read the library
+    app.connect("autodoc-process-docstring", house_style, priority=400)  # before numpydoc, at 500
+    app.connect("autoapi-skip-member", without_bare_attributes)
+    app.connect("autodoc-skip-member", without_bare_attributes)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

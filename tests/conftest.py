@@ -1,19 +1,12 @@
-"""What all tests share: one thread a process, real data or a clear skip, and numbers of notebooks under a tolerance."""
+"""What tests share: real data, or a clear skip."""
 
 from __future__ import annotations
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch, and for the kernels of notebooks
-
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
-
-from tools.compare import differences
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def unavailable(what: str) -> NoReturn:
@@ -30,18 +23,3 @@ def data_root() -> Path:
     if not named or not Path(named).is_dir():
         unavailable("PRUNING_LIB_DATA names no folder of real data.")
     return Path(named)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Compare a notebook cell's numbers under the tolerance in its metadata; nbval alone, lax, compares nothing."""
-    cell = getattr(item, "cell", None)
-    named = cell.metadata.get("numbers") if cell is not None else None
-    if not isinstance(named, dict):
-        return
-
-    def compare_outputs(new: Any, stored: Any, skip_compare: Any = None) -> bool:
-        item.comparison_traceback = list(differences(stored, new, named))  # type: ignore[attr-defined]
-        return not item.comparison_traceback  # type: ignore[attr-defined]
-
-    item.options["check"] = True  # type: ignore[attr-defined]
-    item.compare_outputs = compare_outputs  # type: ignore[attr-defined]

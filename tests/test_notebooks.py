@@ -210,6 +210,21 @@ def test_numbers_are_compared_and_words_are_equal(
     assert (not list(compare.differences(old, new, tolerance))) is same
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("stored_number", "passes"), [("14", True), ("18", False)])
+def test_re_execution_compares_under_the_named_tolerance(tmp_path: Path, stored_number: str, passes: bool) -> None:
+    sentence = display(text_markdown=f"It is **{stored_number}**.", text_plain="<IPython.core.display.Markdown object>")
+    source = "from IPython.display import Markdown, display\ndisplay(Markdown(f'It is **{4 * 3}**.'))"
+    path = tmp_path / "one.ipynb"
+    path.write_text(json.dumps(notebook(code(source, sentence, numbers={"abs": 2.0}))), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "--nbval-lax"]
+    done = subprocess.run(
+        [*command, "--nbval-current-env", str(path)], cwd=chapters.ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode == 0) is passes, done.stdout
+    assert passes or "18 is stored, 12 came now; 2 is allowed." in done.stdout
+
+
 # ---- what re-executes a chapter
 
 

@@ -54,7 +54,7 @@ def build(slug: str, *, again: bool = False) -> str:
     if old is not None and not again and old.metadata.get("pruning_lib") == fresh.metadata["pruning_lib"]:
         for cell, before in zip(code(fresh), code(old), strict=True):
             cell.outputs, cell.execution_count = before.outputs, before.execution_count
-        done = "is current" if fresh == old else "has new text around its stored outputs"
+        done = "is current" if content(fresh) == content(old) else "has new text around its stored outputs"
     else:
         seconds = execute(fresh)
         if seconds > SECONDS:
@@ -72,6 +72,7 @@ def execute(notebook: NotebookNode) -> float:
         timeout=10 * SECONDS,
         kernel_name="python3",
         record_timing=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # else a line about sockets
         resources={"metadata": {"path": str(NOTEBOOKS)}},
     )
     start = time.perf_counter()
@@ -94,11 +95,16 @@ def reduced(png: str) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def content(notebook: NotebookNode) -> str:
+    """Return the notebook as it stands in its file."""
+    return str(nbformat.writes(notebook)).strip() + "\n"
+
+
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".part")
-    half.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    half.write_text(content(notebook), encoding="utf-8")
     half.replace(path)
 
 

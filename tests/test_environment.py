@@ -1,0 +1,165 @@
+"""The files that say what is needed agree with each other, and the commands that set things up say what is wrong."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from torch import Tensor, nn
+
+from tools.rules import first_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+EVERYTHING = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
+CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}  # where conda-forge has another name
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def pins(lock: str) -> dict[str, list[Requirement]]:
+    """Return the lines of a lock by package: several where versions differ by Python or platform."""
+    found: dict[str, list[Requirement]] = {}
+    for line in read(lock).splitlines():
+        if line.strip() and not line.startswith("#"):
+            requirement = Requirement(line)
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lock", "lines"), [("requirements-book.lock", EXTRAS["book"]), ("requirements.lock", EVERYTHING)]
+)
+def test_lock_is_exact_and_satisfies_pyproject(lock: str, lines: list[str]) -> None:
+    locked = pins(lock)
+    for requirement in (r for same in locked.values() for r in same):
+        assert [s.operator for s in requirement.specifier] == ["=="], f"{lock}: {requirement} is not exact"
+    for line in lines:
+        wanted = Requirement(line)
+        found = locked.get(canonicalize_name(wanted.name), [])
+        assert found, f"{lock} lacks {wanted.name}; run `make locks`"
+        for requirement in found:
+            (pin,) = requirement.specifier
+            assert wanted.specifier.contains(pin.version), f"{lock}: {requirement} is not {wanted}; run `make locks`"
+
+
+def test_book_needs_no_torch_and_locks_name_no_registry() -> None:
+    assert not {"torch", "torchvision", "numpy", "matplotlib"} & pins("requirements-book.lock").keys()
+    for lock in ("requirements-book.lock", "requirements.lock"):
+        assert not re.search(r"https?://|--index|--find-links|file:|@ ", read(lock))
+
+
+def test_every_dependency_line_says_what_needs_it() -> None:
+    lines = read("pyproject.toml").split("[project.urls]")[0].splitlines()
+    bare = [line for line in lines if re.match(r'\s+"[\w-]+[<>=]', line) and "#" not in line]
+    assert bare == []
+
+
+def test_conda_environment_agrees_with_pyproject() -> None:
+    environment = yaml.safe_load(read("environment.yml"))
+    listed = [entry for entry in environment["dependencies"] if isinstance(entry, str) and entry != "pip"]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["data"])]
+    expected = {f"python{PROJECT['requires-python']}"}
+    expected |= {f"{CONDA.get(need.name, need.name)}{need.specifier}" for need in wanted}
+    assert set(listed) == expected
+    (editable,) = pip
+    assert set(re.findall(r"\w+", editable.split("[")[1])) == set(EXTRAS), "the extras that pip adds"
+
+
+def test_first_cell_installs_every_dependency_but_numpy_which_comes_with_torch() -> None:
+    needs = next(
+        node.value
+        for node in ast.parse(first_cell()).body
+        if isinstance(node, ast.Assign) and "torch" in ast.unparse(node)
+    )
+    packages = set(ast.literal_eval(needs).values())
+    assert packages == {Requirement(line).name for line in PROJECT["dependencies"]} - {"numpy"}
+
+
+def test_data_and_type_marker_are_in_the_package() -> None:
+    shipped = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]["package-data"]["pruning_lib"]
+    assert set(shipped) == {"py.typed", "_records/*.json"}
+    assert (ROOT / "pruning_lib" / "py.typed").exists()
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run tools/venv.sh as make does."""
+    return subprocess.run(
+        ["sh", str(ROOT / "tools" / "venv.sh"), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def interpreter(folder: Path, name: str, *, version: str, venv: str = "exit 0") -> Path:
+    """Write a script that answers as an interpreter of this version does."""
+    path = folder / name
+    newer = tuple(map(int, version.split("."))) >= (3, 11)
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *print*) echo {version};; *exit*) exit {0 if newer else 1};; *venv*) {venv};; esac\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_an_old_python_is_named_in_a_sentence(tmp_path: Path) -> None:
+    old = interpreter(tmp_path, "old", version="3.9.2")
+    (tmp_path / "lock").write_text("")
+    done = make(str(tmp_path / "env"), str(tmp_path / "lock"), PYTHON=str(old))
+    assert done.returncode == 1
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert "old is 3.9.2" in done.stderr
+    assert not (tmp_path / "env").exists()
+
+
+def test_a_missing_venv_module_is_named_in_a_sentence(tmp_path: Path) -> None:
+    bare = interpreter(tmp_path, "bare", version="3.12.1", venv="echo No module named ensurepip; exit 1")
+    (tmp_path / "lock").write_text("")
+    done = make(str(tmp_path / "env"), str(tmp_path / "lock"), PYTHON=str(bare))
+    assert done.returncode == 1
+    assert "apt-get install python3-venv" in done.stderr
+    assert not (tmp_path / "env").exists()
+
+
+def test_the_library_page_lists_every_public_name() -> None:
+    init = ast.parse(read("pruning_lib/__init__.py"))
+    (names,) = [ast.literal_eval(node.value) for node in init.body if isinstance(node, ast.Assign)]
+    page = set(re.findall(r"\w+", read("book/api.rst")))
+    assert set(names) - page == set()
+
+
+def test_the_readme_example_makes_a_network_smaller() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    inputs, targets = torch.randn(64, 8), torch.randint(3, (64,))
+    loader = [(inputs[i : i + 16], targets[i : i + 16]) for i in range(0, 64, 16)]
+    room: dict[str, Any] = {
+        "model": model,
+        "loader": loader,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "example": inputs[:2],
+        "F": nn.functional,
+        "print": lambda *_: None,
+    }
+    exec(example, room)
+    small: nn.Module = room["small"]
+    weights: list[Tensor] = [layer.weight for layer in small.modules() if isinstance(layer, nn.Linear)]
+    assert sum(len(weight) for weight in weights[:-1]) == 16
+    assert torch.allclose(small(inputs), model(inputs), atol=1e-5)

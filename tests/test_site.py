@@ -1,0 +1,197 @@
+"""The built site, as a reader's browser has it: two widths, two themes, no network."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+from tests.conftest import unavailable
+
+pytestmark = pytest.mark.slow
+
+SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
+PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts)
+PAGES = [page for page in PAGES if page != "index.html"]  # which only leads to the preface
+COLAB = "https://colab.research.google.com/github/pruning-by-regularization/pruning-by-regularization/blob/main"
+VIEWS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+
+each_page = pytest.mark.parametrize("page", PAGES or [""])
+each_view = pytest.mark.parametrize(("width", "theme"), VIEWS)
+
+AXE_VIEWS = [(1280, "light"), (390, "dark")]
+
+AUDIT = """() => {
+    const all = selector => [...document.querySelectorAll(selector)];
+    const words = e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent).join(' ');
+    const prose = all('.bd-article *').filter(e => !e.closest('pre, code, script, mjx-container'));
+    const images = [...document.images];
+    return {
+        theme: document.documentElement.dataset.theme,
+        wide: document.scrollingElement.scrollWidth - window.innerWidth,
+        unrendered: all('.math').filter(e => !e.querySelector('mjx-container')).map(e => e.textContent),
+        failed: all('mjx-merror, [data-mml-node=merror]').map(e => e.textContent),
+        raw: prose.map(words).filter(t => /\\$\\$|\\\\\\(|\\\\frac|:::|\\{[a-z:]+\\}`/.test(t)),
+        alt: images.filter(e => !e.alt.trim() || /_images|[.]png$/.test(e.alt)).map(e => e.src.slice(0, 80)),
+        broken: images.filter(e => e.complete && !e.naturalWidth).map(e => e.src.slice(0, 80)),
+    };
+}"""
+
+
+class Links(HTMLParser):
+    """Collect what a page links to and the names that others may link to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.names: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key in ("href", "src") and value:
+                self.links.append(value)
+            if key in ("id", "name") and value:
+                self.names.add(value)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Serve the site; skip, or fail in CI, where it was not built."""
+    if not PAGES:
+        unavailable("The book is not built; run `make book`.")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start the Chromium of this machine, or the one that CHROMIUM names."""
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, filter(None, names))), None)
+    if found is None:
+        unavailable("No Chromium was found (set CHROMIUM to its path).")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS.split())
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any, address: str, width: int, theme: str) -> Iterator[Any]:
+    """Return a function that opens a page and returns it with the faults that it showed; nothing outside is reached."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    faults: list[str] = []
+
+    def inside(route: Any) -> None:
+        if route.request.url.startswith(address):
+            route.continue_()
+        else:
+            faults.append(f"outside request: {route.request.url}")
+            route.abort()
+
+    def go(name: str) -> tuple[Any, list[str]]:
+        page = context.new_page()
+        page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: faults.append(f"script: {error}"))
+        page.goto(f"{address}/{name}", wait_until="load")
+        page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise")
+        page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
+        page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+        page.wait_for_timeout(150)
+        return page, faults
+
+    context.route("**/*", inside)
+    yield go
+    context.close()
+
+
+@each_page
+@each_view
+def test_page_is_whole(visit: Any, page: str, width: int, theme: str) -> None:
+    opened, faults = visit(page)
+    assert faults == []
+    found = opened.evaluate(AUDIT)
+    assert found.pop("theme") == theme
+    assert found.pop("wide") <= 0, f"{page} is wider than {width} pixels"
+    assert found == {"unrendered": [], "failed": [], "raw": [], "alt": [], "broken": []}
+    if (width, theme) in AXE_VIEWS:
+        violations = Axe().run(opened).response["violations"]
+        serious = [v for v in violations if v["impact"] in ("serious", "critical")]
+        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in serious] == []
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light")])
+def test_search_finds_a_page_without_a_network(visit: Any, width: int, theme: str) -> None:
+    opened, faults = visit("search.html?q=sensitivity")
+    opened.wait_for_selector("#search-results li a", timeout=10_000)
+    assert faults == []
+
+
+def test_every_internal_link_arrives() -> None:
+    if not PAGES:
+        unavailable("The book is not built; run `make book`.")
+    read = functools.cache(lambda path: Links(path.read_text(encoding="utf-8")))
+    dead = []
+    for page in PAGES:
+        for link in read(SITE / page).links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (SITE / page).parent / unquote(parts.path) if parts.path else SITE / page
+            target = target / "index.html" if target.is_dir() else target
+            fragment = unquote(parts.fragment)
+            named = target.suffix != ".html" or not fragment or (target.exists() and fragment in read(target).names)
+            if not target.exists() or not named:
+                dead.append(f"{page}: {link}")
+    assert dead == []
+
+
+def test_chapters_offer_colab_and_show_no_error() -> None:
+    chapters = [page for page in PAGES if page.startswith("notebooks/")]
+    for page in chapters:
+        html = (SITE / page).read_text(encoding="utf-8")
+        slug = Path(page).stem
+        assert (
+            f"https://colab.research.google.com/github/pruning-by-regularization/pruning-by-regularization/blob/main/notebooks/{slug}.ipynb"
+            in html
+        )
+        assert "Traceback (most recent call last)" not in html
+
+
+def test_the_library_page_documents_every_member_that_it_names() -> None:
+    if not PAGES:
+        unavailable("The book is not built; run `make book`.")
+    source = (SITE.parents[1] / "book" / "api.rst").read_text(encoding="utf-8")
+    named = re.findall(r"autoapimodule:: (\S+)\n   :members: (.*)", source)
+    wanted = {f"{module}.{name}" for module, names in named for name in names.split(", ")}
+    shown = Links((SITE / "book" / "api.html").read_text(encoding="utf-8")).names
+    assert wanted
+    assert wanted - shown == set()
+
+
+def test_the_entry_page_leads_into_the_book() -> None:
+    if not PAGES:
+        unavailable("The book is not built; run `make book`.")
+    assert "book/preface.html" in (SITE / "index.html").read_text(encoding="utf-8")
