@@ -31,18 +31,25 @@ from pruning_lib.units import Units, rows, weighted
 
 Config = dict[str, Any]
 
-METHODS: dict[str, Callable[[nn.Module, float, Units, int], Regularizer | None]] = {
-    "dense": lambda model, strength, groups, seed: None,
-    "l2": lambda model, strength, groups, seed: L2(model, strength),
-    "l1": lambda model, strength, groups, seed: L1(model, strength),
-    "group-lasso": lambda model, strength, groups, seed: GroupLasso(model, strength, units=groups),
-    "group-lasso-loss": lambda model, strength, groups, seed: GroupLasso(model, strength, apply="loss", units=groups),
-    "serene-exact": lambda model, strength, groups, seed: SeReNe(model, strength, estimator="exact"),
-    "serene-sampled": lambda model, strength, groups, seed: SeReNe(model, strength, estimator="sampled", seed=seed),
-    "serene-lower-bound": lambda model, strength, groups, seed: SeReNe(model, strength, estimator="lower-bound"),
-    "serene-local": lambda model, strength, groups, seed: SeReNe(model, strength, estimator="local"),
-    "serene-released": lambda model, strength, groups, seed: SeReNe(
-        model, strength, estimator="exact", scaling="released"
+METHODS: dict[str, Callable[[nn.Module, Config, Units], Regularizer | None]] = {
+    "dense": lambda model, config, groups: None,
+    "l2": lambda model, config, groups: L2(model, config["strength"]),
+    "l1": lambda model, config, groups: L1(model, config["strength"]),
+    "group-lasso": lambda model, config, groups: GroupLasso(model, config["strength"], units=groups),
+    "group-lasso-loss": lambda model, config, groups: GroupLasso(model, config["strength"], apply="loss", units=groups),
+    "serene-exact": lambda model, config, groups: SeReNe(model, config["strength"], estimator="exact"),
+    "serene-sampled": lambda model, config, groups: SeReNe(
+        model,
+        config["strength"],
+        estimator="sampled",
+        every=config["every"],
+        smoothing=config["smoothing"],
+        seed=config["seed"],
+    ),
+    "serene-lower-bound": lambda model, config, groups: SeReNe(model, config["strength"], estimator="lower-bound"),
+    "serene-local": lambda model, config, groups: SeReNe(model, config["strength"], estimator="local"),
+    "serene-released": lambda model, config, groups: SeReNe(
+        model, config["strength"], estimator="exact", scaling="released"
     ),
 }
 DATA: dict[str, Callable[[], data.Split]] = {"mnist": data.mnist, "digits": data.digits}
@@ -138,7 +145,7 @@ def run_prune(bench: Bench) -> Record:
     config = bench.config
     model = bench.model(tuple(config["widths"]))
     groups = find_units(model, bench.example)
-    regularizer = METHODS[config["method"]](model, config["strength"], groups, config["seed"])
+    regularizer = METHODS[config["method"]](model, config, groups)
     history = bench.train(
         model,
         config["epochs"],
@@ -180,7 +187,7 @@ def run_loop(bench: Bench) -> Record:
     config = bench.config
     model = bench.model(tuple(config["widths"]))
     groups = find_units(model, bench.example)
-    regularizer = METHODS[config["method"]](model, config["strength"], groups, config["seed"])
+    regularizer = METHODS[config["method"]](model, config, groups)
     callback = ThresholdOnPlateau(config["patience"], config["tolerance"])
     callbacks: list[Callback] = [callback]
     history = bench.train(

@@ -11,6 +11,7 @@ from pruning_lib.records import Record, identifier, read_one
 
 SERENE = ("serene-exact", "serene-sampled", "serene-lower-bound", "serene-local", "serene-released")
 SERENE_STRENGTHS = (1e-3, 3e-3, 1e-2)
+MORE = {"serene-sampled": {"every": 2, "smoothing": 0.7}}  # settings that a method has beside its strength
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class LeNet300Protocol:
         base = {"suite": self.suite, "data": self.data, "model": "lenet300", "widths": list(self.widths), "seed": seed}
         base |= {"batch_size": self.batch_size, "momentum": self.momentum, "lr": self.lr}
         pruned = [
-            base | self._prune(method, strength) for method, values in self.strengths.items() for strength in values
+            base | self._prune(method, strength) | MORE.get(method, {})
+            for method, values in self.strengths.items()
+            for strength in values
         ]
         scratch = base | {"recipe": "control", "strength": 0.0, "epochs": self.epochs + self.finetune_epochs}
         controls = [scratch | {"method": "uniform", "target": target} for target in self.targets]
@@ -98,7 +101,7 @@ class LeNet300Protocol:
             ]
         loop = {"recipe": "loop", "epochs": self.loop_epochs, "patience": self.patience, "tolerance": self.tolerance}
         loops = [
-            base | loop | {"method": method, "strength": strength, "lr": self.loop_lr}
+            base | loop | {"method": method, "strength": strength, "lr": self.loop_lr} | MORE.get(method, {})
             for method, values in self.loop_strengths.items()
             for strength in values
         ]
