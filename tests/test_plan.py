@@ -121,7 +121,7 @@ def test_a_pickle_is_not_read(tmp_path):
 @pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"format":2,"model":"A"}', '{"format":1}'])
 def test_a_spoilt_plan_is_named(tmp_path, text):
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"pruning_lib": text})
-    with pytest.raises(ValueError, match="does not fit this LeNet300: (the plan is not what|it has format)"):
+    with pytest.raises(ValueError, match=r"does not fit this LeNet300: (the plan is not what|it has format)"):
         load(LeNet300(), tmp_path / "a.safetensors")
 
 
@@ -129,7 +129,7 @@ def test_a_spoilt_plan_is_named(tmp_path, text):
 def test_indices_are_checked(shrunk, index):
     data = json.loads(shrunk.plan.to_json())
     data["kept"]["conv1.weight"]["0"] = index
-    with pytest.raises(ValueError, match="indices kept of 'conv1.weight'|the plan is not what"):
+    with pytest.raises(ValueError, match=r"indices kept of 'conv1.weight'|the plan is not what"):
         Plan.from_json(json.dumps(data))
 
 
@@ -158,6 +158,6 @@ def test_what_save_refuses(shrunk, tmp_path):
     with pytest.raises(TypeError, match="takes what `shrink` returned; got LeNet300"):
         save(LeNet300(), tmp_path / "a.safetensors")
     shrunk.model.conv1 = nn.Conv2d(1, 4, 5)
-    with pytest.raises(ValueError, match="'conv1.weight' has shape .* save the model that `shrink` returned"):
+    with pytest.raises(ValueError, match=r"'conv1.weight' has shape .* save the model that `shrink` returned"):
         save(shrunk, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -579,7 +579,7 @@ def test_optimizers_that_mix_weights_are_refused():
     for optimizer in refused:
         with pytest.raises(ValueError, match=f"{type(optimizer).__name__} keeps state that cannot be cut"):
             shrink(model, torch.randn(1, 1, 4, 4), optimizer=optimizer)
-    with pytest.raises(TypeError, match="must be a torch.optim.Optimizer; got str"):
+    with pytest.raises(TypeError, match=r"must be a torch.optim.Optimizer; got str"):
         shrink(model, torch.randn(1, 1, 4, 4), optimizer="SGD")
 
 

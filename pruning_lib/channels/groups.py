@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib.channels import graph, liveness, rules
+from pruning_lib.channels import graph, liveness, rules, shapes
 from pruning_lib.channels.liveness import Analysis
 from pruning_lib.channels.rules import Call
 from pruning_lib.units import Group, Member, Units, weighted
@@ -48,14 +48,17 @@ def describe(state: Analysis) -> Units:
     layers = layer_names(state)
     writers = [(layers[call.node], call) for call in state.calls]
     roots, pinned = state.classes.roots, state.classes.pinned
-    home: dict[str, dict[int, int]] = {}
-    taken: dict[int, str] = {}
+    home: dict[str, int] = {}
+    number = torch.full((len(roots), 2), -1)  # of each class: its group, its place in the group
+    sizes: list[int] = []
     for layer, call in writers:
         for root in roots[call.rows].tolist():
-            if root and root not in pinned and root not in taken:
-                taken[root] = layer
-                home.setdefault(layer, {})[root] = len(home[layer]) if layer in home else 0
-    built = [_group(state, layer, where, writers) for layer, where in home.items()]
+            if root and root not in pinned and number[root, 0] < 0:
+                if home.setdefault(layer, len(sizes)) == len(sizes):
+                    sizes.append(0)
+                number[root] = torch.tensor([home[layer], sizes[home[layer]]])
+                sizes[home[layer]] += 1
+    built = _groups(state, writers, home, sizes, number[roots])
     written = {member.layer for group in built for member in group.writers}
     return Units(built, _fixed(state, writers, written), _macs(state, writers))
 
@@ -70,43 +73,51 @@ def _names(state: Analysis) -> dict[int, str]:
     """Return the first module name of each tensor, by id."""
     names: dict[int, str] = {}
     for full, _, attribute, tensor in graph.tensors_of(state.graph.model):
-        module = full.removesuffix(f"{attribute}").removesuffix(".")
+        module = full.removesuffix(attribute).removesuffix(".")
         names.setdefault(id(tensor), module.split(NESTED)[0])
     return names
 
 
-def _group(state: Analysis, name: str, where: dict[int, int], calls: list[tuple[str, Call]]) -> Group:
-    def index(labels: Tensor) -> Tensor:
-        return torch.tensor([where.get(root, -1) for root in state.classes.roots[labels].tolist()])
-
-    writers: dict[str, Tensor] = {}
-    readers: dict[str, Tensor] = {}
+def _groups(
+    state: Analysis, calls: list[tuple[str, Call]], home: dict[str, int], sizes: list[int], number: Tensor
+) -> list[Group]:
+    """Build the groups; `number` holds group and place of every label."""
+    names = _names(state)
+    writers: list[dict[str, Member]] = [{} for _ in home]
+    norms: list[dict[str, Member]] = [{} for _ in home]
+    readers: list[dict[str, Member]] = [{} for _ in home]
+    nodes: list[set[Node]] = [set() for _ in home]
+    plain: list[set[str]] = [set() for _ in home]
     for layer, call in calls:
-        writers.setdefault(layer, index(call.rows))
+        for i in _enter(writers, layer, number[call.rows]):
+            nodes[i].add(call.node)
+            plain[i] |= set() if call.depthwise else {layer}
         if not call.depthwise:  # its columns are its rows, and count once
-            readers.setdefault(layer, index(call.columns))
-    norms = {_norm_name(state, node): index(labels) for node, labels in state.norms}
-    plain = {layer for layer, call in calls if not call.depthwise and bool((writers[layer] >= 0).any())}
-    nodes = {call.node for layer, call in calls if bool((writers[layer] >= 0).any())}
-    return Group(
-        name,
-        len(where),
-        "inner" if len(plain) == 1 else "stream",
-        _members(writers),
-        _members(norms),
-        _members(readers),
-        bypassed=_reaches_output(state, nodes),
-    )
+            _enter(readers, layer, number[call.columns])
+    for node, labels in state.norms:
+        statistics = node.args[3]
+        assert isinstance(statistics, Node)
+        _enter(norms, names[id(state.graph.tensors[statistics])], number[labels])
+    return [
+        Group(
+            name,
+            sizes[i],
+            "inner" if len(plain[i]) == 1 else "stream",
+            tuple(writers[i].values()),
+            tuple(norms[i].values()),
+            tuple(readers[i].values()),
+            bypassed=_reaches_output(state, nodes[i]),
+        )
+        for name, i in home.items()
+    ]
 
 
-def _members(found: dict[str, Tensor]) -> tuple[Member, ...]:
-    return tuple(Member(layer, index) for layer, index in found.items() if bool((index >= 0).any()))
-
-
-def _norm_name(state: Analysis, node: Node) -> str:
-    statistics = node.args[3]
-    assert isinstance(statistics, Node)
-    return _names(state)[id(state.graph.tensors[statistics])]
+def _enter(members: list[dict[str, Member]], layer: str, number: Tensor) -> list[int]:
+    """Enter a layer in every group that it has units of, and return these groups."""
+    found = [i for i in shapes.distinct(number[:, 0]).tolist() if i >= 0]
+    for i in found:
+        members[i].setdefault(layer, Member(layer, torch.where(number[:, 0] == i, number[:, 1], -1)))
+    return found
 
 
 def _reaches_output(state: Analysis, blocked: set[Node]) -> bool:
