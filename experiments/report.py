@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pruning_lib.records import Row, choose, interval, paired
 
-Case = tuple[str, str, str | None, str | None]  # recipe, method, criterion, target
+Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 
 # Okabe & Ito's colours, with markers so that colour is not needed.
 LOOKS = {
@@ -31,7 +33,8 @@ def cases(rows: list[Row]) -> dict[Case, list[Row]]:
     """Return the chosen rows of each case, one row a seed."""
     found: dict[Case, list[Row]] = {}
     for row in choose(rows):
-        found.setdefault((row["recipe"], row["method"], row["criterion"], row["target"]), []).append(row)
+        case = (row["recipe"], row["method"], row["criterion"], row["target"], row["strength"])
+        found.setdefault(case, []).append(row)
     return found
 
 
@@ -42,49 +45,49 @@ def table(rows: list[Row]) -> str:
     and with uniform width trained from its first step.
     """
     found = cases(rows)
-    parts = []
-    for target in dict.fromkeys(case[3] for case in found):
-        here = {case: chosen for case, chosen in found.items() if case[3] == target}
-        if target is None:
-            here = {case: chosen for case, chosen in here.items() if case[0] == "loop"}
-        if here:
-            parts.append(_section(target, here))
-    return "\n\n".join(parts)
+    targets = dict.fromkeys(case[3] for case in found)
+    return "\n\n".join(
+        _section(target, {case: r for case, r in found.items() if case[3] == target}) for target in targets
+    )
 
 
 def _section(target: str | None, here: dict[Case, list[Row]]) -> str:
-    head = ["recipe", "method", "by", "λ", "seeds", "units", "MACs", "parameters"]
-    head += ["error, zeroed", "error, shift dropped", "error, last", "− dense", "− uniform"]
+    head = ["recipe", "method", "by", "λ", "seeds", "units", "MACs", "without unused inputs", "parameters ≠ 0"]
+    head += ["error, trained", "zeroed", "shift dropped", "last", "last − dense", "last − uniform"]
     lines = [f"### {target or 'regularize, plateau, threshold'}", "", _line(head), _line(["---"] * len(head))]
-    dense = here.get(("prune", "dense", "own", target))
-    uniform = here.get(("control", "uniform", None, target))
+    by_method = {case[:3]: chosen for case, chosen in here.items() if target}
+    dense = by_method.get(("prune", "dense", "own"))
+    uniform = by_method.get(("control", "uniform", None))
     lines += [_line(_cells(case, chosen, dense, uniform)) for case, chosen in here.items()]
     return "\n".join(lines)
 
 
 def _cells(case: Case, chosen: list[Row], dense: list[Row] | None, uniform: list[Row] | None) -> list[str]:
-    units = " · ".join(
-        f"{statistics.fmean(layer):.0f}" for layer in zip(*(row["units"] for row in chosen), strict=True)
-    )
-    sizes = [f"{statistics.fmean(row[key] for row in chosen):,.0f}" for key in ("macs", "parameters")]
-    errors = [_mean(chosen, f"{stage}test_error") for stage in ("zeroed_", "dropped_", "")]
+    recipe, method, criterion, _, strength = case
+    layers = zip(*(row["units"] for row in chosen), strict=True)
+    units = " · ".join(f"{statistics.fmean(layer):.0f}" for layer in layers)
+    sizes = [f"{statistics.fmean(row[key] for row in chosen):,.0f}" for key in ("macs", "macs_used_inputs", "nonzero")]
+    errors = [_mean(chosen, f"{stage}test_error") for stage in ("trained_", "zeroed_", "dropped_", "")]
     differences = [_difference(chosen, other) for other in (dense, uniform)]
-    recipe, method, criterion, _ = case
-    strength = f"{chosen[0]['strength']:.0e}"
-    return [recipe, method, criterion or "", strength, str(len(chosen)), units, *sizes, *errors, *differences]
+    return [
+        recipe, method, criterion or "", f"{strength:.0e}", str(len(chosen)), units, *sizes, *errors, *differences
+    ]  # fmt: skip
 
 
 def _mean(rows: list[Row], column: str) -> str:
     if any(row[column] is None for row in rows):
         return ""
-    return "{:.2f} ± {:.2f}".format(*interval(row[column] for row in rows))
+    return _plus_minus("{:.2f}", *interval(row[column] for row in rows))
 
 
 def _difference(rows: list[Row], other: list[Row] | None) -> str:
     if other is None or other is rows or not {r["seed"] for r in rows} & {r["seed"] for r in other}:
         return ""
-    mean, half, _ = paired(rows, other, "test_error")
-    return f"{mean:+.2f} ± {half:.2f}"
+    return _plus_minus("{:+.2f}", *paired(rows, other, "test_error")[:2])
+
+
+def _plus_minus(form: str, mean: float, half: float) -> str:
+    return form.format(mean) + (f" ± {half:.2f}" if math.isfinite(half) else "")
 
 
 def _line(cells: list[str]) -> str:
@@ -94,25 +97,30 @@ def _line(cells: list[str]) -> str:
 def figure(rows: list[Row]) -> Figure:
     """Return test error against multiply-adds: one curve a method, its intervals, both axes logarithmic."""
     curves: dict[str, list[tuple[float, float, float]]] = {}
-    for (recipe, method, criterion, _), chosen in cases(rows).items():
-        label = {"random": f"{method}, random", "own": method, None: method}[criterion]
-        label = f"{label}, loop" if recipe == "loop" else label
+    for (recipe, method, criterion, _, _), chosen in cases(rows).items():
+        label = f"{method}, random" if criterion == "random" else f"{method}, loop" if recipe == "loop" else method
         point = (statistics.fmean(row["macs"] for row in chosen), *interval(row["test_error"] for row in chosen))
         curves.setdefault(label, []).append(point)
-    picture = Figure(figsize=(8, 5), layout="constrained")
+    picture = Figure(figsize=(9, 5), layout="constrained")
     axes = picture.subplots()
     for label, points in curves.items():
         macs, mean, half = zip(*sorted(points), strict=True)
-        axes.errorbar(macs, mean, yerr=[h if h < 100 else 0 for h in half], label=label, **_look(label))
+        axes.errorbar(macs, mean, yerr=[h if math.isfinite(h) else 0 for h in half], label=label, **_look(label))
     axes.set(xscale="log", yscale="log", xlabel="multiply-adds for one example", ylabel="test error in percent")
-    axes.legend(fontsize="x-small", ncols=2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(alpha=0.3)
     return picture
 
 
 def _look(label: str) -> dict[str, Any]:
-    method = label.removeprefix("scratch-e-").removeprefix("scratch-b-").partition(",")[0]
-    colour, marker = LOOKS[method]
-    style = ":" if label.startswith("scratch") else "none" if label.endswith("loop") else "-"
-    style = "--" if label.endswith("random") else style
-    return {"color": colour, "marker": marker, "linestyle": style, "markersize": 5, "linewidth": 1, "capsize": 2}
+    method, _, variant = label.partition(", ")
+    control = method.startswith("scratch") or method == "uniform"
+    colour, marker = LOOKS[method.removeprefix("scratch-e-").removeprefix("scratch-b-")]
+    style = {"random": "--", "loop": "none"}.get(variant, ":" if control else "-")
+    face = {"markerfacecolor": "none"} if variant or control else {}
+    return {"color": colour, "marker": marker, "linestyle": style, "markersize": 5, "linewidth": 1, "capsize": 2} | face

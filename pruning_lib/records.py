@@ -213,12 +213,16 @@ def choose(rows: Iterable[Row]) -> list[Row]:
     """Keep, of each method's strengths, the one with the least validation error of the last stage, mean over seeds.
 
     The choice is made for each recipe, method, criterion and target by itself, among the strengths with the most seeds.
+    Rows without a target are all kept: their networks differ in size, and the error alone would choose the largest.
     """
     cases: dict[tuple[Any, ...], dict[float, list[Row]]] = {}
+    kept: list[Row] = []
     for row in rows:
+        if row["target"] is None:
+            kept.append(row)
+            continue
         case = tuple(row[key] for key in ("recipe", "method", "criterion", "target"))
         cases.setdefault(case, {}).setdefault(row["strength"], []).append(row)
-    kept: list[Row] = []
     for strengths in cases.values():
         most = max(map(len, strengths.values()))
         whole = [found for found in strengths.values() if len(found) == most]

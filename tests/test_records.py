@@ -107,6 +107,11 @@ def test_choose_takes_the_strength_with_the_least_mean_validation_error() -> Non
     assert len(rows) == 3
 
 
+def test_choose_keeps_every_strength_where_sizes_differ() -> None:
+    whole = [record(0, strength) | {"prunings": []} for strength in (1e-3, 1e-2)]
+    assert len(records.choose(records.summarize(whole))) == 2
+
+
 def test_interval_is_students() -> None:
     mean, half = records.interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert mean == 3
