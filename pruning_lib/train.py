@@ -415,6 +415,7 @@ class _Loop:
         self.rates = [float(group["lr"]) for group in run.optimizer.param_groups]
         self.strength = run.regularizer.strength if run.regularizer is not None else 0.0
         self.generator = torch.Generator().manual_seed(self.seed)
+        self.configuration = self.describe() if self.checkpoint is not None else {}
         done = self.load() if self.checkpoint is not None and Path(self.checkpoint).exists() else False
         modes = {module: module.training for module in run.model.modules()}
         try:
@@ -491,7 +492,7 @@ class _Loop:
             raise KeyboardInterrupt
         return float(task.detach())
 
-    def configuration(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what must agree between a checkpoint and the run that finds it."""
         run, regularizer = self.run, self.run.regularizer
         groups = [
@@ -507,8 +508,8 @@ class _Loop:
             "schedule": [getattr(schedule, "__qualname__", type(schedule).__name__) for schedule in self.schedules],
             "optimizer": [type(run.optimizer).__name__, *map(str, groups)],
             "learning rates": self.rates,
-            "regularizer": [type(regularizer).__name__, self.strength],
-            "callbacks": [type(callback).__name__ for callback in self.callbacks],
+            "regularizer": _settings(regularizer),
+            "callbacks": [_settings(callback) for callback in self.callbacks],
         }
 
     def save(self, done: bool) -> None:
@@ -516,7 +517,7 @@ class _Loop:
             return
         run = self.run
         state = {
-            "configuration": self.configuration(),
+            "configuration": self.configuration,
             "done": done,
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
@@ -538,8 +539,8 @@ class _Loop:
     def load(self) -> bool:
         """Take up the checkpoint; return whether its run had finished. Nothing is changed if it does not fit."""
         run, state = self.run, _read(Path(str(self.checkpoint)))
-        ours = self.configuration()
-        if different := [name for name, value in ours.items() if state["configuration"].get(name) != value]:
+        theirs = state["configuration"]
+        if different := [name for name, value in self.configuration.items() if theirs.get(name) != value]:
             raise ValueError(
                 f"The checkpoint {self.checkpoint} belongs to another run: it differs in {', '.join(different)}; "
                 "delete it or name another file."
@@ -568,6 +569,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "configuration" not in state:
         raise ValueError(f"{path} is no checkpoint of fit; delete it or name another file.")
     return state
+
+
+def _settings(owner: object) -> list[str]:
+    """Return the class and the public numbers and texts of a regularizer or callback, as they are at the start."""
+    values = {k: v for k, v in getattr(owner, "__dict__", {}).items() if not k.startswith("_")}
+    return [type(owner).__name__, *(f"{k}={v}" for k, v in values.items() if isinstance(v, (int, float, str)))]
 
 
 def _checksum(targets: Tensor) -> int:

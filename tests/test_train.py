@@ -185,9 +185,9 @@ def test_a_resumed_run_ends_identical(tmp_path: Path, dies: int) -> None:
     path = tmp_path / "run.pt"
     with pytest.raises(InterruptedError):
         attempt(path, DiesAfter(dies + 1))
-    # The other callback's name is part of the configuration.
+    # The other callback is part of the configuration.
     stored = torch.load(path, weights_only=True)
-    stored["configuration"]["callbacks"][-1] = "Callback"
+    stored["configuration"]["callbacks"][-1] = ["Callback"]
     torch.save(stored, path)
     again, history2, plateau2, reg2 = attempt(path, Callback())
     assert same(model, again)
@@ -263,6 +263,19 @@ def test_other_strength_rate_or_width_is_another_configuration(tmp_path: Path) -
     for arguments, named in (((0.2, 1e-3), "learning rates"), ((0.1, 1e-2), "regularizer"), ((0.1, 1e-3, 4), "model")):
         with pytest.raises(ValueError, match=f"differs in {named}"):
             go(*arguments)
+
+
+def test_other_settings_of_a_callback_are_another_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    for patience in (3, 4):
+        model = network()
+        arguments: dict[str, Any] = {"optimizer": SGD(model.parameters(), 0.1), "checkpoint": path, "progress": False}
+        arguments["callbacks"] = [ThresholdOnPlateau(patience, 0.1)]
+        if patience == 3:
+            fit(model, TRAIN, VAL, epochs=1, **arguments)
+        else:
+            with pytest.raises(ValueError, match="differs in callbacks"):
+                fit(model, TRAIN, VAL, epochs=1, **arguments)
 
 
 def test_a_loss_that_diverges_stops_the_run_in_words() -> None:
