@@ -35,7 +35,7 @@ def house_style(app: Any, kind: str, name: str, obj: Any, options: Any, lines: l
 
 
 def without_bare_attributes(app: Any, kind: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out attributes without a docstring: the class's parameters describe them."""
+    """Leave out attributes without docstring: the class's parameters describe them."""
     return True if getattr(obj, "type", "") in ("attribute", "property") and not getattr(obj, "docstring", "") else None
 
 

@@ -64,7 +64,12 @@ def draw_norms(axes: Axes, norms: Tensor, dead: Tensor) -> None:
             norms[:, dead == gone], color=colour, linestyle=style, linewidth=1.1 if gone else 0.9, alpha=0.9
         )
         lines[0].set_label(f"{len(lines)} {label}")
-    axes.set(xlabel="epoch", ylabel="length of incoming weights", ylim=(0, None), title="train with a penalty")
+    axes.set(
+        xlabel="epoch",
+        ylabel="length of a neuron's weights",
+        ylim=(0, None),
+        title="training with a penalty: some neurons recede",
+    )
     axes.legend(loc="upper left", framealpha=1, frameon=True)
 
 
@@ -97,12 +102,12 @@ def main() -> None:
     with torch.no_grad():
         difference = (small(example) - model(example)).abs().max().item()
     before, after = (measure(network, example[:1]).macs for network in (model, small))
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6), width_ratios=(1.5, 1, 1))
-    draw_norms(axes[0], norms, dead)
-    draw_network(axes[1], model, "zeroed: same cost")
-    draw_network(axes[2], small, "shrunk: same outputs")
-    axes[1].set_xlabel(f"neurons a layer;\n{before:,} multiply-adds")
-    axes[2].set_xlabel(f"{after:,} multiply-adds;\noutputs differ by at most {difference:.0e}")
+    figure, axes = plt.subplot_mosaic("aa;bc", figsize=(6.4, 6), height_ratios=(1, 1.1))
+    draw_norms(axes["a"], norms, dead)
+    draw_network(axes["b"], model, "set to zero: the same cost")
+    draw_network(axes["c"], small, "removed: the same outputs")
+    axes["b"].set_xlabel(f"neurons a layer;\n{before:,} multiply-adds")
+    axes["c"].set_xlabel(f"{after:,} multiply-adds;\noutputs differ by at most {difference:.0e}")
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=110)
     (ROOT / "book" / "shrinking.png").write_bytes(base64.b64decode(reduced(base64.b64encode(raw.getvalue()).decode())))
