@@ -55,15 +55,15 @@ class LeNet300Protocol:
     ----------
     strengths, loop_strengths : dict of str to tuple of float
         By method, for the recipes prune and loop.
-    sources : dict of str to float
-        Methods whose architectures the scratch controls take, with the strength.
+    sources : dict of str to tuple of float
+        Methods whose architectures the scratch controls take, with the strength for each target.
     """
 
     suite: str
     data: str
     strengths: dict[str, tuple[float, ...]]
     loop_strengths: dict[str, tuple[float, ...]]
-    sources: dict[str, float]
+    sources: dict[str, tuple[float, ...]]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     widths: tuple[int, int] = (300, 100)
     targets: tuple[str, ...] = ("fraction-0.5", "macs-0.25", "macs-0.10", "macs-0.05")
@@ -92,13 +92,11 @@ class LeNet300Protocol:
         ]
         scratch = base | {"recipe": "control", "strength": 0.0, "epochs": self.epochs + self.finetune_epochs}
         controls = [scratch | {"method": "uniform", "target": target} for target in self.targets]
-        for method, strength in self.sources.items():
-            source = identifier({"recipe": "prune", "method": method, "strength": strength, "seed": seed})
-            controls += [
-                scratch | {"method": f"scratch-{kind}-{method}", "target": target, "source": source, "most": 2}
-                for kind in ("e", "b")
-                for target in self.targets
-            ]
+        for method, values in self.sources.items():
+            for target, strength in zip(self.targets, values, strict=True):
+                source = identifier({"recipe": "prune", "method": method, "strength": strength, "seed": seed})
+                more = {"target": target, "source": source, "most": 2}
+                controls += [scratch | more | {"method": f"scratch-{kind}-{method}"} for kind in ("e", "b")]
         loop = {"recipe": "loop", "epochs": self.loop_epochs, "patience": self.patience, "tolerance": self.tolerance}
         loops = [
             base | loop | {"method": method, "strength": strength, "lr": self.loop_lr} | MORE.get(method, {})
@@ -138,14 +136,14 @@ PROTOCOLS = {
             **dict.fromkeys(SERENE, SERENE_STRENGTHS),
         },
         loop_strengths={"l2": (3e-4, 1e-3), "l1": (3e-4, 1e-3), **dict.fromkeys(SERENE, (3e-4, 1e-3))},
-        sources={"group-lasso": 3e-2, "serene-sampled": 3e-3},
+        sources={"group-lasso": (1e-2, 1e-2, 3e-2, 3e-2), "serene-sampled": (1e-3, 3e-3, 3e-3, 3e-3)},
     ),
     "digits-tiny": LeNet300Protocol(
         suite="digits-tiny",
         data="digits",
         strengths={"dense": (0.0,), "group-lasso": (1e-2,), "serene-sampled": (1e-3,)},
         loop_strengths={"serene-sampled": (1e-3,)},
-        sources={"group-lasso": 1e-2},
+        sources={"group-lasso": (1e-2,)},
         seeds=(0, 1),
         widths=(32, 16),
         targets=("fraction-0.5",),
