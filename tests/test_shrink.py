@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
-from pruning_lib.channels import shrink, units
+from pruning_lib.channels import rules, shrink, units
 from pruning_lib.models import LeNet5, LeNet300
 from pruning_lib.regularizers import SeReNe
 
@@ -308,6 +308,21 @@ def test_parametrized_scales_and_weights_are_cut():
     assert_equal(model, shrunk.model, 1, 8, 8)
 
 
+def test_masks_of_torch_prune_are_cut():
+    model = seeded(lambda: LeNet300(inputs=(1, 4, 4), widths=(6, 5)))
+    prune.ln_structured(model.fc1, "weight", amount=2, n=2, dim=0)
+    prune.random_unstructured(model.fc2, "weight", amount=0.2)
+    model(torch.randn(2, 1, 4, 4))  # leaves a tensor with a graph behind
+    shrunk = shrink(model, torch.randn(2, 1, 4, 4))
+    assert shrunk.removed["fc1"] == 2
+    assert shrunk.model.fc1.weight_mask.shape == (4, 16)
+    assert (shrunk.model.fc1.out_features, shrunk.model.fc2.in_features) == (4, 4)
+    with torch.no_grad():  # so that what the masks leave behind can be copied
+        model(torch.randn(2, 1, 4, 4))
+        shrunk.model(torch.randn(2, 1, 4, 4))
+    assert_equal(model, shrunk.model, 1, 4, 4)
+
+
 def test_hooks_of_an_observing_regularizer_are_not_copied():
     model = seeded(lambda: LeNet300(inputs=(1, 4, 4), widths=(6, 5)))
     kill(model.fc1, [0, 1])
@@ -423,6 +438,18 @@ def test_an_operator_without_a_rule_keeps_its_channels_and_says_so():
     shrunk = shrink(model, torch.randn(2, 4))
     assert shrunk.removed == {"2": 1}
     assert shrunk.plan.notes == ["0: 1 unit that carries nothing stays: it feeds `layer_norm`, which has no rule"]
+
+
+NEEDS = {"softshrink": (0.5,), "threshold": (0.1, 0.2), "clamp": (-1.0, 1.0), "clamp_min": (0.0,), "clamp_max": (1.0,)}
+PAIRS = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")
+
+
+@pytest.mark.parametrize("name", sorted(rules.ELEMENTWISE))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_whitelist_passes_nan_on(name, dtype):
+    x = torch.full((37,), float("nan"), dtype=dtype)
+    others = (torch.ones(37, dtype=dtype),) if name in PAIRS else NEEDS.get(name, ())
+    assert getattr(torch.ops.aten, name)(x, *others).isnan().all()
 
 
 # Random chains

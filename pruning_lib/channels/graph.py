@@ -120,6 +120,9 @@ def clone(model: nn.Module) -> nn.Module:
             hooks = getattr(module, name, None)
             if hooks and any(_ours(hook) for hook in hooks.values()):
                 memo[id(hooks)] = OrderedDict((k, copy.deepcopy(h)) for k, h in hooks.items() if not _ours(h))
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:  # what forward stored; torch copies leaves only
+                memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(model, memo)
     except RuntimeError as error:

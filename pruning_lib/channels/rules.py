@@ -261,7 +261,7 @@ def representative(constants: Tensor, stays: Tensor, gone: Tensor) -> int | None
 ELEMENTWISE = names(
     "add sub rsub mul div maximum minimum neg abs square sqrt rsqrt exp expm1 log1p sin cos tanh sigmoid relu relu6 "
     "leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh clamp clamp_min clamp_max softplus "
-    "softsign threshold softshrink hardshrink tanhshrink log_sigmoid erf reciprocal atan"
+    "threshold softshrink hardshrink log_sigmoid erf reciprocal atan"
 )
 IDENTITY = names(
     "dropout feature_dropout alpha_dropout feature_alpha_dropout contiguous clone detach alias lift_fresh_copy "
@@ -661,6 +661,7 @@ TABLE: dict[str, Rule] = {
     "prelu": Rule(_channelwise_label, _prelu_value, _channelwise_use),
     "cat": Rule(_cat_label, _cat_value, _cat_use),
     "getitem": Rule(_item_label, _item_value, _item_use),
+    "_assert_tensor_metadata": Rule(_nothing, _nothing, _nothing),  # the exporter's note of a dtype
 }
 
 

@@ -284,12 +284,9 @@ def probes(args: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
 @torch.no_grad()
 def _run(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype | None) -> list[Tensor]:
     cast = [x.to(dtype) if dtype and x.is_floating_point() else x for x in inputs]
-    state = torch.random.get_rng_state()
-    try:
+    with torch.random.fork_rng(devices=sorted({x.get_device() for x in inputs if x.is_cuda})):
         torch.manual_seed(0)
         return [leaf for leaf in pytree.tree_leaves(model(*(x.clone() for x in cast))) if isinstance(leaf, Tensor)]
-    finally:
-        torch.random.set_rng_state(state)
 
 
 def _error(
