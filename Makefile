@@ -11,7 +11,7 @@ RUNNER = -n 2 --dist loadfile
 PORT = 8000
 
 .DEFAULT_GOAL = help
-.PHONY: help book test check lab serve notebooks students figure locks clean distclean venv venv-book
+.PHONY: help book test check style lab serve notebooks students figure locks clean distclean venv venv-book
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -19,17 +19,15 @@ help: ## list the commands
 book: venv-book ## build the website from the notebooks' stored outputs
 	@$(BOOK) tools/stored.py notebooks
 	@rm -rf _build/html _build/.doctrees
-	@PATH="$$PWD/.venv-book/bin:$$PATH" .venv-book/bin/jupyter-book build . --quiet -W --keep-going
+	@.venv-book/bin/jupyter-book build . --quiet -W --keep-going
 	@echo "The book is in _build/html. Open _build/html/index.html in a browser, or run: make serve"
 
-test: venv book students ## everything that CI runs
-	@$(MAKE) --no-print-directory style
+test: style book students ## everything that CI runs
 	$(FULL) -m pytest $(RUNNER) --nbval-lax --nbval-current-env tests notebooks _build/students
 
-check: venv style ## what a contributor runs before each commit: style, types, fast tests
+check: style ## what a contributor runs before each commit: style, types, fast tests
 	$(FULL) -m pytest $(RUNNER) -m "not slow" tests
 
-.PHONY: style
 style: venv
 	$(FULL) -m ruff check .
 	$(FULL) -m ruff format --check .
@@ -38,7 +36,7 @@ style: venv
 lab: venv ## open the notebooks in JupyterLab
 	$(FULL) -m jupyterlab notebooks
 
-serve: ## the built book at http://localhost:8000 (PORT=… for another)
+serve: venv-book ## the built book at http://localhost:8000 (PORT=… for another)
 	@test -f _build/html/index.html || $(MAKE) --no-print-directory book
 	@echo "The book is at http://localhost:$(PORT); stop with Ctrl+C."
 	@$(BOOK) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html >/dev/null 2>&1

@@ -40,7 +40,7 @@ def without_bare_attributes(app: Any, kind: str, name: str, obj: Any, skip: bool
 
 
 def modules_first(app: Any) -> None:
-    """Let `pruning_lib.select` be the module for autoapi, and not the function of that name that the package exports."""
+    """Let `pruning_lib.select` be the module for autoapi, not the function of that name in the package."""
     modules = {name: found for name, found in app.env.autoapi_objects.items() if found.type in ("module", "package")}
     app.env.autoapi_all_objects.update(modules)
     for package in modules.values():

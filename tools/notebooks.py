@@ -109,7 +109,9 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 def students() -> None:
-    """Write the copies without solutions."""
+    """Write the copies without solutions, and no others."""
+    for path in STUDENTS.glob("*.ipynb"):
+        path.unlink()
     for slug in slugs():
         notebook = stored(slug)
         if notebook is None:

@@ -33,8 +33,8 @@ if ! "$python" -m venv "$folder" >"$folder.log" 2>&1; then
     exit 1
 fi
 rm -f "$folder.log"
-"$folder/bin/python" -m pip install -qq --disable-pip-version-check --requirement "$lock"
+"$folder/bin/python" -m pip install -qq --no-compile --disable-pip-version-check --requirement "$lock"
 if [ "$package" = editable ]; then
-    "$folder/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --editable .
+    "$folder/bin/python" -m pip install -qq --no-compile --disable-pip-version-check --no-deps --editable .
 fi
 echo "$fresh" > "$folder/stamp"
