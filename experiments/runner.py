@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import platform
 import shutil
 import statistics
@@ -95,7 +96,9 @@ class Runner:
         done = f"{len(self.configs) - len(left)}/{len(self.configs)} done"
         if not left:
             return done
-        return f"{done}, {len(self.running())} running, about {self.seconds_left() / 60:.0f} min left"
+        minutes = self.seconds_left() / 60
+        left_over = f"about {minutes:.0f} min left" if math.isfinite(minutes) else "time left not known yet"
+        return f"{done}, {len(self.running())} running, {left_over}"
 
     def seconds_left(self) -> float:
         """Estimate from the runs that are done how long the others take on the processes at work now."""

@@ -171,6 +171,8 @@ def test_status_counts(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         (done / "aside").rename(done / "digits-tiny" / "prune-dense-s1.json")
     n = len(TINY.by_name())
+    fresh = Runner(TINY, done / "nothing", done / "work")
+    assert fresh.progress() == f"0/{n} done, 0 running, time left not known yet"
     assert f"digits-tiny: {n - 1}/{n} done, 0 running, about 0 min left" in capsys.readouterr().out
 
 
