@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository's root, for tools
+from tools.veil import unveiled
 
 KEEP = ("tex-chtml-full.js", "output/chtml/fonts/")  # 1.8 MB of MathJax's 24
 
@@ -14,6 +19,16 @@ KEEP = ("tex-chtml-full.js", "output/chtml/fonts/")  # 1.8 MB of MathJax's 24
 def one_search_box(app: Any, config: Any) -> None:
     """Leave the search to the sidebar; the theme would add a second box on top."""
     config.html_theme_options.setdefault("navbar_persistent", [])
+
+
+def unveil(app: Any, name: str, text: list[str]) -> None:
+    """Bring back the gates and labels that a stored notebook keeps in comments."""
+    if app.env.doc2path(name).endswith(".ipynb"):
+        notebook = json.loads(text[0])
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = unveiled("".join(cell["source"]))
+        text[0] = json.dumps(notebook)
 
 
 def house_style(app: Any, kind: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -71,6 +86,7 @@ def finish(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.connect("config-inited", one_search_box)
+    app.connect("source-read", unveil)
     app.connect("builder-inited", modules_first, priority=900)  # after autoapi has read the library
     app.connect("autodoc-process-docstring", house_style, priority=400)  # before numpydoc, at 500
     app.connect("autoapi-skip-member", without_bare_attributes)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import chapters, compare, inputs, notebooks, rules, stored
+from tools import chapters, compare, inputs, notebooks, rules, stored, veil
 
 SLUGS = chapters.slugs()
 each_chapter = pytest.mark.parametrize("slug", SLUGS or [pytest.param("", marks=pytest.mark.skip("no chapter yet"))])
@@ -56,7 +58,8 @@ def test_a_student_without_solutions_lacks_no_name(slug: str, tmp_path: Path) ->
     copy = chapters.without_solutions(chapters.chapter(slug))
     script = tmp_path / "chapter.py"
     script.write_text("\n".join(cell.source for cell in notebooks.code(copy)), encoding="utf-8")
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", str(script)]
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821"]
+    command += ["--config", "builtins = ['display']", str(script)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
 
@@ -110,6 +113,23 @@ def test_students_get_one_empty_cell_for_each_solution() -> None:
     assert [c.source for c in copy.cells if c.cell_type == "code"] == ["a = 1", "# Your answer", ""]
     assert not any("solution" in c.source for c in copy.cells)
     assert any("exercise-start" in c.source for c in copy.cells)
+
+
+@pytest.mark.parametrize(
+    "source", [EXERCISE, SOLUTION + "\nCount.", "(sec-a)=\n## A\n\n$$\nx\n$$ (eq-a)\n\nas (a) says"]
+)
+def test_marks_of_the_book_are_comments_in_the_notebook_and_come_back(source: str) -> None:
+    stored_source = veil.veiled(source)
+    assert veil.unveiled(stored_source) == source
+    seen = re.sub(r"<!--.*?-->", "", stored_source, flags=re.DOTALL)
+    assert not re.search(r":::|:label:|\(eq-a\)|\)=", seen)
+
+
+@each_chapter
+def test_a_chapter_comes_back_as_it_was_written(slug: str) -> None:
+    cells = jupytext.reads((chapters.TEXT / f"{slug}.md").read_text(encoding="utf-8"), fmt="md:myst").cells
+    written = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    assert [veil.unveiled(veil.veiled(source)) for source in written] == written
 
 
 def test_two_solutions_in_a_row_leave_two_empty_cells() -> None:

@@ -13,6 +13,8 @@ import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
+from tools.veil import veiled
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 TEXT = NOTEBOOKS / "text"
@@ -29,13 +31,15 @@ def slugs() -> list[str]:
 
 
 def chapter(slug: str) -> NotebookNode:
-    """Return the unexecuted notebook of a source: stable cell ids, and code collapsed where its tags say so."""
+    """Return the unexecuted notebook of a source: stable ids, code collapsed and marks of the book veiled."""
     source = (TEXT / f"{slug}.md").read_text(encoding="utf-8")
     cells = jupytext.reads(source, fmt="md:myst").cells
     seen: Counter[str] = Counter()
     solution = solutions(cells)
     for number, cell in enumerate(cells):
         cell.metadata = collapsed(cell, in_solution=number in solution)
+        if cell.cell_type == "markdown":
+            cell.source = veiled(cell.source)
         seen[cell.source] += 1
         key = f"{cell.cell_type} {seen[cell.source]} {cell.source}"
         cell.id = hashlib.sha256(key.encode()).hexdigest()[:8]
