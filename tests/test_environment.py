@@ -137,6 +137,19 @@ def test_a_missing_venv_module_is_named_in_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "env").exists()
 
 
+def test_an_environment_that_stands_is_made_anew_only_for_another_lock_or_python(tmp_path: Path) -> None:
+    # This interpreter makes a folder with a bin/python that answers pip with success.
+    made = f'mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo made >> {tmp_path}/log; exit 0'
+    one, two = (str(interpreter(tmp_path, name, version="3.12.1", venv=made)) for name in ("one", "two"))
+    environment, lock = str(tmp_path / "env"), tmp_path / "lock"
+    expected = 0
+    for content, python, anew in (("a", one, 1), ("a", one, 0), ("a", "", 0), ("a", two, 1), ("b", two, 1)):
+        lock.write_text(content)
+        assert make(environment, str(lock), PYTHON=python).returncode == 0
+        expected += anew
+        assert (tmp_path / "log").read_text().count("made") == expected, (content, python)
+
+
 def test_the_library_page_lists_every_public_name() -> None:
     init = ast.parse(read("pruning_lib/__init__.py"))
     (names,) = [ast.literal_eval(node.value) for node in init.body if isinstance(node, ast.Assign)]

@@ -4,8 +4,9 @@
 set -eu
 folder=$1 lock=$2 package=${3:-}
 
-fresh="$(cksum < "$lock") $PWD ${PYTHON:-}"
-if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/stamp" 2>/dev/null)" = "$fresh" ]; then
+fresh="$(cksum < "$lock") $PWD"
+if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/stamp" 2>/dev/null)" = "$fresh" ] &&
+    [ "${PYTHON:-any}" = any -o "${PYTHON:-}" = "$(cat "$folder/asked" 2>/dev/null)" ]; then
     exit 0
 fi
 
@@ -37,4 +38,5 @@ rm -f "$folder.log"
 if [ "$package" = editable ]; then
     "$folder/bin/python" -m pip install -qq --no-compile --disable-pip-version-check --no-deps --editable .
 fi
+echo "${PYTHON:-}" > "$folder/asked"
 echo "$fresh" > "$folder/stamp"
