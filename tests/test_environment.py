@@ -157,6 +157,14 @@ def test_the_library_page_lists_every_public_name() -> None:
     assert set(names) - page == set()
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_front_pages_lead_somewhere(page: str) -> None:
+    prose = re.sub(r"^(````|```).*?^\1|`[^`\n]*`", "", read(page), flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", prose) if "://" not in link]
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert all(len(alt) > 80 for alt in re.findall(r"!\[(.*?)\]", prose))
+
+
 def test_the_readme_example_makes_a_network_smaller() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
     torch.manual_seed(0)
