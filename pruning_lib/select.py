@@ -15,7 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.units import BatchNorm, Chosen, Group, Kind, Units, Weighted, rows, unit_axis, weighted
+from pruning_lib.units import (
+    BatchNorm,
+    Chosen,
+    Group,
+    Kind,
+    Units,
+    Weighted,
+    check_plain,
+    rows,
+    unit_axis,
+    weighted,
+)
 
 
 def select(
@@ -75,18 +86,23 @@ def select(
     scores = _by_group(importance, groups, frozenset(kinds))
     ranking = _Ranking(scores, groups, floor, round_to)
     if threshold is not None:
-        return ranking.masks({name: int((score < threshold).sum()) for name, score in scores.items()})
+        return ranking.masks({name: int((score < threshold).sum()) for name, score in scores.items()}, warn=True)
     if scope == "local" and fraction is not None:
-        return ranking.masks({name: math.floor(fraction * len(score)) for name, score in scores.items()})
+        return ranking.masks({name: share_of(fraction, len(score)) for name, score in scores.items()}, warn=True)
     if scope == "local":
         raise ValueError("scope='local' goes with fraction= or threshold=; a budget or a loss ranks all units at once.")
     if fraction is not None:
-        return ranking.lowest(math.floor(fraction * ranking.total), warn=True)
+        return ranking.lowest(share_of(fraction, ranking.total), warn=True)
     if macs is not None:
         return _within_budget(ranking, groups, macs)
     assert model is not None
     assert loss_fn is not None
     return _within_loss(ranking, groups, model, loss_fn, tolerance)
+
+
+def share_of(fraction: float, count: int) -> int:
+    """Return ⌊fraction · count⌋; 0.29 of 100 is 29, although its nearest double times 100 lies below."""
+    return math.floor(fraction * count + 1e-9)
 
 
 class _Ranking:
@@ -105,18 +121,18 @@ class _Ranking:
 
     def lowest(self, count: int, warn: bool = False) -> Chosen:
         """Choose the `count` least important candidates."""
-        if warn and count > len(self.owners):
-            warnings.warn(
-                f"{count} units were to go, but floor={self.floor} a group leaves {len(self.owners)}.",
-                stacklevel=3,
-            )
+        if warn:
+            self._report(count, len(self.owners))
         taken = dict.fromkeys(self.scores, 0)
         for name in self.owners[:count]:
             taken[name] += 1
         return self.masks(taken)
 
-    def masks(self, counts: Mapping[str, int]) -> Chosen:
+    def masks(self, counts: Mapping[str, int], warn: bool = False) -> Chosen:
         """Choose the `counts` least important units of each group, as far as `floor` and `round_to` let them go."""
+        if warn:
+            free = {name: max(len(score) - self.floor, 0) for name, score in self.scores.items()}
+            self._report(sum(counts.values()), sum(min(counts[name], free[name]) for name in counts))
         chosen = {}
         for name, group in self.groups.items():
             chosen[name] = torch.zeros(group.size, dtype=torch.bool)
@@ -125,6 +141,11 @@ class _Ranking:
                 kept = min(math.ceil(kept / self.round_to) * self.round_to, group.size)
                 chosen[name][self.order[name][: group.size - kept]] = True
         return chosen
+
+    def _report(self, wanted: int, may_go: int) -> None:
+        if wanted > may_go:
+            message = f"{wanted} units were to go, but floor={self.floor} a group leaves {may_go}."
+            warnings.warn(message, stacklevel=4)
 
 
 def _check_targets(
@@ -334,6 +355,7 @@ def _checked_layers(model: nn.Module, chosen: Mapping[str, Tensor], groups: Unit
                 owner = type(model).__name__
                 raise ValueError(f"{owner} has no layer '{member.layer}'; the groups come from another model.")
             layers[member.layer] = modules[member.layer]
+        check_plain({member.layer: modules[member.layer] for member in (*group.writers, *group.norms)}, "zero")
     return layers
 
 
@@ -441,9 +463,9 @@ def threshold_weights(
 ) -> float:
     """Zero every small weight and bias that the validation loss can spare; SeReNe's thresholding step.
 
-    One threshold T for all linear and convolution layers, as large as bisection over the sorted magnitudes finds it
-    with loss ≤ (1 + tolerance) · loss before (arXiv 2102.03773; derived in `serene`). The released code bisects T
-    itself between guessed brackets; here no weight lies between the last two tries, and no bracket is needed.
+    One threshold T for all trainable linear and convolution layers, found by bisection over the sorted magnitudes: the
+    loss at T is ≤ (1 + tolerance) · loss before, that at the next magnitude is not (arXiv 2102.03773; derived in
+    `serene`). The released code bisects T itself between guessed brackets, and stops while the losses still differ.
 
     Parameters
     ----------
@@ -467,11 +489,13 @@ def threshold_weights(
         If `tolerance` is negative, the loss is not finite, or there is no layer. Nothing is changed then, nor if
         `loss_fn` raises.
     """
-    limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
-    layers = weighted(model).values()
-    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
+    layers = weighted(model)
+    check_plain(layers, "threshold_weights")
+    found = [tensor for layer in layers.values() for tensor in (layer.weight, layer.bias) if tensor is not None]
+    tensors = [tensor for tensor in found if tensor.requires_grad]
     if not tensors:
-        raise ValueError(f"threshold_weights found no linear or convolution layer in {type(model).__name__}.")
+        raise ValueError(f"threshold_weights found no linear or convolution layer to train in {type(model).__name__}.")
+    limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
     before = [tensor.clone() for tensor in tensors]
     magnitudes = torch.cat([tensor.abs().flatten().float() for tensor in before])
     steps = torch.unique(magnitudes[magnitudes > 0])  # sorted
@@ -488,14 +512,14 @@ def threshold_weights(
         return float(loss_fn(model)) <= limit
 
     try:
-        found = _largest(holds, len(steps))
+        count = _largest(holds, len(steps))
     except BaseException:
         apply(0)
         raise
-    threshold = apply(found)
+    threshold = apply(count)
     for tensor in tensors:
         _fill(tensor, tensor == 0, 0.0, optimizer)
-    return threshold if found else 0.0
+    return threshold if count else 0.0
 
 
 class Hold:
@@ -549,6 +573,7 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
         With `remove()`.
     """
     masks: list[tuple[Tensor, Tensor]] = []
+    check_plain(weighted(model), "hold")
     for layer in weighted(model).values():
         masks.append((layer.weight, (layer.weight != 0).to(layer.weight.dtype)))
         if layer.bias is not None:

@@ -215,9 +215,10 @@ class ThresholdOnPlateau(Callback):
     """SeReNe's loop: train until the validation loss stalls, go back to its best weights, zero the small ones, go on.
 
     Tartaglione et al. (2021), as released: an epoch is bad if its validation loss is at least (1 + slack) times the
-    best; after `patience` bad epochs in a row the best weights return, all weights and biases of linear and convolution
-    layers below one threshold become 0 (`threshold_weights`) and stay 0. At the end of the training the same happens
-    once more. Derived in the chapter `serene`.
+    best; after `patience` bad epochs in a row the best weights return, and all weights and biases of linear and
+    convolution layers below one threshold become 0 (`threshold_weights`). From then on zero weights stay 0, and so does
+    the zero bias of a neuron without any other weight; in the released code holding is an option. At the end of the
+    training the same happens once more, which is ours. Derived in the chapter `serene`.
 
     Parameters
     ----------

@@ -44,10 +44,22 @@ def weighted(model: nn.Module) -> dict[str, Weighted]:
     for name, layer in model.named_modules():
         if not isinstance(layer, Weighted) or (isinstance(layer, _ConvTransposeNd) and layer.groups > 1):
             continue
-        if id(layer.weight) not in seen:
-            seen.add(id(layer.weight))
+        # A weight that is computed (parametrized, masked) is a new tensor each time, and shared with nobody.
+        own = layer._parameters.get("weight")
+        if own is None or id(own) not in seen:
+            seen.add(id(own))
             found[name] = layer
     return found
+
+
+def check_plain(layers: Mapping[str, nn.Module], what: str) -> None:
+    """Raise ValueError if a weight is computed from others, so that changing it in place would change nothing."""
+    for name, layer in layers.items():
+        if layer._parameters.get("weight") is None and getattr(layer, "weight", None) is not None:
+            raise ValueError(
+                f"{what} changes weights in place, and that of '{name}' is computed from others; make it plain first "
+                "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove)."
+            )
 
 
 @dataclass(frozen=True, eq=False)

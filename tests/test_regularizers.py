@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pruning_lib.regularizers import L1, L2, GroupLasso
+from pruning_lib.units import Group, Member, Units
 
 STRENGTH = 0.03
 
@@ -173,8 +174,33 @@ def test_strength_zero_changes_nothing():
     before = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for method in FORMULAS:
-        reg = method(model, 0.0, apply="prox")
-        reg.update(optimizer)
-        assert reg.penalty(torch.ones(1, 3)).item() == 0
+        method(model, 0.0, apply="prox").update(optimizer)
+        assert method(model, 0.0, apply="loss").penalty(torch.ones(1, 3)).item() == 0
     for p, q in zip(model.parameters(), before.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_group_lasso_has_slope_zero_at_a_zero_row():
+    layer = nn.Linear(3, 2)
+    with torch.no_grad():
+        layer.weight[0] = 0.0
+    GroupLasso(layer, 2.0, apply="loss").penalty(torch.zeros(1, 2)).backward()
+    assert (layer.weight.grad[0] == 0).all()
+    assert torch.allclose(layer.weight.grad[1], 2 * layer.weight[1] / layer.weight[1].norm())
+
+
+def test_units_narrow_the_penalty_to_what_can_go():
+    model = network()
+    index = torch.arange(4)
+    units = Units([Group("0", 4, "inner", (Member("0", index),), (), ())], {})
+    value = L1(model, 1.0, apply="loss", units=units).penalty(torch.zeros(1, 3)).item()
+    assert value == pytest.approx(model[0].weight.abs().sum().item(), rel=1e-6)
+    with pytest.raises(ValueError, match="L1 got units of another model: it has no layer '0'"):
+        L1(nn.Linear(2, 2), 1.0, units=units)
+
+
+def test_computed_weights_are_refused_by_proximal_steps_and_taken_by_losses():
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    assert L2(model, 1.0, apply="loss").penalty(torch.zeros(1, 2)) > 0
+    with pytest.raises(ValueError, match="L2 changes weights in place, and that of '0' is computed"):
+        L2(model, 1.0, apply="prox")

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from pruning_lib.select import cost, hold, select, threshold_weights, zero
 from pruning_lib.units import Group, Member, Units
@@ -41,6 +42,9 @@ def test_fraction_takes_exactly_the_floor_of_it():
     assert gone(select(SCORES, groups, fraction=0.5)) == {"0": [1, 3], "5": [0]}  # ⌊3.5⌋ lowest: 0.5, 1, 2
     assert gone(select(SCORES, groups, fraction=0.5, scope="local")) == {"0": [1, 3], "5": [0]}
     assert gone(select(SCORES, groups, fraction=0.28)) == {"0": [], "5": [0]}  # ⌊1.96⌋
+    hundred = Units([Group("a", 100, "inner", (Member("a", torch.arange(100)),), (), ())], {})
+    for fraction, count in ((0.29, 29), (0.57, 57), (0.295, 29)):
+        assert select({"a": torch.rand(100)}, hundred, fraction=fraction)["a"].sum() == count
     assert gone(select(SCORES, groups, fraction=0.0)) == {"0": [], "5": []}
     assert gone(select(SCORES, groups, threshold=2.5)) == {"0": [1, 3], "5": [0]}
 
@@ -54,6 +58,9 @@ def test_floor_protects_the_best_and_reports_a_shortfall():
     with pytest.warns(UserWarning, match="6 units were to go, but floor=2 a group leaves 3"):
         chosen = select(SCORES, groups_of_chain(), fraction=0.9, floor=2)
     assert gone(chosen) == {"0": [1, 3], "5": [0]}
+    for target in ({"threshold": 99.0}, {"fraction": 0.9, "scope": "local"}):
+        with pytest.warns(UserWarning, match="units were to go, but floor=2 a group leaves 3"):
+            select(SCORES, groups_of_chain(), floor=2, **target)
 
 
 def test_round_to_keeps_the_best_of_the_chosen():
@@ -276,3 +283,28 @@ def test_threshold_leaves_everything_as_it_was_when_the_loss_fails():
         assert torch.equal(value, before[name])
     with pytest.raises(ValueError, match="loss_fn returned nan"):
         threshold_weights(model, lambda m: float("nan"), 0.1)
+
+
+def test_frozen_layers_are_not_thresholded():
+    model = chain()
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model[0].weight)
+    threshold_weights(model, lambda m: 1.0, 0.0)
+    assert torch.equal(model[0].weight, before)
+    assert (model[5].weight == 0).all()
+
+
+def test_computed_weights_are_refused_where_they_would_stay_as_they_are():
+    for make_computed in (
+        lambda layer: parametrizations.weight_norm(layer),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.1),
+    ):
+        model, groups = chain(), groups_of_chain()
+        make_computed(model[5])
+        for change in (
+            lambda m, g: zero(m, CHOSEN, g),
+            lambda m, g: hold(m),
+            lambda m, g: threshold_weights(m, lambda _: 1.0, 0.0),
+        ):
+            with pytest.raises(ValueError, match="changes weights in place, and that of '5' is computed from others"):
+                change(model, groups)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.units import Units, Weighted, rows, weighted
+from pruning_lib.units import Units, Weighted, check_plain, rows, weighted
 
 
 class Regularizer(Protocol):
@@ -79,7 +79,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
-def regularized_layers(model: nn.Module, units: Units | None, owner: object) -> dict[str, Weighted]:
+def regularized_layers(
+    model: nn.Module, units: Units | None, owner: object, *, in_place: bool = False
+) -> dict[str, Weighted]:
     """Return the layers a method works on: all linear and convolution layers, or the writers of `units` alone.
 
     Raises
@@ -87,7 +89,8 @@ def regularized_layers(model: nn.Module, units: Units | None, owner: object) -> 
     TypeError
         If `model` is no module.
     ValueError
-        If there is no such layer, or `units` were made from another model.
+        If there is no such layer, `units` were made from another model, or the method works `in_place` and a weight is
+        parametrized or masked.
     """
     name = type(owner).__name__
     if not isinstance(model, nn.Module):
@@ -101,6 +104,8 @@ def regularized_layers(model: nn.Module, units: Units | None, owner: object) -> 
         layers = {layer: module for layer, module in layers.items() if layer in writers}
     if not layers:
         raise ValueError(f"{name} found no prunable layer in {type(model).__name__}: it needs a linear or convolution.")
+    if in_place:
+        check_plain(layers, name)
     return layers
 
 

@@ -35,7 +35,7 @@ class _Norm(Regularizer):
     def __init__(self, model: nn.Module, strength: float, apply: str, units: Units | None) -> None:
         self.strength = checked_strength(strength, self)
         self.apply = checked_choice(apply, "apply", ("loss", "prox"))
-        self._layers = regularized_layers(model, units, self)
+        self._layers = regularized_layers(model, units, self, in_place=apply == "prox")
 
     def penalty(self, outputs: Tensor) -> Tensor:
         if self.apply == "prox":

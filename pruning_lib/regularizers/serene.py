@@ -1,6 +1,6 @@
 """SeReNe: sensitivity-based regularization of neurons (Tartaglione et al., 2021, arXiv 2102.03773); see `serene`.
 
-    S_i = 1/C Σ_k E|∂y_k / ∂p_i|        S̄_i = max(0, 1 − S_i)        w_ij ← w_ij − η ∂L/∂w_ij − λ w_ij S̄_i
+    S_i = 1/C Σ_k E|∂y_k / ∂p_i|        S̄_i = max(0, 1 − S_i)        w_ij ← (1 − λ S̄_i) (w_ij − η ∂L/∂w_ij)
 
 p_i: pre-activation of unit i; y: the C outputs; E: mean over the batch (and over space for a convolution). A unit that
 the outputs do not feel decays by λ a step, one that they feel (S ≥ 1) not at all. λ is not multiplied by η.
@@ -11,13 +11,16 @@ The estimators of S differ in what one step costs:
     sampled      1 backward pass        E|∂y_k / ∂p_i| with a class k drawn for each example: unbiased for S
     lower-bound  1 backward pass        1/C E|Σ_k ∂y_k / ∂p_i| ≤ S
     local        none                   E|φ′(p_i)|, the unit's own activation φ alone
+
+One example's slopes are taken while the others stay as they are. A BatchNorm in train mode mixes them; each example
+then counts with a random sign, which no |·| notices and which keeps what the others send back from adding up.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -30,10 +33,11 @@ from pruning_lib.regularizers.base import (
     checked_choice,
     checked_strength,
     incoming_norms,
+    learning_rates,
     regularized_layers,
     unwrapped,
 )
-from pruning_lib.units import BatchNorm, Units, rows
+from pruning_lib.units import BatchNorm, Units, Weighted, rows
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -44,36 +48,39 @@ class SeReNe(Regularizer):
     Parameters
     ----------
     model : nn.Module
-        Its linear and convolution layers are observed by hooks, in eager mode. Where a BatchNorm follows directly, p is
-        its output and its scale γ decays with the row. In train mode a BatchNorm mixes the examples of a batch: S then
-        holds the cross terms too.
+        Its linear and convolution layers are observed by hooks, in eager mode; one whose forward is not called (the
+        `out_proj` of a MultiheadAttention) does not decay. Where a BatchNorm follows directly, p is its output and its
+        scale γ decays with the row; the released code takes p before it and leaves γ.
     strength : float
         λ in [0, 1), a share of the weight per step. The authors' code uses 1e-4 by default.
     estimator : {"sampled", "exact", "lower-bound", "local"}
-        How S is measured; see the top of this file. ``"exact"`` is the paper's definition.
+        How S is measured; see the top of this file. ``"exact"`` is the definition.
     space : {"mean", "sum", "abs-of-sum"}
-        Convolutions: mean of |·| over the map (the authors' code), its sum, or |sum of ·| (the map moved as one).
+        Convolutions: mean of |·| over the map (the released code), its sum, or |sum of ·| (the map moved as one).
+        ``"local"`` knows the mean alone.
     scaling : {"paper", "released"}
-        ``"released"`` divides S by the batch size, as the authors' code does by differentiating the batch mean. S̄ is
-        then close to 1 for every unit, and the method close to plain decay.
+        ``"released"``, for ``"exact"`` alone, divides S by the batch size, as the released code does by differentiating
+        the batch mean. S̄ is then close to 1 for every unit, and the method close to plain decay.
     every : int, optional
-        S is measured at every such step and kept in between. Default: 2 for ``"sampled"``, 1 (the paper) otherwise.
+        S is measured at every such step and kept in between. Default: 2 for ``"sampled"``, else 1.
     smoothing : float, optional
         S of the update is an exponential moving average that keeps this share of its past at each measurement.
-        Default: 0.7 for ``"sampled"``, 0 (the paper) for the others.
+        Default: 0.7 for ``"sampled"``, else 0.
     activation : callable
         φ, for ``"local"`` alone. The layer that writes `outputs` counts as linear.
     units : Units, optional
         Regularize only the writers of these units; the released code decays the output layer too.
     seed : int
-        Of the sampled classes; use the same one on every rank.
+        Of the sampled classes and signs.
 
     Raises
     ------
     TypeError
-        If the model was compiled: a compiled graph has no pre-activation to differentiate.
+        If the model was compiled (a compiled graph has no pre-activation to differentiate), or is replicated by
+        DataParallel.
     ValueError
-        If `strength` is not in [0, 1), a choice is unknown, or no layer is found.
+        If `strength` is not in [0, 1) or too small for the weights' dtype, a choice is unknown or does not go with the
+        estimator, no layer is found, or a weight is parametrized.
     """
 
     def __init__(
@@ -90,12 +97,14 @@ class SeReNe(Regularizer):
         units: Units | None = None,
         seed: int = 0,
     ) -> None:
-        self.strength = checked_strength(strength, self)
-        if self.strength >= 1:
-            raise ValueError(f"SeReNe got strength={strength!r}; it is a share of the weight per step, below 1.")
+        self.strength = _checked_share(strength, self)
         self.estimator = checked_choice(estimator, "estimator", ("sampled", "exact", "lower-bound", "local"))
         self.space = checked_choice(space, "space", ("mean", "sum", "abs-of-sum"))
         self.scaling = checked_choice(scaling, "scaling", ("paper", "released"))
+        if scaling == "released" and estimator != "exact":
+            raise ValueError(f"scaling='released' is the factor of the exact estimator; got estimator={estimator!r}.")
+        if space != "mean" and estimator == "local":
+            raise ValueError(f"estimator='local' knows space='mean' alone: no output is summed over; got {space!r}.")
         cheap = estimator == "sampled"
         self.every = (2 if cheap else 1) if every is None else int(every)
         self.smoothing = (0.7 if cheap else 0.0) if smoothing is None else float(smoothing)
@@ -103,19 +112,22 @@ class SeReNe(Regularizer):
             raise ValueError(f"SeReNe got every={every!r}; it is a number of steps, 1 or more.")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"SeReNe got smoothing={smoothing!r}; it is the share of the past kept, in [0, 1).")
-        if hasattr(model, "_orig_mod"):
-            raise TypeError("SeReNe got a compiled model; it differentiates inside the graph, so pass the eager one.")
-        self._layers = regularized_layers(model, units, self)
-        self._probe = _Probe(unwrapped(model), list(self._layers), activation if estimator == "local" else None)
+        _check_eager(model)
+        self._layers = regularized_layers(model, units, self, in_place=True)
+        self._check_dtype()
+        self._probe = _Probe(unwrapped(model), self._layers, activation if estimator == "local" else None)
         self._generator = torch.Generator().manual_seed(seed)
         self._average: dict[str, Tensor] = {}
         self._pending: dict[str, Tensor] = {}
-        self._passes = 0  # measured since the last update
+        self._examples = 0  # measured since the last update
         self._measured = 0  # measurements in the average
         self._step = 0
 
     def penalty(self, outputs: Tensor) -> Tensor:
-        """Measure S on this forward pass and return 0: the decay itself is taken by `update`.
+        """Measure S on the last forward pass and return 0: the decay itself is taken by `update`.
+
+        A measurement that is not finite, as under an overflow that a gradient scaler skips, is dropped. Of two forward
+        passes in one loss the last is measured; call `penalty` after each to measure both.
 
         Parameters
         ----------
@@ -124,38 +136,33 @@ class SeReNe(Regularizer):
 
         Raises
         ------
+        TypeError
+            If `outputs` is no tensor.
         ValueError
-            If `outputs` have another shape, carry no graph, or no forward pass of the model led to them.
+            If `outputs` have another shape, carry no graph, or do not come from the model's last forward pass.
         """
-        if outputs.ndim != 2:
-            raise ValueError(
-                f"SeReNe got outputs of shape {tuple(outputs.shape)}; it needs the model's, (examples, classes)."
-            )
-        if outputs.grad_fn is None:
-            raise ValueError("SeReNe got outputs without a graph; run the forward pass with gradients enabled.")
+        _check_outputs(outputs)
         seen = self._probe.take()
         if not seen:
             raise ValueError("SeReNe saw no forward pass since the last penalty; call model(inputs) first.")
-        if self._step % self.every:
-            return outputs.new_zeros(())
-        measured = self._local(outputs, seen) if self.estimator == "local" else self._measure(outputs, seen)
-        for name, value in _mean_over_ranks(measured).items():
-            self._pending[name] = self._pending[name] + value if name in self._pending else value
-        self._passes += 1
+        if self._step % self.every == 0:
+            measured = self._local(outputs, seen) if self.estimator == "local" else self._measure(outputs, seen)
+            self._note(*_mean_over_ranks(measured, len(outputs)))
         return outputs.new_zeros(())
 
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
-        """Decay each unit's incoming weights (and the γ behind them) by λ S̄ of that unit."""
-        self._step += 1
+        """Decay the incoming weights of each unit, and the γ behind them, by λ S̄, where `optimizer` trains them."""
+        strength, trained = _checked_share(self.strength, self), learning_rates(optimizer)
         for name, sensitivity in self.sensitivity().items():
-            keep = 1 - self.strength * (1 - sensitivity).clamp(min=0)
-            weight = rows(self._layers[name])
-            if self._layers[name].weight.requires_grad:
+            keep = 1 - strength * (1 - sensitivity).clamp(min=0)
+            layer, norm = self._layers[name], self._probe.norms.get(name)
+            weight = rows(layer)
+            if layer.weight.requires_grad and id(layer.weight) in trained:
                 weight.mul_(keep.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1)))
-            norm = self._probe.norms.get(name)
-            if norm is not None and norm.affine and norm.weight.requires_grad:
+            if norm is not None and norm.affine and norm.weight.requires_grad and id(norm.weight) in trained:
                 norm.weight.mul_(keep.to(norm.weight.dtype))
+        self._step += 1
 
     def sensitivity(self) -> dict[str, Tensor]:
         """Return {layer: S}, float32 tensors of shape (units,): the running average, or the last step's value.
@@ -165,12 +172,12 @@ class SeReNe(Regularizer):
         ValueError
             If nothing has been measured yet.
         """
-        if self._passes:
+        if self._examples:
             self._measured += 1
-            for name, total in self._pending.items():
-                past = self._average.get(name, torch.zeros_like(total))
-                self._average[name] = torch.lerp(total / self._passes, past, self.smoothing)
-            self._pending, self._passes = {}, 0
+            for name, value in self._pending.items():
+                past = self._average.get(name, torch.zeros_like(value))
+                self._average[name] = torch.lerp(value, past, self.smoothing)
+            self._pending, self._examples = {}, 0
         if not self._average:
             raise ValueError("SeReNe has measured no sensitivity yet; call penalty(outputs) after a forward pass.")
         # The average starts at 0; dividing by the weight of what came in makes it unbiased from the first step.
@@ -195,12 +202,43 @@ class SeReNe(Regularizer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned."""
+        """Take up the state that `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to another network. Nothing is changed then.
+        """
+        missing = {"strength", "average", "measured", "step", "generator"} - state.keys()
+        shapes = {name: (len(rows(layer)),) for name, layer in self._layers.items()}
+        if missing or any(shapes.get(name) != value.shape for name, value in state["average"].items()):
+            raise ValueError("SeReNe got the state of another network, or none; pass what its state_dict() returned.")
         super().load_state_dict(state)
-        self._average = {name: value.clone() for name, value in state["average"].items()}
+        self._average = {
+            name: value.to(self._layers[name].weight.device, copy=True) for name, value in state["average"].items()
+        }
         self._measured, self._step = int(state["measured"]), int(state["step"])
         self._generator.set_state(state["generator"].cpu())
-        self._pending, self._passes = {}, 0
+        self._pending, self._examples = {}, 0
+
+    def _check_dtype(self) -> None:
+        """Refuse a decay that rounding undoes: 1 − λ is 1 in a short dtype."""
+        for name, layer in self._layers.items():
+            dtype = layer.weight.dtype
+            if 0 < self.strength < torch.finfo(dtype).eps / 2:
+                raise ValueError(
+                    f"SeReNe got strength={self.strength!r}, which {dtype} rounds away in '{name}'; keep the weights "
+                    "in float32 and use torch.autocast."
+                )
+
+    def _note(self, measured: dict[str, Tensor], examples: int) -> None:
+        """Join a measurement with those since the last update, by the number of examples."""
+        if not all(bool(value.isfinite().all()) for value in measured.values()):
+            return
+        self._examples += examples
+        for name, value in measured.items():
+            past = self._pending.get(name, value)
+            self._pending[name] = torch.lerp(past, value, examples / self._examples)
 
     def _measure(self, outputs: Tensor, seen: _Seen) -> dict[str, Tensor]:
         """Return S of every layer, from as many backward passes as the estimator takes."""
@@ -213,6 +251,8 @@ class SeReNe(Regularizer):
                 if slope is not None:
                     value = self._reduce(slope, name)
                     total[name] = total[name] + value if name in total else value
+        if not total:
+            raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
         share = 1.0 if self.estimator == "sampled" else 1 / outputs.shape[1]
         if self.scaling == "released":
             share /= outputs.shape[0]
@@ -225,28 +265,70 @@ class SeReNe(Regularizer):
         """Return the vectors that each backward pass multiplies the outputs with, each of shape (examples, C)."""
         examples, classes = outputs.shape
         if self.estimator == "lower-bound":
-            return [torch.ones_like(outputs)]
-        if self.estimator == "sampled":
+            seeds = [torch.ones_like(outputs)]
+        elif self.estimator == "sampled":
             drawn = torch.randint(classes, (examples, 1), generator=self._generator).to(outputs.device)
-            return [torch.zeros_like(outputs).scatter_(1, drawn, 1.0)]
-        one_hot = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
-        return [row.expand(examples, classes) for row in one_hot]
+            seeds = [torch.zeros_like(outputs).scatter_(1, drawn, 1.0)]
+        else:
+            one_hot = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
+            seeds = [row.expand(examples, classes) for row in one_hot]
+        if not self._probe.mixes_examples():
+            return seeds
+        signs = 2.0 * torch.randint(2, (examples, 1), generator=self._generator) - 1
+        return [seed * signs.to(seed) for seed in seeds]
 
     def _reduce(self, slope: Tensor, name: str) -> Tensor:
         """Reduce ∂y/∂p of one layer to (units,)."""
         return reduce_slopes(slope, self.space, units=-1 if isinstance(self._layers[name], nn.Linear) else 1)
 
     def _local(self, outputs: Tensor, seen: _Seen) -> dict[str, Tensor]:
-        """Return E|φ′(p)| of every layer; 1 for the layer that writes the outputs."""
-        total: dict[str, Tensor] = {}
+        """Return E|φ′(p)| of every layer, the mean of its uses; 1 for the layer that writes the outputs."""
+        last = _first_of({edge.node for found in seen.values() for edge, _ in found}, outputs.grad_fn)
+        values: dict[str, list[Tensor]] = {}
         for name, found in seen.items():
             for edge, slope in found:
                 assert slope is not None
                 value = self._reduce(slope, name)
-                if edge.node is outputs.grad_fn:
-                    value = torch.ones_like(value)
-                total[name] = total[name] + value if name in total else value
-        return total
+                values.setdefault(name, []).append(torch.ones_like(value) if edge.node is last else value)
+        return {name: torch.stack(uses).mean(0) for name, uses in values.items()}
+
+
+def _checked_share(strength: float, owner: object) -> float:
+    """Return `strength`, or raise ValueError unless it is in [0, 1)."""
+    value = checked_strength(strength, owner)
+    if value >= 1:
+        raise ValueError(f"SeReNe got strength={strength!r}; it is a share of the weight per step, below 1.")
+    return value
+
+
+def _check_eager(model: nn.Module) -> None:
+    """Raise TypeError for what hooks cannot observe."""
+    if hasattr(model, "_orig_mod"):
+        raise TypeError("SeReNe got a compiled model; it differentiates inside the graph, so pass the eager one.")
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise TypeError(
+            "SeReNe got a DataParallel model, whose replicas it cannot observe; use DistributedDataParallel."
+        )
+
+
+def _check_outputs(outputs: Tensor) -> None:
+    """Raise unless these are differentiable outputs of shape (examples, C)."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"SeReNe got a {type(outputs).__name__}; pass the tensor of logits, (examples, classes).")
+    if outputs.ndim != 2:
+        raise ValueError(
+            f"SeReNe got outputs of shape {tuple(outputs.shape)}; it needs the model's, (examples, classes)."
+        )
+    if outputs.grad_fn is None:
+        raise ValueError("SeReNe got outputs without a graph; run the forward pass with gradients enabled.")
+
+
+def _first_of(wanted: set[Any], node: Any) -> Any:
+    """Follow a chain of operators of one input each (a cast, a temperature) back to the first wanted node."""
+    while node is not None and node not in wanted:
+        before = [source for source, _ in node.next_functions if source is not None]
+        node = before[0] if len(before) == 1 else None
+    return node
 
 
 def reduce_slopes(slope: Tensor, space: str, units: int = 1) -> Tensor:
@@ -270,14 +352,15 @@ def reduce_slopes(slope: Tensor, space: str, units: int = 1) -> Tensor:
     return total / (slope.shape[0] * count)
 
 
-def _mean_over_ranks(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Average over the processes of `torch.distributed`, where there are several."""
+def _mean_over_ranks(values: dict[str, Tensor], examples: int) -> tuple[dict[str, Tensor], int]:
+    """Average over the processes of `torch.distributed`, by their numbers of examples; return the sum of these too."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return values
-    joined = torch.cat(list(values.values()))
+        return values, examples
+    flat = torch.cat(list(values.values()))
+    joined = torch.cat([flat * examples, flat.new_tensor([examples])])
     dist.all_reduce(joined)
-    parts = torch.split(joined / dist.get_world_size(), [len(value) for value in values.values()])
-    return dict(zip(values, parts, strict=True))
+    parts = torch.split(joined[:-1] / joined[-1], [len(value) for value in values.values()])
+    return dict(zip(values, parts, strict=True)), int(joined[-1])
 
 
 _Seen = dict[str, list[tuple[GradientEdge, Tensor | None]]]
@@ -289,17 +372,23 @@ class _Probe:
     An edge, not the tensor: an in-place activation changes the tensor, and the edge still leads to what came before.
     """
 
-    def __init__(self, model: nn.Module, layers: list[str], activation: Activation | None) -> None:
+    def __init__(self, model: nn.Module, layers: Mapping[str, Weighted], activation: Activation | None) -> None:
         self.norms: dict[str, BatchNorm] = {}
         self._activation = activation
         self._seen: _Seen = {}
         self._writer: dict[object, str] = {}
-        modules = dict(model.named_modules())
-        self._names = {modules[name]: name for name in layers}
+        by_weight = {id(layer.weight): name for name, layer in layers.items()}
+        self._names: dict[nn.Module, str] = {
+            m: by_weight[id(m.weight)] for m in model.modules() if _has_weight_of(m, by_weight)
+        }
+        self._all_norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
         self._handles = [model.register_forward_pre_hook(_Hook(self._start))]
-        for module in modules.values():
-            if module in self._names or isinstance(module, BatchNorm):
-                self._handles.append(module.register_forward_hook(_Hook(self._note)))
+        for module in (*self._names, *self._all_norms):
+            self._handles.append(module.register_forward_hook(_Hook(self._note)))
+
+    def mixes_examples(self) -> bool:
+        """Whether a BatchNorm normalizes by the batch at hand."""
+        return any(norm.training or norm.running_mean is None for norm in self._all_norms)
 
     def take(self) -> _Seen:
         """Return what the last forward pass left, and forget it."""
@@ -311,18 +400,21 @@ class _Probe:
             handle.remove()
 
     def _start(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.take()
+        # A pass without gradients, of an evaluation say, leaves what was seen before.
+        if torch.is_grad_enabled():
+            self.take()
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.grad_fn is None:
             return
         if isinstance(module, BatchNorm):
             # The BatchNorm's input is the very node that a layer wrote, or this BatchNorm follows something else.
-            name = self._writer.pop(inputs[0].grad_fn, None)
+            source = inputs[0].grad_fn if inputs else None
+            name = self._writer.pop(source, None)
             if name is None:
                 return
             self.norms[name] = module
-            self._seen[name].pop()
+            self._seen[name] = [found for found in self._seen[name] if found[0].node is not source]
         else:
             name = self._names[module]
             self._writer[output.grad_fn] = name
@@ -336,6 +428,11 @@ class _Probe:
             point = output.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self._activation(point).sum(), point)
         return slope
+
+
+def _has_weight_of(module: nn.Module, by_weight: Mapping[int, str]) -> TypeGuard[Weighted]:
+    """Whether a module computes with one of these weights; one that shares it is observed under the first's name."""
+    return isinstance(module, Weighted) and id(module.weight) in by_weight
 
 
 class _Hook:
