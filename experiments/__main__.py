@@ -18,9 +18,6 @@ from pruning_lib.records import CHECKOUT, SHIPPED, load, read, summarize, summar
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
-    # Evaluations outside of `fit` meet the denormals that its penalties made.
-    torch.set_flush_denormal(True)
     try:
         status: int = options.action(options)
     except (FileNotFoundError, ValueError) as error:
@@ -123,4 +120,5 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     sys.exit(main())

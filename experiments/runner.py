@@ -20,6 +20,7 @@ import torch
 
 from experiments.suites import NotYetError, Suite, execute
 from pruning_lib.records import CHECKOUT, read_one, write
+from pruning_lib.train import CheckpointError
 
 WORK = Path(__file__).parent / "work"
 WAIT = 5.0  # seconds between looks at runs that other processes do
@@ -82,7 +83,12 @@ class Runner:
         start, when = time.perf_counter(), datetime.now(UTC)
         folder = self.work / name
         folder.mkdir(parents=True, exist_ok=True)
-        record = execute(self.configs[name], folder, self.records)
+        try:
+            record = execute(self.configs[name], folder, self.records)
+        except CheckpointError:  # what an interrupted run left before its settings changed
+            shutil.rmtree(folder)
+            folder.mkdir()
+            record = execute(self.configs[name], folder, self.records)
         seconds = time.perf_counter() - start
         record["provenance"] = provenance() | {"seconds": round(seconds, 1), "date": f"{when:%Y-%m-%d}"}
         write(record, self.records)

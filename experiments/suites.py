@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.mnist import Bench, Config, run_loop, run_prune, run_scratch
 from pruning_lib.records import Record, identifier, read_one
+from pruning_lib.train import flushed
 
 SERENE = ("serene-exact", "serene-sampled", "serene-lower-bound", "serene-local", "serene-released")
 SERENE_STRENGTHS = (1e-3, 3e-3, 1e-2)
@@ -34,17 +35,22 @@ class NotYetError(Exception):
 def execute(config: Config, work: Path, records: Path) -> Record:
     """Do one run and return its record without provenance."""
     bench = Bench(config, work)
-    if config["recipe"] == "prune":
-        return run_prune(bench)
-    if config["recipe"] == "loop":
-        return run_loop(bench)
-    source = None
-    if "source" in config:
-        path = records / config["suite"] / f"{config['source']}.json"
-        if not path.exists():
-            raise NotYetError(f"{identifier(config)} waits for {config['source']}")
-        source = read_one(path)
-    return run_scratch(bench, source)
+    with flushed():  # evaluations meet the denormals that penalties make
+        if config["recipe"] == "prune":
+            return run_prune(bench)
+        if config["recipe"] == "loop":
+            return run_loop(bench)
+        return run_scratch(bench, _source(config, records))
+
+
+def _source(config: Config, records: Path) -> Record | None:
+    """Return the record whose architecture a control takes, if it takes one."""
+    if "source" not in config:
+        return None
+    path = records / str(config["suite"]) / f"{config['source']}.json"
+    if not path.exists():
+        raise NotYetError(f"{identifier(config)} waits for {config['source']}")
+    return read_one(path)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class LeNet300Protocol:
         By method, for the recipes prune and loop.
     sources : dict of str to tuple of float
         Methods whose architectures the scratch controls take, with the strength for each target.
+    seeds, loop_seeds : tuple of int
+        Of prune and its controls, and of loop, which comes last.
     """
 
     suite: str

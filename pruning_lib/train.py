@@ -36,6 +36,10 @@ Schedule = Callable[[float], float]
 """Progress in [0, 1) → factor on a learning rate or a strength."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
 class Evaluation(NamedTuple):
     """Mean loss and share of right answers, 0 … 1, over a set of examples."""
 
@@ -369,8 +373,8 @@ def fit(
     Raises
     ------
     ValueError
-        If an argument is out of range, or `checkpoint` is damaged or belongs to another configuration; nothing is
-        changed then.
+        If an argument is out of range, or (`CheckpointError`) if `checkpoint` is damaged or belongs to another
+        configuration; nothing is changed then.
     FloatingPointError
         If the loss is no longer finite; the model keeps the weights of that moment.
     """
@@ -382,7 +386,7 @@ def fit(
         raise ValueError(f"fit got threads={threads}; it needs 1 or more.")
     with _threads(threads):
         if threads == 1:
-            with _flushed():
+            with flushed():
                 loop.go()
         else:
             _on_new_thread(loop, threads)
@@ -542,7 +546,7 @@ class _Loop:
         run, state = self.run, _read(Path(str(self.checkpoint)))
         theirs = state["configuration"]
         if different := [name for name, value in self.configuration.items() if theirs.get(name) != value]:
-            raise ValueError(
+            raise CheckpointError(
                 f"The checkpoint {self.checkpoint} belongs to another run: it differs in {', '.join(different)}; "
                 "delete it or name another file."
             )
@@ -563,12 +567,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True)
     except Exception as error:  # a damaged archive raises whatever its reader stumbles over
-        raise ValueError(
+        raise CheckpointError(
             f"The checkpoint {path} is cut short or was not written by fit ({type(error).__name__}); "
             "delete it to start over."
         ) from error
     if not isinstance(state, dict) or "configuration" not in state:
-        raise ValueError(f"{path} is no checkpoint of fit; delete it or name another file.")
+        raise CheckpointError(f"{path} is no checkpoint of fit; delete it or name another file.")
     return state
 
 
@@ -593,8 +597,8 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _flushed() -> Iterator[None]:
-    """Flush denormals on this thread, as long as the block runs."""
+def flushed() -> Iterator[None]:
+    """Flush denormals to 0 on this thread, as long as the block runs; weights on their way to 0 slow a CPU down."""
     # torch can set the state but not tell it: 1e-40 is denormal in float32, and 0 where they are flushed.
     before = bool((torch.tensor(1e-30) * torch.tensor(1e-10)).item() == 0)
     torch.set_flush_denormal(True)

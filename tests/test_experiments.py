@@ -109,6 +109,18 @@ def test_a_run_that_has_its_record_is_skipped(done: Path) -> None:
     assert [path.stat().st_mtime_ns for path in paths] == before
 
 
+def test_a_checkpoint_that_does_not_fit_is_started_over(done: Path, tmp_path: Path) -> None:
+    name = "prune-group-lasso-1e-02-s0"
+    left = tmp_path / "work" / "digits-tiny" / name / "trained.pt"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a checkpoint")
+    runner = Runner(TINY, tmp_path, tmp_path / "work")
+    assert runner.run([name]) == []
+    (record,) = read("digits-tiny", tmp_path)
+    (expected,) = (r for r in read("digits-tiny", done) if r["config"] == record["config"])
+    assert without_timing(record) == without_timing(expected)
+
+
 def test_two_processes_never_take_the_same_run_and_locks_die_with_their_process(tmp_path: Path) -> None:
     path = tmp_path / "tiny" / "run.lock"
     code = (
