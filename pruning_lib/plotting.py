@@ -10,13 +10,16 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from cycler import cycler
-from IPython.display import HTML
 from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -70,6 +73,8 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         raise ValueError(
             f"slider got {len(figures)} figures, {len(labels)} labels, {len(alts)} alts; it needs one of each a frame."
         )
+    from IPython.display import HTML  # notebooks have it; the library does without
+
     frames = []
     for i, (figure, alt) in enumerate(zip(figures, alts, strict=True)):
         source = f"data:image/png;base64,{base64.b64encode(_small_png(figure)).decode()}"

@@ -17,7 +17,7 @@ NESTED = ".parametrizations."
 def units(model: nn.Module, example: graph.Example) -> Units:
     """Find the units of a network that can be pruned: who writes them, rescales them and reads them.
 
-    Derived in the chapter `from-zeros-to-smaller`. The model is traced in eval mode on a copy; it is not touched.
+    Met in the chapter `serene`. The model is traced in eval mode on a copy; it is not touched.
 
     Parameters
     ----------

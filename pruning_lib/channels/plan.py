@@ -153,7 +153,7 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     """Write a shrunk network: its weights as safetensors, its plan as JSON in their metadata.
 
     The file appears whole or not at all: it is written beside its place and moved there. Derived in the chapter
-    `from-zeros-to-smaller`.
+    `serene`.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 A channel goes when it is constant or read by nobody. A constant c that readers still need is paid for first: in the
 bias, b ← b + Σ_k c_k Σ_taps W_k, where no zero padding is read; else in one constant column j that stays,
-W_j ← W_j + Σ_k (c_k / c_j) W_k. Derived in the chapter `from-zeros-to-smaller`.
+W_j ← W_j + Σ_k (c_k / c_j) W_k. Met in the chapter `serene`.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | N
 
     A unit is dead if no input changes it or if nothing reads it. Exactly zero is required: 1e-15 is alive. Constants
     move into biases or into one constant channel; a layer keeps at least one unit. What no rule covers stays, with a
-    line in ``.plan.notes``. In train mode equality holds without dropout and with settled statistics. Derived in the
-    chapter `from-zeros-to-smaller`.
+    line in ``.plan.notes``. In train mode equality holds without dropout and with settled statistics. Met in the
+    chapter `serene`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Norm penalties: L1, L2, group lasso; derived in the chapter `penalties`, met first in `serene`.
+"""Norm penalties: L1, L2, group lasso; met in the chapter `serene`.
 
     L1           R = λ Σ_ij |w_ij|        prox: w ← sign(w) max(|w| − ηλ, 0)
     L2           R = ½λ Σ_ij w_ij²        prox: w ← w / (1 + ηλ)
