@@ -478,7 +478,7 @@ def test_removed_hooks_see_nothing():
 def test_the_sampled_estimator_is_cheap_by_default():
     model, x = make()
     reg = SeReNe(model)
-    assert (reg.every, reg.smoothing) == (2, 0.7)
+    assert (reg.every, reg.smoothing) == (3, 0.6)
     assert (SeReNe(model, estimator="exact").every, SeReNe(model, estimator="exact").smoothing) == (1, 0.0)
     reg.penalty(model(x))
     one_class_an_example = SeReNe(model, every=1, smoothing=0.0)

@@ -62,10 +62,10 @@ class SeReNe(Regularizer):
         ``"released"``, for ``"exact"`` alone, divides S by the batch size, as the released code does by differentiating
         the batch mean. S̄ is then close to 1 for every unit, and the method close to plain decay.
     every : int, optional
-        S is measured at every such step and kept in between. Default: 2 for ``"sampled"``, else 1.
+        S is measured at every such step and kept in between. Default: 3 for ``"sampled"``, else 1.
     smoothing : float, optional
         S of the update is an exponential moving average that keeps this share of its past at each measurement.
-        Default: 0.7 for ``"sampled"``, else 0.
+        Default: 0.6 for ``"sampled"``, else 0.
     activation : callable
         φ, for ``"local"`` alone. The layer that writes `outputs` counts as linear.
     units : Units, optional
@@ -106,8 +106,8 @@ class SeReNe(Regularizer):
         if space != "mean" and estimator == "local":
             raise ValueError(f"estimator='local' knows space='mean' alone: no output is summed over; got {space!r}.")
         cheap = estimator == "sampled"
-        self.every = (2 if cheap else 1) if every is None else int(every)
-        self.smoothing = (0.7 if cheap else 0.0) if smoothing is None else float(smoothing)
+        self.every = (3 if cheap else 1) if every is None else int(every)
+        self.smoothing = (0.6 if cheap else 0.0) if smoothing is None else float(smoothing)
         if self.every < 1:
             raise ValueError(f"SeReNe got every={every!r}; it is a number of steps, 1 or more.")
         if not 0 <= self.smoothing < 1:
@@ -249,7 +249,8 @@ class SeReNe(Regularizer):
             slopes = torch.autograd.grad(outputs, [e for _, e in edges], seed, retain_graph=True, allow_unused=True)
             for (name, _), slope in zip(edges, slopes, strict=True):
                 if slope is not None:
-                    value = self._reduce(slope, name)
+                    # A slope is ours to overwrite, unless it is the seed itself, as at the output layer.
+                    value = self._reduce(slope, name, overwrite=slope.data_ptr() != seed.data_ptr())
                     total[name] = total[name] + value if name in total else value
         if not total:
             raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
@@ -277,9 +278,10 @@ class SeReNe(Regularizer):
         signs = 2.0 * torch.randint(2, (examples, 1), generator=self._generator) - 1
         return [seed * signs.to(seed) for seed in seeds]
 
-    def _reduce(self, slope: Tensor, name: str) -> Tensor:
+    def _reduce(self, slope: Tensor, name: str, overwrite: bool = False) -> Tensor:
         """Reduce ∂y/∂p of one layer to (units,)."""
-        return reduce_slopes(slope, self.space, units=-1 if isinstance(self._layers[name], nn.Linear) else 1)
+        axis = -1 if isinstance(self._layers[name], nn.Linear) else 1
+        return reduce_slopes(slope, self.space, units=axis, overwrite=overwrite)
 
     def _local(self, outputs: Tensor, seen: _Seen) -> dict[str, Tensor]:
         """Return E|φ′(p)| of every layer, the mean of its uses; 1 for the layer that writes the outputs."""
@@ -331,7 +333,7 @@ def _first_of(wanted: set[Any], node: Any) -> Any:
     return node
 
 
-def reduce_slopes(slope: Tensor, space: str, units: int = 1) -> Tensor:
+def reduce_slopes(slope: Tensor, space: str, units: int = 1, overwrite: bool = False) -> Tensor:
     """Reduce slopes ∂y/∂p of shape (examples, …, units, …) to (units,): over space, then the mean over examples.
 
     Parameters
@@ -342,12 +344,16 @@ def reduce_slopes(slope: Tensor, space: str, units: int = 1) -> Tensor:
         How places are joined: mean of |·|, sum of |·|, |sum of ·|.
     units : int
         The axis of the units.
+    overwrite : bool
+        `slope` is not needed any more. Two layers may share it, as before a sum: |·| of |·| is |·|.
     """
     units %= slope.ndim
     places = [axis for axis in range(1, slope.ndim) if axis != units]
     if space == "abs-of-sum" and places:
         return slope.sum(places, dtype=torch.float32).abs().mean(0)
-    total = slope.abs().sum([0, *places], dtype=torch.float32)
+    # A fresh array of a convolution's size costs more than its absolute values.
+    size = slope.abs_() if overwrite and slope.is_contiguous() else slope.abs()
+    total = size.sum([0, *places], dtype=torch.float32)
     count = math.prod(slope.shape[axis] for axis in places) if space == "mean" else 1
     return total / (slope.shape[0] * count)
 
