@@ -47,7 +47,7 @@ class LeNet300(nn.Sequential):
 class LeNet5(nn.Sequential):
     """Caffe's LeNet-5 with a ReLU after each hidden layer; 431,080 parameters and 2,293,000 MACs by default.
 
-    conv1 → ReLU → max-pool 2 → conv2 → ReLU → max-pool 2 → flatten → fc1 → ReLU → fc2.
+    conv1 → max-pool 2 → ReLU → conv2 → max-pool 2 → ReLU → flatten → fc1 → ReLU → fc2.
 
     Parameters
     ----------
@@ -90,8 +90,9 @@ class LeNet5(nn.Sequential):
             layers[f"conv{i}"] = nn.Conv2d(channels[i - 1], channels[i], kernel, padding=padding, bias=not bn)
             if bn:
                 layers[f"bn{i}"] = nn.BatchNorm2d(channels[i])
-            layers[f"relu{i}"] = nn.ReLU()
+            # Maximum and ReLU commute; this order takes the ReLU of a quarter of the map.
             layers[f"pool{i}"] = nn.MaxPool2d(2)
+            layers[f"relu{i}"] = nn.ReLU()
         layers["flatten"] = nn.Flatten()
         layers["fc1"] = nn.Linear(widths[1] * height * width, widths[2], bias=not bn)
         if bn:
