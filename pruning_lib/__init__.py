@@ -4,16 +4,19 @@ The library of *Pruning by Regularization*; every public name is derived in one 
 """
 
 from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
+from pruning_lib.dynamics import Dynamics
 from pruning_lib.measure import Measurement, measure, recalibrate
 from pruning_lib.models import LeNet5, LeNet300
-from pruning_lib.regularizers import L1, L2, GroupLasso, Regularizer, SeReNe
+from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, Regularizer, SeReNe, StochasticPruning
 from pruning_lib.select import Hold, hold, select, threshold_weights, zero
 from pruning_lib.train import ThresholdOnPlateau, evaluate, fit
 
 __all__ = [
     "L1",
     "L2",
+    "Dynamics",
     "GroupLasso",
+    "Guided",
     "Hold",
     "LeNet5",
     "LeNet300",
@@ -22,6 +25,7 @@ __all__ = [
     "Regularizer",
     "SeReNe",
     "Shrunk",
+    "StochasticPruning",
     "ThresholdOnPlateau",
     "evaluate",
     "fit",

@@ -1,7 +1,9 @@
 """PENALIZE: every method behind one protocol, one file a method."""
 
 from pruning_lib.regularizers.base import Regularizer
+from pruning_lib.regularizers.guided import Guided
 from pruning_lib.regularizers.norms import L1, L2, GroupLasso
 from pruning_lib.regularizers.serene import SeReNe
+from pruning_lib.regularizers.stochastic import StochasticPruning
 
-__all__ = ["L1", "L2", "GroupLasso", "Regularizer", "SeReNe"]
+__all__ = ["L1", "L2", "GroupLasso", "Guided", "Regularizer", "SeReNe", "StochasticPruning"]
