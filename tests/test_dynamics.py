@@ -79,7 +79,7 @@ def test_all_writers_and_readers_of_a_stream_count():
 
 
 def scripted() -> Dynamics:
-    """Unit 0 loses its inputs at 10 and its readers at 30; unit 1 its readers at 20; unit 2 loses inputs and regrows."""
+    """Unit 0 loses inputs at 10, readers at 30; unit 1 readers at 20; unit 2 loses inputs at 10 and regrows."""
     model, groups = mlp()
     dynamics = Dynamics(model, groups)
     with torch.no_grad():
