@@ -329,12 +329,14 @@ def sampled(base: type, strength: float, temperature: float) -> tuple[float, lis
 
 
 def test_with_l2_whole_nodes_are_cleared_where_l1_or_no_penalty_leave_isolated_weights():
-    # Temperatures are the default's, and 4 times it where no penalty helps; each sparser than with L2.
+    # Over 10 seeds, of 150 nodes: dead on both sides 45 to 66 with L2, 28 to 46 with L1, 0 without; on one side 0 to 2,
+    # 0 to 6, 4 to 10. L2 has no more zero weights than the others, who need 4 times the temperature without penalty.
     gone_l2, (_, half_l2, dead_l2) = sampled(L2, 5e-3, 0.1)
     gone_l1, (_, _, dead_l1) = sampled(L1, 8e-4, 0.1)
     gone, (_, half, dead) = sampled(L2, 0.0, 0.4)
-    assert gone_l2 < min(gone_l1 + 0.03, gone)
-    assert dead_l2 >= 45 > dead_l1 + 3 > dead + 15
-    assert half_l2 <= 3
-    assert dead <= 3
-    assert half >= 4
+    assert gone_l2 < min(gone_l1 + 0.01, gone)
+    assert dead_l2 >= 40
+    assert dead_l2 >= dead_l1 + 8
+    assert dead_l1 >= dead + 15
+    assert half_l2 <= 4
+    assert dead <= 3 <= half
