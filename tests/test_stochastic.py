@@ -87,8 +87,7 @@ def test_draws_of_neighbours_of_steps_and_of_layers_are_independent():
 
 
 def test_what_has_no_chance_to_go_never_goes_even_for_the_smallest_random_number(monkeypatch):
-    smallest = torch.zeros(2, 3)
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: smallest.clone())
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.zeros(count))
     gone = drop(layer_of(torch.tensor([[0.0, 12.0, 7.0], [0.1, -12.0, -7.0]])), temperature={"": 1.0})
     assert not gone[:, 1:].any()
 
@@ -264,13 +263,14 @@ def test_shared_weights_are_sampled_once():
     assert abs(share - 0.5) < DEVIATIONS * 0.5 / 300
 
 
-def test_the_mask_is_one_bool_a_weight_and_regrowing_keeps_nothing():
+def test_the_mask_is_one_copy_of_the_weights_and_regrowing_keeps_nothing():
     for mode, wanted in (("regrow", 0), ("mask", sum(p.numel() for p in network().parameters() if p.ndim > 1))):
         model = network()
         reg = StochasticPruning(model, mode=mode)
         reg.update(sgd(model))
-        held = reg.state_dict()["held"].values()
-        assert sum(mask.numel() * mask.element_size() for mask in held) == wanted
+        kept = reg.state_dict()["kept"].values()
+        assert sum(mask.numel() * mask.element_size() for mask in kept) == 4 * wanted
+        assert all(torch.equal(mask != 0, layer.weight != 0) for mask, layer in zip(kept, model[1::2], strict=False))
 
 
 @pytest.mark.parametrize(
