@@ -5,12 +5,18 @@
 p_i: pre-activation of unit i; y: the C outputs; E: mean over the batch (and over space for a convolution). A unit that
 the outputs do not feel decays by λ a step, one that they feel (S ≥ 1) not at all. λ is not multiplied by η.
 
+The outputs of a segmentation, a sequence or a regression are all the numbers that one example gives: a map of K classes
+has C = K·H·W of them. A unit at one place moves few; what counts is the whole channel's reach, its sum over space.
+
 The estimators of S differ in what one step costs:
 
     exact        C backward passes      S as above
-    sampled      1 backward pass        E|∂y_k / ∂p_i| with a class k drawn for each example: unbiased for S
-    lower-bound  1 backward pass        1/C E|Σ_k ∂y_k / ∂p_i| ≤ S
+    sampled      1 backward pass        E|∂y_k / ∂p_i| with an output k drawn for each example: unbiased for S
+    lower-bound  1 backward pass        1/C E|Σ_k ∂y_k / ∂p_i| ≤ S; signs cancel, over the places of a map most of all
     local        none                   E|φ′(p_i)|, the unit's own activation φ alone
+
+(All outputs at once with random signs would measure √Σ_k (∂y_k/∂p_i)², which falls the shorter of C·S the more outputs
+a unit moves: no S, and no two layers alike.)
 
 One example's slopes are taken while the others stay as they are. A BatchNorm in train mode mixes them; each example
 then counts with a random sign, which no |·| notices and which keeps what the others send back from adding up.
@@ -19,7 +25,7 @@ then counts with a random sign, which no |·| notices and which keeps what the o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeGuard
 
 import torch
@@ -55,9 +61,11 @@ class SeReNe(Regularizer):
         λ in [0, 1), a share of the weight per step. The authors' code uses 1e-4 by default.
     estimator : {"sampled", "exact", "lower-bound", "local"}
         How S is measured; see the top of this file. ``"exact"`` is the definition.
-    space : {"mean", "sum", "abs-of-sum"}
-        Convolutions: mean of |·| over the map (the released code), its sum, or |sum of ·| (the map moved as one).
-        ``"local"`` knows the mean alone.
+    space : {"mean", "sum", "abs-of-sum"}, optional
+        Convolutions, and linear layers along a sequence: mean of |·| over the places of p (the released code), its sum,
+        or |sum of ·| (the map moved as one). ``"local"`` knows the mean alone. Default: ``"mean"``; for outputs with
+        places of their own, of which one place of p moves few, ``"sum"``. A network that treats each place alone then
+        has the sensitivities that it has on single places.
     scaling : {"paper", "released"}
         ``"released"``, for ``"exact"`` alone, divides S by the batch size, as the released code does by differentiating
         the batch mean. S̄ is then close to 1 for every unit, and the method close to plain decay.
@@ -71,7 +79,7 @@ class SeReNe(Regularizer):
     units : Units, optional
         Regularize only the writers of these units; the released code decays the output layer too.
     seed : int
-        Of the sampled classes and signs.
+        Of the sampled outputs and signs.
 
     Raises
     ------
@@ -89,7 +97,7 @@ class SeReNe(Regularizer):
         strength: float = 1e-4,
         *,
         estimator: Literal["sampled", "exact", "lower-bound", "local"] = "sampled",
-        space: Literal["mean", "sum", "abs-of-sum"] = "mean",
+        space: Literal["mean", "sum", "abs-of-sum"] | None = None,
         scaling: Literal["paper", "released"] = "paper",
         every: int | None = None,
         smoothing: float | None = None,
@@ -99,11 +107,11 @@ class SeReNe(Regularizer):
     ) -> None:
         self.strength = _checked_share(strength, self)
         self.estimator = checked_choice(estimator, "estimator", ("sampled", "exact", "lower-bound", "local"))
-        self.space = checked_choice(space, "space", ("mean", "sum", "abs-of-sum"))
+        self.space = space if space is None else checked_choice(space, "space", ("mean", "sum", "abs-of-sum"))
         self.scaling = checked_choice(scaling, "scaling", ("paper", "released"))
         if scaling == "released" and estimator != "exact":
             raise ValueError(f"scaling='released' is the factor of the exact estimator; got estimator={estimator!r}.")
-        if space != "mean" and estimator == "local":
+        if space not in (None, "mean") and estimator == "local":
             raise ValueError(f"estimator='local' knows space='mean' alone: no output is summed over; got {space!r}.")
         cheap = estimator == "sampled"
         self.every = (3 if cheap else 1) if every is None else int(every)
@@ -132,14 +140,16 @@ class SeReNe(Regularizer):
         Parameters
         ----------
         outputs : Tensor
-            Of shape (examples, C), before any softmax, from a forward pass with gradient.
+            The model's, before any softmax, from a forward pass with gradient. The first axis counts the examples, the
+            others what one example gives: (N, C), (N,), maps (N, C, H, W), sequences (N, T, C). Pass a sequence before
+            its steps are flattened into the examples, or the slopes of one sequence's steps are taken as one.
 
         Raises
         ------
         TypeError
             If `outputs` is no tensor.
         ValueError
-            If `outputs` have another shape, carry no graph, or do not come from the model's last forward pass.
+            If `outputs` are a scalar, carry no graph, or do not come from the model's last forward pass.
         """
         _check_outputs(outputs)
         seen = self._probe.take()
@@ -244,17 +254,17 @@ class SeReNe(Regularizer):
         """Return S of every layer, from as many backward passes as the estimator takes."""
         edges = [(name, edge) for name, found in seen.items() for edge, _ in found]
         total: dict[str, Tensor] = {}
-        seeds = self._seeds(outputs.detach())
-        for seed in seeds:
+        space = self.space or ("mean" if outputs.ndim <= 2 else "sum")
+        for seed in self._seeds(outputs.detach()):
             slopes = torch.autograd.grad(outputs, [e for _, e in edges], seed, retain_graph=True, allow_unused=True)
             for (name, _), slope in zip(edges, slopes, strict=True):
                 if slope is not None:
                     # A slope is ours to overwrite, unless it is the seed itself, as at the output layer.
-                    value = self._reduce(slope, name, overwrite=slope.data_ptr() != seed.data_ptr())
+                    value = self._reduce(slope, name, space, overwrite=slope.data_ptr() != seed.data_ptr())
                     total[name] = total[name] + value if name in total else value
         if not total:
             raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
-        share = 1.0 if self.estimator == "sampled" else 1 / outputs.shape[1]
+        share = 1.0 if self.estimator == "sampled" else 1 / _numbers(outputs)
         if self.scaling == "released":
             share /= outputs.shape[0]
         for name in seen.keys() - total.keys():
@@ -262,26 +272,28 @@ class SeReNe(Regularizer):
             total[name] = torch.zeros(len(rows(self._layers[name])), device=outputs.device)
         return {name: total[name] * share for name in seen}
 
-    def _seeds(self, outputs: Tensor) -> list[Tensor]:
-        """Return the vectors that each backward pass multiplies the outputs with, each of shape (examples, C)."""
-        examples, classes = outputs.shape
+    def _seeds(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Yield the vectors that each backward pass multiplies the outputs with, in the outputs' shape."""
+        examples, count = len(outputs), _numbers(outputs)
+        seeds: Iterable[Tensor]
         if self.estimator == "lower-bound":
-            seeds = [torch.ones_like(outputs)]
+            seeds = [outputs.new_ones(examples, count)]
         elif self.estimator == "sampled":
-            drawn = torch.randint(classes, (examples, 1), generator=self._generator).to(outputs.device)
-            seeds = [torch.zeros_like(outputs).scatter_(1, drawn, 1.0)]
+            drawn = torch.randint(count, (examples, 1), generator=self._generator).to(outputs.device)
+            seeds = [outputs.new_zeros(examples, count).scatter_(1, drawn, 1.0)]
         else:
-            one_hot = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
-            seeds = [row.expand(examples, classes) for row in one_hot]
-        if not self._probe.mixes_examples():
-            return seeds
-        signs = 2.0 * torch.randint(2, (examples, 1), generator=self._generator) - 1
-        return [seed * signs.to(seed) for seed in seeds]
+            # One at a time: those of a map, all at once, would take its size squared.
+            seeds = (_one_hot(k, outputs.new_zeros(count)).expand(examples, count) for k in range(count))
+        signs = None
+        if self._probe.mixes_examples():
+            signs = 2.0 * torch.randint(2, (examples, 1), generator=self._generator) - 1
+        for seed in seeds:
+            yield (seed if signs is None else seed * signs.to(seed)).reshape(outputs.shape)
 
-    def _reduce(self, slope: Tensor, name: str, overwrite: bool = False) -> Tensor:
+    def _reduce(self, slope: Tensor, name: str, space: str, overwrite: bool = False) -> Tensor:
         """Reduce ∂y/∂p of one layer to (units,)."""
         axis = -1 if isinstance(self._layers[name], nn.Linear) else 1
-        return reduce_slopes(slope, self.space, units=axis, overwrite=overwrite)
+        return reduce_slopes(slope, space, units=axis, overwrite=overwrite)
 
     def _local(self, outputs: Tensor, seen: _Seen) -> dict[str, Tensor]:
         """Return E|φ′(p)| of every layer, the mean of its uses; 1 for the layer that writes the outputs."""
@@ -290,7 +302,7 @@ class SeReNe(Regularizer):
         for name, found in seen.items():
             for edge, slope in found:
                 assert slope is not None
-                value = self._reduce(slope, name)
+                value = self._reduce(slope, name, "mean")
                 values.setdefault(name, []).append(torch.ones_like(value) if edge.node is last else value)
         return {name: torch.stack(uses).mean(0) for name, uses in values.items()}
 
@@ -314,15 +326,24 @@ def _check_eager(model: nn.Module) -> None:
 
 
 def _check_outputs(outputs: Tensor) -> None:
-    """Raise unless these are differentiable outputs of shape (examples, C)."""
+    """Raise unless these are differentiable outputs of shape (examples, …)."""
     if not isinstance(outputs, Tensor):
-        raise TypeError(f"SeReNe got a {type(outputs).__name__}; pass the tensor of logits, (examples, classes).")
-    if outputs.ndim != 2:
-        raise ValueError(
-            f"SeReNe got outputs of shape {tuple(outputs.shape)}; it needs the model's, (examples, classes)."
-        )
+        raise TypeError(f"SeReNe got a {type(outputs).__name__}; pass the tensor of outputs, (examples, …).")
+    if outputs.ndim == 0:
+        raise ValueError("SeReNe got a scalar; it needs the model's outputs, (examples, …), not the loss.")
     if outputs.grad_fn is None:
         raise ValueError("SeReNe got outputs without a graph; run the forward pass with gradients enabled.")
+
+
+def _numbers(outputs: Tensor) -> int:
+    """Return C, how many numbers one example gives."""
+    return math.prod(outputs.shape[1:])
+
+
+def _one_hot(k: int, zeros: Tensor) -> Tensor:
+    """Set number k to 1."""
+    zeros[k] = 1
+    return zeros
 
 
 def _first_of(wanted: set[Any], node: Any) -> Any:
