@@ -329,14 +329,14 @@ def sampled(base: type, strength: float, temperature: float) -> tuple[float, lis
 
 
 def test_with_l2_whole_nodes_are_cleared_where_l1_or_no_penalty_leave_isolated_weights():
-    # Over 10 seeds, of 150 nodes: dead on both sides 45 to 66 with L2, 28 to 46 with L1, 0 without; on one side 0 to 2,
-    # 0 to 6, 4 to 10. L2 has no more zero weights than the others, who need 4 times the temperature without penalty.
+    # Over 10 seeds, of 150 nodes: dead on both sides 44 to 65 with L2, 28 to 44 with L1 (13 to 26 fewer), none without;
+    # on one side 0 to 2, 1 to 7, 5 to 16. Without penalty it takes 4 times the temperature to get as many zeros.
     gone_l2, (_, half_l2, dead_l2) = sampled(L2, 5e-3, 0.1)
     gone_l1, (_, _, dead_l1) = sampled(L1, 8e-4, 0.1)
     gone, (_, half, dead) = sampled(L2, 0.0, 0.4)
-    assert gone_l2 < min(gone_l1 + 0.01, gone)
-    assert dead_l2 >= 40
-    assert dead_l2 >= dead_l1 + 8
+    assert gone_l2 < min(gone_l1 + 0.02, gone)
+    assert dead_l2 >= 35
+    assert dead_l2 >= dead_l1 + 6
     assert dead_l1 >= dead + 15
     assert half_l2 <= 4
     assert dead <= 3 <= half

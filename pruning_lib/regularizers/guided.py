@@ -1,4 +1,4 @@
-"""Guided regularizers (arXiv 2305.18448, 2023): some units cost more than others; see `guided-regularizers`.
+"""Guided regularizers (Rafid & Sandu, 2023, arXiv 2305.18448): some units cost more; see `guided-regularizers`.
 
     R = λ Σ_n Σ_i g_i Ω(w_i)        Ω(w_i) = ‖w_i‖₁, ½‖w_i‖₂² or ‖w_i‖₂        g_i ≥ 0,  mean of g over a layer = 1
 
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
 from pruning_lib.regularizers.base import Regularizer, checked_choice, learning_rates, unwrapped
@@ -81,6 +82,9 @@ class Guided(Regularizer):
     Notes
     -----
     With constant guidance this is its base: on the incoming side ``base(model, strength, units=units)``.
+
+    On digits dead units gather where g is high, but contiguous they are under ``"step"`` alone: elsewhere single units
+    that the loss needs stay alive among the dead.
     """
 
     def __init__(
@@ -111,7 +115,7 @@ class Guided(Regularizer):
         """Return R, or 0 where `update` applies it."""
         if self.apply == "prox":
             return outputs.new_zeros(())
-        values = [self._value(joined(layer), self._parts[name]) for name, layer in self._layers.items()]
+        values = [_Penalty.apply(joined(layer), self, self._parts[name]) for name, layer in self._layers.items()]
         return self.strength * torch.stack(values).sum()
 
     @torch.no_grad()
@@ -128,12 +132,20 @@ class Guided(Regularizer):
         """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
         return self._importance()
 
-    def _value(self, weight: Tensor, parts: list[_Part]) -> Tensor:
+    def value(self, weight: Tensor, parts: list[_Part]) -> Tensor:
         """Return R/λ of one layer."""
         if self.base is GroupLasso:
-            return torch.stack([(part.g.to(weight) * part.lengths(weight)).sum() for part in parts]).sum()
-        share = _mean([part.spread(part.g, weight) for part in parts])
-        return (share * weight.abs()).sum() if self.base is L1 else 0.5 * (share * weight.square()).sum()
+            return torch.stack([part.g.to(weight) @ part.lengths(weight) for part in parts]).sum()
+        power = 1 if self.base is L1 else 2
+        return torch.stack([part.g.to(weight) @ part.norms(weight, power) ** power for part in parts]).mean() / power
+
+    def slope(self, weight: Tensor, parts: list[_Part], factor: Tensor) -> Tensor:
+        """Return factor · ∂(R/λ)/∂w of one layer; 0 where a norm has no slope."""
+        if self.base is GroupLasso:
+            pulls = [part.direction(weight).mul_(part.spread(factor * part.g, weight)) for part in parts]
+            return pulls[0] if len(pulls) == 1 else pulls[0] + pulls[1]
+        share = factor * _mean([part.spread(part.g, weight) for part in parts])
+        return share * (weight.sign() if self.base is L1 else weight)
 
     def _prox(self, weight: Tensor, parts: list[_Part], step: float) -> None:
         """Apply the proximal map of `step` times R/λ, in place."""
@@ -148,6 +160,21 @@ class Guided(Regularizer):
                 # A group at 0 divides 0 by 0; it has to stay 0.
                 scale = torch.where(length > reach, 1 - reach / length, 0.0)
                 weight.mul_(part.spread(scale[part.first], weight))
+
+
+class _Penalty(torch.autograd.Function):
+    """R/λ of one layer, whose gradient takes a pass over the weights where autograd would take several."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, method: Guided, parts: list[_Part]) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.method, ctx.parts = method, parts
+        return method.value(weight, parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.method.slope(*ctx.saved_tensors, ctx.parts, factor), None, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,14 +194,23 @@ class _Part:
         shape[self.axis] = weight.shape[self.axis]
         return values.to(weight).view(shape)
 
+    def norms(self, weight: Tensor, power: int) -> Tensor:
+        """Return ‖·‖_power of every channel, shape (channels,)."""
+        others = [axis for axis in range(1, weight.ndim) if axis != self.axis]
+        norms: Tensor = torch.linalg.vector_norm(weight, power, others)
+        return norms.flatten()
+
     def lengths(self, weight: Tensor) -> Tensor:
-        """Return ‖·‖₂ of each group at its first channel, 0 at the others, shape (channels,)."""
-        length: Tensor = weight.transpose(1, self.axis).flatten(0, 1).flatten(1).norm(dim=1)
+        """Return ‖·‖₂ of every group at its first channel, 0 at the others, shape (channels,)."""
+        norms = self.norms(weight, 2)
         if torch.equal(self.first, torch.arange(len(self.first))):
-            return length
-        square = torch.zeros_like(length).index_add(0, self.first.to(length.device), length.square())
-        # The slope of a root is infinite at 0; that of a group of zeros is taken as 0.
-        return torch.where(square > 0, square, 1).sqrt() * (square > 0)
+            return norms
+        return torch.zeros_like(norms).index_add(0, self.first.to(norms.device), norms.square()).sqrt()
+
+    def direction(self, weight: Tensor) -> Tensor:
+        """Return each weight over the length of its group; 0 in a group of zeros."""
+        length = self.lengths(weight)[self.first]
+        return weight / self.spread(torch.where(length > 0, length, 1), weight)
 
 
 def joined(layer: Weighted) -> Tensor:
