@@ -207,22 +207,22 @@ class Dynamics(Callback):
         total = torch.zeros(group.size, dtype=torch.float64)
         for member in members:
             index = member.index.cpu()
-            total.index_add_(0, index[index >= 0], squares(self._modules[member.layer]).cpu()[index >= 0])
+            total.index_add_(0, index[index >= 0], squares(self._modules[member.layer])[index >= 0])
         return total.sqrt()
 
 
 # Squares in float64: those of a float32 weight cannot underflow there, so that only a true 0 looks dead.
 def _written(layer: Any) -> Tensor:
-    return joined(layer).double().flatten(3).square().sum((2, 3)).flatten()
+    return joined(layer).cpu().double().flatten(3).square().sum((2, 3)).flatten()
 
 
 def _read(layer: Any) -> Tensor:
-    return joined(layer).double().flatten(3).square().sum((1, 3)).flatten()
+    return joined(layer).cpu().double().flatten(3).square().sum((1, 3)).flatten()
 
 
 def _scaled(norm: Any) -> Tensor:
     weight: Tensor = norm.weight
-    return weight.double().square()
+    return weight.cpu().double().square()
 
 
 def _times_at(records: Tensor, times: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ class Guided(Regularizer):
     -----
     With constant guidance this is its base: on the incoming side ``base(model, strength, units=units)``.
 
-    On digits dead units gather where g is high, but contiguous they are under ``"step"`` alone: elsewhere single units
-    that the loss needs stay alive among the dead.
+    On digits dead units gather where g is high, but only ``"step"`` leaves them (nearly) contiguous: with the others,
+    units that the loss needs stay alive among the dead.
     """
 
     def __init__(
@@ -132,17 +132,17 @@ class Guided(Regularizer):
         """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
         return self._importance()
 
-    def value(self, weight: Tensor, parts: list[_Part]) -> Tensor:
+    def _value(self, weight: Tensor, parts: list[_Part]) -> Tensor:
         """Return R/λ of one layer."""
         if self.base is GroupLasso:
             return torch.stack([part.g.to(weight) @ part.lengths(weight) for part in parts]).sum()
         power = 1 if self.base is L1 else 2
         return torch.stack([part.g.to(weight) @ part.norms(weight, power) ** power for part in parts]).mean() / power
 
-    def slope(self, weight: Tensor, parts: list[_Part], factor: Tensor) -> Tensor:
+    def _slope(self, weight: Tensor, parts: list[_Part], factor: Tensor) -> Tensor:
         """Return factor · ∂(R/λ)/∂w of one layer; 0 where a norm has no slope."""
         if self.base is GroupLasso:
-            pulls = [part.direction(weight).mul_(part.spread(factor * part.g, weight)) for part in parts]
+            pulls = [part.direction(weight).mul_(factor * part.spread(part.g, weight)) for part in parts]
             return pulls[0] if len(pulls) == 1 else pulls[0] + pulls[1]
         share = factor * _mean([part.spread(part.g, weight) for part in parts])
         return share * (weight.sign() if self.base is L1 else weight)
@@ -169,12 +169,12 @@ class _Penalty(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, method: Guided, parts: list[_Part]) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.method, ctx.parts = method, parts
-        return method.value(weight, parts)
+        return method._value(weight, parts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.method.slope(*ctx.saved_tensors, ctx.parts, factor), None, None
+        return ctx.method._slope(*ctx.saved_tensors, ctx.parts, factor), None, None
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,8 +90,8 @@ class StochasticPruning(Regularizer):
 
     Notes
     -----
-    On digits the abstract's claim holds in kind: of networks with as many zero weights, the one trained with L2 has lost
-    the most whole nodes, L1 fewer, and sampling alone leaves every other side alive. Both sides mostly die together.
+    On digits the abstract's claim holds in kind: at about as many zero weights, L2 has cleared the most nodes on both
+    sides, L1 fewer, and sampling alone none: it leaves one-sided ones. Under L2 the two sides die nearly together.
 
     The optimizer's momentum of a zeroed weight is left as it is. Under ``"regrow"`` it is the only memory that such a
     weight has: a gradient that persists builds up there until one step leaps over τ. Under ``"mask"`` it moves nothing.
