@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from pruning_lib.channels import rules, shrink, units
+from pruning_lib.channels import shrink, units
 from pruning_lib.models import LeNet5, LeNet300
 from pruning_lib.regularizers import SeReNe
 
@@ -431,25 +431,42 @@ def test_changes_in_place_are_followed_or_left_alone(view):
     assert_equal(model, shrunk.model, 4)
 
 
-def test_an_operator_without_a_rule_keeps_its_channels_and_says_so():
+def test_what_counts_every_channel_keeps_them_and_says_so():
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)))
     kill(model[0], [1])
     kill(model[2], [1])
     shrunk = shrink(model, torch.randn(2, 4))
     assert shrunk.removed == {"2": 1}
-    assert shrunk.plan.notes == ["0: 1 unit that carries nothing stays: it feeds `layer_norm`, which has no rule"]
+    assert shrunk.plan.notes == ["0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel"]
 
 
-NEEDS = {"softshrink": (0.5,), "threshold": (0.1, 0.2), "clamp": (-1.0, 1.0), "clamp_min": (0.0,), "clamp_max": (1.0,)}
-PAIRS = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")
+SWALLOW_NAN = {
+    "sign": torch.sign,
+    "greater": lambda x: (x > 0.1).to(x.dtype),
+    "where": lambda x: torch.where(x > 0, x, 0.3),
+    "fmax": lambda x: torch.fmax(x, torch.full((), 0.2, dtype=x.dtype)),
+    "nan_to_num": torch.nan_to_num,
+    "masked_fill": lambda x: x.masked_fill(x < 0, -1.0),
+    "floor": torch.floor,
+    "isnan": lambda x: x.isnan().to(x.dtype) + x.ceil(),
+}
 
 
-@pytest.mark.parametrize("name", sorted(rules.ELEMENTWISE))
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_the_whitelist_passes_nan_on(name, dtype):
-    x = torch.full((37,), float("nan"), dtype=dtype)
-    others = (torch.ones(37, dtype=dtype),) if name in PAIRS else NEEDS.get(name, ())
-    assert getattr(torch.ops.aten, name)(x, *others).isnan().all()
+@pytest.mark.parametrize("name", SWALLOW_NAN)
+def test_a_live_unit_stays_live_behind_operators_that_swallow_nan(name):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 9), nn.Linear(9, 2)
+
+        def forward(self, x):
+            return self.b(SWALLOW_NAN[name](3 * self.a(x)))
+
+    model = seeded(Net).double()
+    kill(model.a, [2, 5], bias=0.7)
+    shrunk = shrink(model, torch.randn(2, 4).double())
+    assert shrunk.removed == {"a": 2}
+    assert_equal(model, shrunk.model, 4, tolerance=1e-12)
 
 
 # Random chains

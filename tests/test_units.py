@@ -84,15 +84,16 @@ def test_layers_without_a_rule_say_so():
     model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
     groups = units(model, torch.randn(1, 4))
     assert list(groups) == ["2"]
-    assert groups.fixed == {"0": "feeds `softmax`, which has no rule", "4": "writes the model's output"}
+    assert groups.fixed == {"0": "feeds `softmax`, whose statistics count every channel", "4": "writes the model's output"}
 
 
-def test_grouped_convolutions_stay():
+def test_grouped_convolutions_are_followed():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 2, 1))
     groups = units(model, torch.randn(1, 1, 5, 5))
-    assert list(groups) == []
-    assert groups.fixed["1"] == "meets `conv2d` with 2 groups, whose sizes must stay equal"
-    assert "feeds" not in groups.fixed["1"]
+    assert list(groups) == ["0", "1"]
+    assert str(groups["0"]) == "0 → 1, 4 units, inner"
+    assert groups["0"].readers[0].index.tolist() == [0, 1, 2, 3]
+    assert groups["1"].size == 8
 
 
 def test_input_that_is_added_pins_what_it_meets():

@@ -112,9 +112,9 @@ def paired(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.cat([arg, arg]) for arg in args) if all(len(arg) == 1 for arg in args) else args
 
 
-def clone(model: nn.Module) -> nn.Module:
-    """Deep-copy the model without the hooks that this library's observers have put on it."""
-    memo: dict[int, Any] = {}
+def clone(model: nn.Module, share: bool = False) -> nn.Module:
+    """Deep-copy the model without the hooks that this library's observers have put on it; `share` its parameters."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     for module in model.modules():
         for name in HOOKS:
             hooks = getattr(module, name, None)
@@ -229,6 +229,23 @@ def _refusal(model: nn.Module, args: tuple[Tensor, ...], error: BaseException, w
         f"`{what}` could not trace {name}: {why}{place(error)}. Nothing was changed. "
         "Move that out of `forward`, or pass the part of the model that does without it."
     )
+
+
+def shape_of(node: Node) -> torch.Size:
+    """Return the shape of what a node returned on the example."""
+    return torch.Size(node.meta["val"].shape)
+
+
+def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
+    """Return an operator's argument, given by position or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def caller(graph: Graph, node: Node) -> tuple[str, nn.Module]:
+    """Return name and module of the innermost module whose forward calls an operator."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    path = str(next(reversed(stack.values()))[0])
+    return path, graph.model.get_submodule(path)
 
 
 def names(text: str) -> frozenset[str]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib.channels import graph, liveness, rules, shapes
+from pruning_lib.channels import graph, layers, liveness, shapes
+from pruning_lib.channels.layers import Call
 from pruning_lib.channels.liveness import Analysis
-from pruning_lib.channels.rules import Call
 from pruning_lib.units import Group, Member, Units, weighted
 
 NESTED = ".parametrizations."
@@ -45,14 +45,14 @@ def units(model: nn.Module, example: graph.Example) -> Units:
 
 def describe(state: Analysis) -> Units:
     """Turn the classes of a labelled network into groups."""
-    layers = layer_names(state)
-    writers = [(layers[call.node], call) for call in state.calls]
+    named = layer_names(state)
+    writers = [(named[call.node], call) for call in state.calls]
     roots, pinned = state.classes.roots, state.classes.pinned
     home: dict[str, int] = {}
     number = torch.full((len(roots), 2), -1)  # of each class: its group, its place in the group
     sizes: list[int] = []
     for layer, call in writers:
-        for root in roots[call.rows].tolist():
+        for root in roots[call.rows].tolist() if writes(call) else []:
             if root and root not in pinned and number[root, 0] < 0:
                 if home.setdefault(layer, len(sizes)) == len(sizes):
                     sizes.append(0)
@@ -63,10 +63,23 @@ def describe(state: Analysis) -> Units:
     return Units(built, _fixed(state, writers, written), _macs(state, writers))
 
 
+def writes(call: Call) -> bool:
+    """Whether the call's rows are rows of its weight: in a grouped transposed convolution they are parts of rows."""
+    return call.groups == 1 or not layers.transposed(call.node)
+
+
 def layer_names(state: Analysis) -> dict[Node, str]:
     """Return the name of the layer that each call multiplies by."""
     names = _names(state)
     return {call.node: names[id(state.graph.tensors[state.leaves[call.weight][0]])] for call in state.calls}
+
+
+def homes(state: Analysis) -> dict[str, Node]:
+    """Return the first call of each layer."""
+    found: dict[str, Node] = {}
+    for node, layer in layer_names(state).items():
+        found.setdefault(layer, node)
+    return found
 
 
 def _names(state: Analysis) -> dict[int, str]:
@@ -89,7 +102,7 @@ def _groups(
     nodes: list[set[Node]] = [set() for _ in home]
     plain: list[set[str]] = [set() for _ in home]
     for layer, call in calls:
-        for i in _enter(writers, layer, number[call.rows]):
+        for i in _enter(writers, layer, number[call.rows]) if writes(call) else []:
             nodes[i].add(call.node)
             plain[i] |= set() if call.depthwise else {layer}
         if not call.depthwise:  # its columns are its rows, and count once
@@ -98,6 +111,7 @@ def _groups(
         statistics = node.args[3]
         assert isinstance(statistics, Node)
         _enter(norms, names[id(state.graph.tensors[statistics])], number[labels])
+    avoided = avoidable(state, nodes)
     return [
         Group(
             name,
@@ -106,7 +120,7 @@ def _groups(
             tuple(writers[i].values()),
             tuple(norms[i].values()),
             tuple(readers[i].values()),
-            bypassed=_reaches_output(state, nodes[i]),
+            bypassed=i in avoided,
         )
         for name, i in home.items()
     ]
@@ -120,15 +134,21 @@ def _enter(members: list[dict[str, Member]], layer: str, number: Tensor) -> list
     return found
 
 
-def _reaches_output(state: Analysis, blocked: set[Node]) -> bool:
-    """Whether some path from an input to an output avoids the blocked nodes."""
-    reached = {node for node in state.graph.nodes if node.op == "placeholder" and node not in state.graph.tensors}
+def avoidable(state: Analysis, nodes: list[set[Node]]) -> set[int]:
+    """Return which groups some path from an input to an output avoids; `nodes` holds the writers of each group."""
+    everything = (1 << len(nodes)) - 1
+    blocked: dict[Node, int] = {}
+    for i, writers in enumerate(nodes):
+        for node in writers:
+            blocked[node] = blocked.get(node, 0) | 1 << i
+    reached: dict[Node, int] = {}  # of each node, the groups that some path to it avoids, as bits
     for node in state.graph.nodes:
-        if node not in blocked and any(source in reached for source in node.all_input_nodes):
-            reached.add(node)
-            if node.op == "output":
-                return True
-    return False
+        found = everything if node.op == "placeholder" and node not in state.graph.tensors else 0
+        for source in node.all_input_nodes:
+            found |= reached[source]
+        reached[node] = found & ~blocked.get(node, 0)
+    output = reached[state.graph.nodes[-1]]
+    return {i for i in range(len(nodes)) if output >> i & 1}
 
 
 def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str]) -> dict[str, str]:
@@ -143,7 +163,7 @@ def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str]) ->
         for source in node.all_input_nodes:
             if source in state.graph.tensors and node.op == "call_function":
                 layer = names.get(id(state.graph.tensors[source]), "")
-                reasons.setdefault(layer, why if rules.weighs(node) else f"is read by {why.removeprefix('feeds ')}")
+                reasons.setdefault(layer, why if layers.weighs(node) else f"is read by {why.removeprefix('feeds ')}")
     modules = weighted(state.graph.model)
     found = {layer: reasons[layer] for layer in modules if layer in reasons and layer not in written}
     called = {layer for layer, _ in calls} | set(found)
@@ -155,16 +175,19 @@ def _macs(state: Analysis, calls: list[tuple[str, Call]]) -> dict[str, int]:
     macs = dict.fromkeys(weighted(state.graph.model), 0)
     names = _names(state)
     batch = next(
-        rules.shape_of(node)[0]
+        graph.shape_of(node)[0]
         for node in state.graph.nodes
         if node.op == "placeholder" and node not in state.graph.tensors
     )
     for node in state.graph.nodes:
-        if rules.weighs(node):
+        if layers.weighs(node):
             weight = node.args[1]
             assert isinstance(weight, Node)
             leaf = state.leaves.get(weight, [weight])[0]
             layer = names.get(id(state.graph.tensors[leaf]), "") if leaf in state.graph.tensors else ""
             if layer in macs:
-                macs[layer] += rules.shape_of(node).numel() // batch * rules.shape_of(weight)[1:].numel()
+                # Every input of a transposed convolution meets every tap, as every output of the others does.
+                counted = node.args[0] if layers.transposed(node) else node
+                assert isinstance(counted, Node)
+                macs[layer] += graph.shape_of(counted).numel() // batch * graph.shape_of(weight)[1:].numel()
     return macs

@@ -10,7 +10,7 @@ Label 0 is no class: inputs, literals and padding, whose size nothing may change
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from pruning_lib.channels import rules
-from pruning_lib.channels.graph import Graph, base
-from pruning_lib.channels.shapes import Labels, align, common, distinct, flat, like, narrow
+from pruning_lib.channels import layers, rules
+from pruning_lib.channels.graph import Graph, base, shape_of
+from pruning_lib.channels.layers import Call
+from pruning_lib.channels.shapes import Labels, align, by_channel, common, distinct, flat, like, narrow, spread, uniform
 
 
 class Classes:
@@ -86,15 +87,31 @@ class Classes:
 
 @dataclass
 class Analysis:
-    """Labels, values and uses of a traced network; `rules` fill it."""
+    """Labels, values and uses of a traced network; `rules` fill it.
+
+    Parameters
+    ----------
+    severed : dict of Node to Tensor
+        Layers that return the same constants for every input, (channels,); their inputs do not matter.
+    calls, norms, groups
+        The linear and convolution layers, the BatchNorms with their labels, the GroupNorms with a label a group.
+    axes, elements : dict of Node to labels
+        Of parameters: along the first two axes of a layer's weight, else one for each element.
+    leaves : dict of Node to list of Node
+        The tensors that a layer's weight is computed from.
+    frozen, unknown : dict of Node to str
+        Parameters and operators that keep their size, and why.
+    """
 
     graph: Graph
     classes: Classes = field(default_factory=Classes)
     labels: dict[Node, Labels] = field(default_factory=dict)
     values: dict[Node, Labels] = field(default_factory=dict)
     used: dict[Node, Labels] = field(default_factory=dict)
-    calls: list[rules.Call] = field(default_factory=list)
+    severed: dict[Node, Tensor] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
     norms: list[tuple[Node, Tensor]] = field(default_factory=list)
+    groups: dict[str, Tensor] = field(default_factory=dict)
     axes: dict[Node, list[Tensor]] = field(default_factory=dict)
     leaves: dict[Node, list[Node]] = field(default_factory=dict)
     elements: dict[Node, Tensor] = field(default_factory=dict)
@@ -105,16 +122,18 @@ class Analysis:
 
     # Labels of parameters: one for each index of an axis where a layer multiplies by them, else one for each element.
 
-    def axis(self, weight: Node, axis: int) -> Tensor:
-        """Return the labels along one axis of a layer's weight, which may be computed from several tensors."""
+    def axis(self, weight: Any, axis: int, groups: int = 1) -> Tensor:
+        """Return the labels along one axis of a layer's weight, which may be computed from several tensors.
+
+        The second axis of a grouped layer's weight has labels of its own for each group, (groups × size,).
+        """
         leaves = self.leaves[weight]
         for leaf in leaves:
-            if leaf not in self.axes:
-                shape = self.graph.tensors[leaf].shape
-                fixed = leaf in self.frozen or leaf not in self.graph.owned
-                self.axes[leaf] = [
-                    torch.zeros(n, dtype=torch.int64) if fixed else self.classes.new(n) for n in shape[:2]
-                ]
+            found, sizes = self.axes.setdefault(leaf, []), self.graph.tensors[leaf].shape
+            fixed = leaf in self.frozen or leaf not in self.graph.owned
+            for a in range(len(found), axis + 1):
+                count = sizes[a] * (groups if a else 1)
+                found.append(torch.zeros(count, dtype=torch.int64) if fixed else self.classes.new(count))
         for leaf in leaves[1:]:
             reason = f"has a weight that stays: it {self.frozen.get(leaf, 'is a literal in forward')}"
             self.classes.union(self.axes[leaves[0]][axis], self.axes[leaf][axis], reason)
@@ -129,7 +148,7 @@ class Analysis:
         if node in self.leaves:
             for leaf in self.leaves[node]:
                 self.freeze(leaf, "has a weight that is read element by element")
-            return torch.zeros((), dtype=torch.int64).expand(rules.shape_of(node))
+            return torch.zeros((), dtype=torch.int64).expand(shape_of(node))
         tensor = self.graph.tensors[node]
         if node not in self.elements:
             if node in self.frozen or node not in self.graph.owned or tensor.numel() < 2 - vector:
@@ -149,9 +168,11 @@ class Analysis:
 
     def value(self, node: Any) -> Tensor:
         """Return an operand's values; parameters come in their own dtype, everything else in float64."""
-        if node in self.values:
-            return self.values[node]  # type: ignore[no-any-return]
-        return self.graph.tensors[node].detach().cpu()
+        return self.tensor(node).detach().cpu()
+
+    def tensor(self, node: Any) -> Tensor:
+        """Return an operand's values where they are; a parameter is not copied."""
+        return self.values[node] if node in self.values else self.graph.tensors[node]
 
     def give_up(self, node: Node, reason: str | None = None) -> None:
         """Treat `node` as an operator without a rule: all it reads stays, all it writes is live and of no class."""
@@ -173,13 +194,15 @@ class Analysis:
         self.used[node] = (first | second).expand(used.shape)
 
 
-def label(graph: Graph, pins: Iterable[tuple[Node, str]] = ()) -> Analysis:
+def label(
+    graph: Graph, pins: Iterable[tuple[Node, str]] = (), severed: Mapping[Node, Tensor] | None = None
+) -> Analysis:
     """Find which channels belong together, and which of them no removal may touch."""
-    state = Analysis(graph)
+    state = Analysis(graph, severed=dict(severed or {}))
     for node in graph.nodes:
         if node in graph.opaque and node in graph.tensors:
             state.frozen[node] = "is changed in place by forward"
-        if rules.weighs(node):
+        if node not in state.severed and (layers.weighs(node) or base(node) == "embedding"):
             rules.find_leaves(state, node)
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -188,6 +211,9 @@ def label(graph: Graph, pins: Iterable[tuple[Node, str]] = ()) -> Analysis:
         elif node.op == "output":
             for source in node.all_input_nodes:
                 state.freeze(source, "writes the model's output")
+        elif node in state.severed:
+            vector = state.classes.new(len(state.severed[node]))
+            state.labels[node] = spread(vector, channel_axis(node), shape_of(node))
         elif node in graph.opaque:
             state.give_up(node, f"feeds `{base(node)}`, which changes a view in place")
         else:
@@ -204,14 +230,30 @@ def propagate(state: Analysis) -> None:
         outside = node.op == "placeholder" and (node not in state.graph.tensors or node in state.graph.opaque)
         if outside or node in state.unknown:
             state.values[node] = like(node.meta.get("val"), nan, torch.float64)
+        elif node in state.severed:
+            state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
         elif node.op == "call_function":
             rules.find(node).value(state, node)
     for node in reversed(state.graph.nodes):
         if node.op == "output" or node in state.unknown:
             for source in node.all_input_nodes:
                 for_all(state, source)
-        elif node.op == "call_function" and node in state.used:
+        elif node.op == "call_function" and node in state.used and node not in state.severed:
             rules.find(node).use(state, node)
+
+
+def channel_axis(node: Node) -> int:
+    """Return the axis that holds the channels of what a layer or a BatchNorm returns."""
+    return layers.channel_axis(node) if layers.weighs(node) else 1
+
+
+def constant(state: Analysis, kept: Kept, node: Node) -> Tensor | None:
+    """Return what a layer or a BatchNorm emits, (channels,), if no kept channel is both live and used; else None."""
+    axis = channel_axis(node)
+    stay = kept.of(by_channel(state.labels[node], axis)[:, 0])
+    used = by_channel(state.used[node], axis).any(1) if node in state.used else torch.zeros_like(stay)
+    values = uniform(state.values[node], axis)
+    return None if bool((stay & used & values.isnan()).any()) else torch.where(values.isnan(), 0.0, values)
 
 
 def for_all(state: Analysis, node: Node) -> None:
@@ -272,7 +314,8 @@ def keep(state: Analysis) -> Kept:
     while True:
         before = int(kept.classes.sum())
         for call in state.calls:
-            rules.represent(state, call, kept)
+            layers.represent(state, call, kept)
+            layers.balance(call, kept)
         for labels in tensors:
             _box(kept, labels)
         for node in state.graph.nodes:

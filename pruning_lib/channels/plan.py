@@ -17,14 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from pruning_lib.channels import shapes
+from pruning_lib.channels.constant import Constant
 from pruning_lib.channels.graph import clone, tensors_of
 from pruning_lib.units import BatchNorm
 
 if TYPE_CHECKING:
     from pruning_lib.channels.shrink import Shrunk
 
-FORMAT = 1
+FORMATS = (1, 2)
 KEY = "pruning_lib"
 
 
@@ -45,7 +48,12 @@ class Plan:
     created : list of str
         Layers that got a bias, to hold constants that were removed in front of them.
     groups : dict of str to int
-        Grouped convolutions and their new number of groups.
+        Grouped convolutions and GroupNorms, and their new number of groups.
+    blocks : dict of str to list of list of int
+        For the weights of grouped convolutions, the indices that stay along axis 1, for each group that stays.
+    constants : dict of str to int
+        Layers that no input can change, and how many channels of constants stand in their place; negative where all
+        of them are 0.
     notes : list of str
         Why channels that carry nothing stayed.
     """
@@ -56,32 +64,47 @@ class Plan:
     units: dict[str, list[int]] = field(default_factory=dict)
     created: list[str] = field(default_factory=list)
     groups: dict[str, int] = field(default_factory=dict)
+    blocks: dict[str, list[list[int]]] = field(default_factory=dict)
+    constants: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+        return json.dumps({"format": FORMATS[-1], **asdict(self)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read a plan; a ValueError says what is wrong with it."""
         try:
             data = json.loads(text)
-            if data.pop("format") != FORMAT:
-                raise ValueError(f"it has format {data.get('format')}, this version reads format {FORMAT}")
+            if (number := data.pop("format")) not in FORMATS:
+                raise ValueError(f"it has format {number}, this version reads {' and '.join(map(str, FORMATS))}")
             plan = cls(**data)
-            for name, axes in plan.kept.items():
-                for axis, index in axes.items():
-                    size = plan.shapes[name][int(axis)]
-                    if not index or index != sorted(set(index)) or not 0 <= index[0] <= index[-1] < size:
-                        raise ValueError(f"the indices kept of '{name}' do not fit its shape")
+            for name in (*plan.kept, *plan.blocks):
+                cuts = [(int(axis), index) for axis, index in plan.kept.get(name, {}).items()]
+                cuts += [(1, index) for index in plan.blocks.get(name, [])]
+                if not all(_fits(index, plan.shapes[name][axis]) for axis, index in cuts):
+                    raise ValueError(f"the indices kept of '{name}' do not fit its shape")
+                if len({len(index) for index in plan.blocks.get(name, [])}) > 1:
+                    raise ValueError(f"the groups of '{name}' keep different numbers of channels")
         except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"the plan is not what `save` writes ({type(error).__name__})") from error
         return plan
 
 
-def apply(plan: Plan, model: nn.Module) -> None:
+def _fits(index: list[int], size: int) -> bool:
+    return bool(index) and index == sorted(set(index)) and 0 <= index[0] <= index[-1] < size
+
+
+def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Cut `model`, in place, as the plan says; checked as a whole before anything changes.
+
+    Every tensor of the model is replaced by a new one, so that a copy which shares its tensors does no longer.
+
+    Parameters
+    ----------
+    dtype : torch.dtype, optional
+        What floating-point tensors become.
 
     Raises
     ------
@@ -95,29 +118,66 @@ def apply(plan: Plan, model: nn.Module) -> None:
         if list(tensors[name].shape) != shape:
             raise ValueError(f"'{name}' has shape {list(tensors[name].shape)}, the plan was made for {shape}")
     modules = dict(model.named_modules())
-    missing = [layer for layer in (*plan.created, *plan.groups) if layer not in modules]
+    missing = [layer for layer in (*plan.created, *plan.groups, *plan.constants) if layer not in modules]
     if missing:
         raise ValueError(f"the plan changes '{missing[0]}', which {type(model).__name__} does not have")
-    replace(model, {id(tensors[name]): _cut(tensors[name], axes) for name, axes in plan.kept.items()})
-    for layer, count in plan.groups.items():
-        modules[layer].groups = count
+    for layer, channels in plan.constants.items():
+        model.set_submodule(layer, Constant(modules[layer], abs(channels), zero=channels < 0))
+    for layer in {*plan.groups} - {*plan.constants}:
+        _regroup(modules[layer], plan.groups[layer])
+    new: dict[int, Tensor] = {}
+    for name, _, _, tensor in tensors_of(model):  # the plan cuts a shared tensor under its first name
+        if id(tensor) not in new:
+            new[id(tensor)] = cut(tensor, plan.kept.get(name, {}), plan.blocks.get(name, []), dtype)
+    replace(model, new)
     for layer in plan.created:
         weight = modules[layer].weight
         assert isinstance(weight, Tensor)
         empty = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
         modules[layer].register_parameter("bias", nn.Parameter(empty, requires_grad=weight.requires_grad))
-    touched = {name.rpartition(".")[0].split(".parametrizations.")[0] for name in plan.kept}
-    for layer in touched | set(plan.groups):
+    touched = {name.rpartition(".")[0].split(".parametrizations.")[0] for name in (*plan.kept, *plan.blocks)}
+    for layer in touched | {*plan.groups}:
         _resize(modules[layer])
+    _tell(model, plan)
 
 
-def _cut(tensor: Tensor, axes: dict[str, list[int]]) -> Tensor:
+def cut(
+    tensor: Tensor, axes: dict[str, list[int]], blocks: list[list[int]], dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return a new tensor of the indices that stay; along axis 1, `blocks` may name others for each group of axis 0."""
     small = tensor.detach()
     for axis, index in axes.items():
         small = small.index_select(int(axis), torch.tensor(index, device=tensor.device))
+    if blocks:
+        split = shapes.parts(small, len(blocks)).unbind(0)
+        indices = [torch.tensor(index, device=tensor.device) for index in blocks]
+        small = torch.cat([part.index_select(1, index) for part, index in zip(split, indices, strict=True)])
     if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         small = small.contiguous(memory_format=torch.channels_last)
-    return small
+    small = small.to(dtype) if dtype and small.is_floating_point() else small
+    return small.clone() if small.data_ptr() == tensor.data_ptr() else small
+
+
+def _regroup(module: nn.Module, count: int) -> None:
+    if isinstance(module, nn.GroupNorm):
+        module.num_channels = module.num_channels // module.num_groups * count
+        module.num_groups = count
+    else:
+        setattr(module, "groups", count)  # noqa: B010
+
+
+def _tell(model: nn.Module, plan: Plan) -> None:
+    """Let modules that define `after_shrink` adapt what their forward says literally."""
+    for prefix, module in model.named_modules():
+        if callable(told := getattr(module, "after_shrink", None)):
+            start = f"{prefix}." if prefix else ""
+            told(
+                {
+                    name.removeprefix(start): {int(axis): list(index) for axis, index in axes.items()}
+                    for name, axes in plan.kept.items()
+                    if name.startswith(start)
+                }
+            )
 
 
 def replace(model: nn.Module, new: dict[int, Tensor]) -> None:
@@ -139,12 +199,15 @@ def _resize(module: nn.Module) -> None:
     weight = getattr(module, "weight", None) if weight is None else weight
     if isinstance(module, nn.Linear) and isinstance(weight, Tensor):
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, _ConvNd) and isinstance(weight, Tensor) and not module.transposed:
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
-    elif isinstance(module, BatchNorm):
+    elif isinstance(module, _ConvNd) and isinstance(weight, Tensor):
+        sides = weight.shape[0], weight.shape[1] * module.groups
+        module.out_channels, module.in_channels = sides[:: -1 if module.transposed else 1]
+    elif isinstance(module, BatchNorm | _InstanceNorm):
         vector = weight if isinstance(weight, Tensor) else module.running_mean
         assert vector is not None
         module.num_features = len(vector)
+    elif isinstance(module, nn.Embedding) and isinstance(weight, Tensor):
+        module.embedding_dim = weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
 
@@ -172,13 +235,14 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     if not hasattr(shrunk, "plan") or not hasattr(shrunk, "model"):
         raise TypeError(f"`save` takes what `shrink` returned; got {type(shrunk).__name__}.")
     state = _state(shrunk.model)
-    for name, axes in shrunk.plan.kept.items():
-        for axis, index in axes.items():
-            if name in state and state[name].shape[int(axis)] != len(index):
-                raise ValueError(
-                    f"'{name}' has shape {list(state[name].shape)}, its plan keeps {len(index)} along axis {axis}: "
-                    "save the model that `shrink` returned, not another one."
-                )
+    kept = [(name, int(axis), len(index)) for name, axes in shrunk.plan.kept.items() for axis, index in axes.items()]
+    kept += [(name, 1, len(lists[0])) for name, lists in shrunk.plan.blocks.items()]
+    for name, axis, count in kept:
+        if name in state and state[name].shape[axis] != count:
+            raise ValueError(
+                f"'{name}' has shape {list(state[name].shape)}, its plan keeps {count} along axis {axis}: "
+                "save the model that `shrink` returned, not another one."
+            )
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -238,7 +302,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file '{os.fspath(path)}': pass the path that `save` was given.")
     text, state = _read(path)
-    small = clone(model)
+    small = clone(model, share=True)
     try:
         plan = Plan.from_json(text)
         apply(plan, small)

@@ -1,24 +1,26 @@
 """What each operator does to channels: one rule a family, in one table. What is not in the table keeps its channels.
 
 A rule has three parts: `label` says which channels are the same, `value` which elements are constant, `use` what the
-operator reads of its inputs. Constants are carried by running the operator itself on values where NaN means live;
-this is sound only for operators that pass NaN on, so the table is a whitelist.
+operator reads of its inputs. Constants are carried by running the operator itself on values where NaN means live.
+Linear and convolution layers have a file of their own, `layers.py`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from pruning_lib.channels.graph import base, names
-from pruning_lib.channels.shapes import NAN, align, by_channel, common, finite, flat, narrow, spread, uniform
+from pruning_lib.channels import layers
+from pruning_lib.channels.graph import argument, base, caller, names, shape_of
+from pruning_lib.channels.shapes import NAN, align, by_channel, common, finite, flat, narrow, parts, spread
 
 if TYPE_CHECKING:
     from pruning_lib.channels.liveness import Analysis, Kept
@@ -33,58 +35,39 @@ class Rule:
     use: Callable[[Analysis, Node], None]
 
 
-@dataclass
-class Call:
-    """One call of a linear or convolution layer: the node, its weight, and the classes on both of its sides."""
-
-    node: Node
-    weight: Node
-    rows: Tensor
-    columns: Tensor
-    depthwise: bool
+# Elementwise operators
 
 
-def shape_of(node: Node) -> torch.Size:
-    """Return the shape of what a node returned on the example."""
-    return torch.Size(node.meta["val"].shape)
+IDENTITY = names(
+    "dropout feature_dropout alpha_dropout feature_alpha_dropout contiguous clone detach alias lift_fresh_copy "
+    "native_dropout_identity to _to_copy type_as positive"
+)
 
 
-# Linear and convolution layers
-
-SPATIAL = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
-
-
-def weighs(node: Node) -> bool:
-    """Whether the node multiplies by a weight whose rows are units."""
-    return node.op == "call_function" and base(node) in SPATIAL
+UNTAGGED = names(
+    "absolute arctan celu divide fix floor_divide greater greater_equal hardswish less less_equal log_sigmoid "
+    "masked_fill multiply negative relu6 rsub selu special_expit subtract true_divide where"
+)
 
 
-def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    """Return an operator's argument, given by position or by name."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+def elementwise(node: Node) -> bool:
+    """Whether the operator treats each element alone and by no chance."""
+    tags = getattr(node.target, "tags", ())
+    listed = torch.Tag.pointwise in tags or base(node) in UNTAGGED
+    single = isinstance(node.meta.get("val"), Tensor) and bool(node.all_input_nodes)
+    return listed and single and torch.Tag.nondeterministic_seeded not in tags
 
 
-def channel_axis(node: Node) -> int:
-    """Return the axis of the input and the output that holds channels."""
-    return len(shape_of(node)) - 1 - SPATIAL[base(node)]
-
-
-def padded(node: Node) -> bool:
-    """Whether a convolution reads zeros beyond the border."""
-    padding = argument(node, 4, "padding", 0) if base(node) != "linear" else 0
-    if isinstance(padding, str):
-        return padding != "valid"
-    return any(padding) if isinstance(padding, list | tuple) else bool(padding)
-
-
-def groups_of(node: Node) -> int:
-    """Return a convolution's number of groups."""
-    return int(argument(node, 6, "groups", 1)) if base(node) != "linear" else 1
+def functional(node: Node) -> Callable[..., Any]:
+    """Return the operator itself, or the functional form of one that works in place."""
+    packet = getattr(torch.ops.aten, base(node))
+    overload = str(getattr(node.target, "_overloadname", "default"))
+    return getattr(packet, overload, packet)  # type: ignore[no-any-return]
 
 
 def find_leaves(state: Analysis, node: Node) -> None:
     """Find the tensors that a layer's weight is computed from element by element, and label them by axis."""
-    weight = node.args[1]
+    weight = node.args[0 if base(node) == "embedding" else 1]
     assert isinstance(weight, Node)
     chain: list[Node] = []
     leaves = _leaves(state, weight, chain)
@@ -97,7 +80,8 @@ def _leaves(state: Analysis, weight: Node, chain: list[Node]) -> list[Node] | No
     chain.append(weight)
     if weight in state.graph.tensors:
         return [weight]
-    if weight.op != "call_function" or base(weight) not in ELEMENTWISE | IDENTITY or weight in state.graph.opaque:
+    plain = weight.op == "call_function" and (elementwise(weight) or base(weight) in IDENTITY)
+    if not plain or weight in state.graph.opaque:
         return None
     found: list[Node] = []
     for source in weight.all_input_nodes:
@@ -109,171 +93,6 @@ def _leaves(state: Analysis, weight: Node, chain: list[Node]) -> list[Node] | No
         elif shape_of(source).numel() > 1:
             return None
     return found or None
-
-
-def _weigh_label(state: Analysis, node: Node) -> None:
-    source, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
-    assert isinstance(source, Node)
-    assert isinstance(weight, Node)
-    groups, axis = groups_of(node), channel_axis(node)
-    depthwise = groups > 1 and shape_of(weight)[1] == 1 and groups == shape_of(source)[axis]
-    if weight not in state.leaves:
-        state.give_up(node, "has a weight that forward computes")
-        return
-    if groups > 1 and not depthwise:
-        state.give_up(node, f"meets `{base(node)}` with {groups} groups, whose sizes must stay equal")
-        return
-    rows = state.axis(weight, 0)
-    reason = "has a weight that something else reads" if not rows.any() else "reads values that cannot shrink"
-    inputs = by_channel(state.of(source), axis)
-    if depthwise:
-        columns = rows.reshape(groups, -1)[:, 0]
-        state.classes.union(rows.reshape(groups, -1, 1), inputs[:, None, :], reason)
-    else:
-        columns = state.axis(weight, 1)
-        state.classes.union(columns[:, None], inputs, reason)
-    if isinstance(bias, Node):
-        state.classes.union(rows, state.of(bias, vector=True), "has a bias that cannot shrink")
-    state.labels[node] = spread(rows, axis, shape_of(node))
-    state.calls.append(Call(node, weight, rows, columns, depthwise))
-
-
-def taps(state: Analysis, node: Node) -> Tensor:
-    """Return a bool matrix (outputs, inputs): whether any tap of the kernel between them differs from 0."""
-    weight = node.args[1]
-    if weight not in state.taps:
-        value = state.value(weight)
-        state.taps[weight] = (value != 0).flatten(2).any(-1) if value.ndim > 2 else value != 0
-    return state.taps[weight]
-
-
-def _weigh_value(state: Analysis, node: Node) -> None:
-    source, bias = node.args[0], argument(node, 2, "bias")
-    axis, reads = channel_axis(node), taps(state, node)
-    constants = uniform(state.value(source), axis)
-    live = constants.isnan() | (padded(node) & (constants != 0))
-    shift = finite(state.value(bias).double()) if isinstance(bias, Node) else torch.zeros(len(reads)).double()
-    weight = state.value(node.args[1])
-    if groups_of(node) > 1:
-        each = len(reads) // len(live)
-        fixed = ~(reads[:, 0] & live.repeat_interleave(each))
-        sums = weight.flatten(1).double().sum(1) * constants.nan_to_num().repeat_interleave(each)
-    else:
-        fixed = ~reads[:, live].any(1)
-        index = (~live & (constants != 0)).nonzero()[:, 0]
-        sums = _dot(weight, index, constants[index])
-    state.constants[node] = constants
-    state.values[node] = spread(torch.where(fixed, finite(shift + sums), NAN), axis, shape_of(node))
-
-
-def _dot(weight: Tensor, index: Tensor, constants: Tensor) -> Tensor:
-    """Return Σ c w over the inputs in `index` and all taps, in float64, without a copy of the whole weight."""
-    if not len(index):
-        return torch.zeros(len(weight)).double()
-    part = weight.index_select(1, index).double()
-    return (part.flatten(2).sum(-1) if part.ndim > 2 else part) @ constants
-
-
-def _weigh_use(state: Analysis, node: Node) -> None:
-    source, axis = node.args[0], channel_axis(node)
-    assert isinstance(source, Node)
-    rows = by_channel(state.used[node], axis).any(1)
-    reads = taps(state, node)
-    many = groups_of(node) > 1
-    read = (reads[:, 0] & rows).reshape(groups_of(node), -1).any(1) if many else reads[rows].any(0)
-    state.mark(source, spread(read, axis, shape_of(source)))
-
-
-def compensation(state: Analysis, call: Call) -> str:
-    """Say where a constant that `call` reads can go; "" if nowhere.
-
-    "fold": into the bias; "center": into the running mean of the BatchNorm that alone reads a layer without a bias;
-    "merge": into one column that stays, where zeros beyond the border are read too.
-    """
-    node, weight, bias = call.node, call.weight, argument(call.node, 2, "bias")
-    if call.depthwise:
-        return ""
-    owned = state.graph.owned
-    alone = weight in owned and len(weight.users) == 1
-    if padded(node):
-        return "merge" if alone else ""
-    if isinstance(bias, Node):
-        return "fold" if bias in owned and len(bias.users) == 1 else ""
-    if not alone or weight not in state.graph.biasless:
-        return ""
-    return "center" if centered(state, node) else "fold"
-
-
-def centered(state: Analysis, node: Node) -> Node | None:
-    """Return the running mean of the BatchNorm that alone reads a node, if nothing else reads either."""
-    reader = next(iter(node.users), None)
-    if len(node.users) != 1 or reader is None or base(reader) != "batch_norm" or reader in state.unknown:
-        return None
-    mean = reader.args[3]
-    assert isinstance(mean, Node)
-    return mean if mean in state.graph.owned and len(mean.users) == 1 else None
-
-
-def represent(state: Analysis, call: Call, kept: Kept) -> None:
-    """Keep what stands for removed constants: one column where they merge, each of them where nothing can."""
-    constants, stays = state.constants[call.node], kept.of(call.columns)
-    gone = removed_constants(state, call, kept)
-    # A constant that is not the same at every position is no number to fold.
-    apart = gone[constants[gone].isnan()]
-    kept.add(call.columns[apart], "a constant that varies over positions")
-    gone = gone[~constants[gone].isnan()]
-    if not len(gone):
-        return
-    how = compensation(state, call)
-    if not how:
-        kept.add(call.columns[gone], "a constant that its reader cannot absorb")
-    elif how == "merge" and representative(constants, stays, gone) is None:
-        best = gone[constants[gone].abs().argmax()]
-        kept.add(call.columns[best], "the constant that stands for others before a zero-padded convolution")
-
-
-def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
-    """Return the columns that go although an output that matters reads a constant there, other than 0."""
-    if call.depthwise:
-        return torch.zeros(0, dtype=torch.int64)
-    gone = (~kept.of(call.columns) & (state.constants[call.node] != 0)).nonzero()[:, 0]
-    return gone[read_by_kept(state, call, kept)[:, gone].any(0)]
-
-
-def read_by_kept(state: Analysis, call: Call, kept: Kept) -> Tensor:
-    """Return which inputs each output that matters reads, as (outputs, inputs)."""
-    axis = channel_axis(call.node)
-    constant = ~by_channel(state.values[call.node], axis)[:, 0].isnan()
-    used = state.used.get(call.node)
-    matters = constant if used is None else constant | by_channel(used, axis).any(1)
-    return taps(state, call.node)[kept.of(call.rows) & matters]
-
-
-def representative(constants: Tensor, stays: Tensor, gone: Tensor) -> int | None:
-    """Return the kept constant that can stand for those in `gone`; one much smaller than they are would not do."""
-    size = torch.where(stays & ~constants.isnan(), constants, 0.0).abs()
-    best = int(size.argmax())
-    return best if size[best] >= 0.1 * constants[gone].abs().max() else None
-
-
-# Elementwise operators: all of these pass NaN on.
-
-ELEMENTWISE = names(
-    "add sub rsub mul div maximum minimum neg abs square sqrt rsqrt exp expm1 log1p sin cos tanh sigmoid relu relu6 "
-    "leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh clamp clamp_min clamp_max softplus "
-    "threshold softshrink hardshrink log_sigmoid erf reciprocal atan"
-)
-IDENTITY = names(
-    "dropout feature_dropout alpha_dropout feature_alpha_dropout contiguous clone detach alias lift_fresh_copy "
-    "native_dropout_identity to _to_copy positive"
-)
-
-
-def functional(node: Node) -> Callable[..., Any]:
-    """Return the operator itself, or the functional form of one that works in place."""
-    packet = getattr(torch.ops.aten, base(node))
-    overload = str(getattr(node.target, "_overloadname", "default"))
-    return getattr(packet, overload, packet)  # type: ignore[no-any-return]
 
 
 def _each_label(state: Analysis, node: Node) -> None:
@@ -309,14 +128,26 @@ def _each_value(state: Analysis, node: Node) -> None:
         if all(value.shape[axis] == 1 or value.stride(axis) == 0 for value in operands.values()):
             operands = {source: value.narrow(axis, 0, 1) for source, value in operands.items()}
     operands = {source: value.double() for source, value in operands.items()}
+    live = functools.reduce(torch.logical_or, [value.isnan() for value in operands.values()])
     args: Any
     kwargs: Any
-    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda source: operands[source])
-    found = functional(node)(*args, **kwargs)
-    if base(node) == "mul":
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda source: _known(source, operands[source]))
+    try:
+        # Live elements stand in as 1: what becomes of them is not looked at, so no operator has to pass NaN on.
+        found = torch.where(live, NAN, functional(node)(*args, **kwargs).double())
+    except (RuntimeError, TypeError):
+        found = torch.full((), NAN).double()
+    if base(node) in ("mul", "multiply"):
         for value in operands.values():
             found = torch.where(value == 0, 0.0, found)
     state.values[node] = finite(found).expand(shape)
+
+
+def _known(source: Node, value: Tensor) -> Tensor:
+    """Return an operand with live elements replaced, in its own kind of number; floating point in float64."""
+    dtype = source.meta["val"].dtype
+    known = torch.where(value.isnan(), 1.0, value)
+    return known if dtype.is_floating_point else known.to(dtype)
 
 
 def _each_use(state: Analysis, node: Node) -> None:
@@ -334,9 +165,10 @@ def _each_use(state: Analysis, node: Node) -> None:
 
 def _same_label(state: Analysis, node: Node) -> None:
     source = node.args[0]
+    assert isinstance(source, Node)
     random = "dropout" in base(node) and bool(argument(node, 2, "train", False))
-    kinds = {value.meta["val"].dtype.is_floating_point for value in (node, source) if isinstance(value, Node)}
-    if random or kinds != {True}:
+    before, after = (each.meta["val"].dtype for each in (source, node))
+    if random or (before != after and not after.is_floating_point) or after.is_complex:
         state.give_up(node)
     elif node not in state.leaves:
         state.labels[node] = state.of(source).expand(shape_of(node))
@@ -370,22 +202,26 @@ def _channelwise_label(state: Analysis, node: Node) -> None:
     state.labels[node] = labels
 
 
+def _vector(state: Analysis, node: Node, position: int, dims: int) -> Tensor | None:
+    """Return one of a normalization's parameters, shaped to meet a tensor of `dims` axes, channels second."""
+    source = node.args[position]
+    return None if source is None else state.value(source).double().reshape([1, -1] + [1] * (dims - 2))
+
+
+def _scaled(found: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Apply scale and shift; a scale of 0 makes its channel constant, whatever comes in."""
+    if weight is not None:
+        found = torch.where(weight == 0, 0.0, found * weight)
+    return finite(found if bias is None else found + bias)
+
+
 def _norm_value(state: Analysis, node: Node) -> None:
     value, eps = state.value(node.args[0]), argument(node, 7, "eps", 1e-5)
     thin = narrow(value)
-
-    def vector(position: int) -> Tensor | None:
-        source = node.args[position]
-        return None if source is None else state.value(source).double().reshape([1, -1] + [1] * (thin.ndim - 2))
-
-    weight, bias, mean, var = vector(1), vector(2), vector(3), vector(4)
+    weight, bias, mean, var = (_vector(state, node, position, thin.ndim) for position in (1, 2, 3, 4))
     assert mean is not None
     assert var is not None
-    found = (thin - mean) / (var + eps).sqrt()
-    if weight is not None:
-        # A scale of 0 makes its channel constant, whatever comes in.
-        found = torch.where(weight == 0, 0.0, found * weight)
-    state.values[node] = finite(found if bias is None else found + bias).expand(value.shape)
+    state.values[node] = _scaled((thin - mean) / (var + eps).sqrt(), weight, bias).expand(value.shape)
 
 
 def _prelu_value(state: Analysis, node: Node) -> None:
@@ -400,12 +236,158 @@ def _channelwise_use(state: Analysis, node: Node) -> None:
     state.mark(node.args[0], (used & value.isnan()).expand(shape_of(node)))
 
 
+# Normalization by statistics of the example itself: what shares statistics stays or goes together.
+
+
+def _group_norm_label(state: Analysis, node: Node) -> None:
+    count = int(argument(node, 1, "num_groups"))
+    name, module = caller(state.graph, node)
+    if not isinstance(module, nn.GroupNorm) or module.num_groups != count:
+        state.give_up(node, "feeds `group_norm` called with a literal number of groups")
+        return
+    labels = by_channel(state.of(node.args[0]), 1)
+    reason = "shares the statistics of a GroupNorm with channels that cannot go"
+    for part in parts(labels, count):
+        state.classes.union(part[:1, :1], part, reason)
+    for vector in node.args[2:4]:
+        if isinstance(vector, Node):
+            state.classes.union(labels, state.of(vector, vector=True)[:, None], reason)
+    state.labels[node] = state.of(node.args[0])
+    state.groups.setdefault(name, parts(labels[:, 0], count)[:, 0])
+
+
+def _group_norm_value(state: Analysis, node: Node) -> None:
+    value, eps = state.value(node.args[0]), argument(node, 4, "eps", 1e-5)
+    thin = narrow(value)
+    thin = thin.expand(thin.shape[0], value.shape[1], *thin.shape[2:])
+    count = int(argument(node, 1, "num_groups"))
+    axes = range(2, thin.ndim)
+    constants = torch.where(_varies(thin, axes), NAN, _flatten_positions(thin, axes, True))
+    shared = parts(constants, count, 1)
+    centred = shared - shared.mean(2, keepdim=True)
+    found = (centred / (centred.square().mean(2, keepdim=True) + eps).sqrt()).flatten(1, 2)
+    weight, bias = (_vector(state, node, position, thin.ndim) for position in (2, 3))
+    state.values[node] = _scaled(found, weight, bias).expand(value.shape)
+
+
+def _group_norm_use(state: Analysis, node: Node) -> None:
+    used, value = common(state.used[node], state.values[node])
+    live = by_channel((used & value.isnan()).expand(shape_of(node)), 1).any(1)
+    live = parts(live, int(argument(node, 1, "num_groups")))
+    state.mark(node.args[0], spread(live.any(1, keepdim=True).expand(live.shape).flatten(), 1, shape_of(node)))
+
+
+def _instance_norm_value(state: Analysis, node: Node) -> None:
+    value, eps = state.value(node.args[0]), argument(node, 7, "eps", 1e-5)
+    thin = narrow(value)
+    weight, bias, mean, var = (_vector(state, node, position, thin.ndim) for position in (1, 2, 3, 4))
+    if argument(node, 5, "use_input_stats", True):
+        # A constant is its own mean; what varies is live.
+        found = torch.where(_varies(thin, range(2, thin.ndim)), NAN, 0.0)
+    else:
+        assert mean is not None
+        assert var is not None
+        found = (thin - mean) / (var + eps).sqrt()
+    state.values[node] = _scaled(found, weight, bias).expand(value.shape)
+
+
+def _over_axes(node: Node) -> list[int]:
+    """Return the axes over which softmax or a normalization works."""
+    dims = len(shape_of(node))
+    if base(node) in ("layer_norm", "rms_norm"):
+        return list(range(dims - len(argument(node, 1, "normalized_shape")), dims))
+    return [int(argument(node, 1, "dim")) % dims]
+
+
+def _over_label(state: Analysis, node: Node) -> None:
+    labels = state.of(node.args[0])
+    if bool(_varies(labels, _over_axes(node)).any()):
+        state.give_up(node, f"feeds `{base(node)}`, whose statistics count every channel")
+    else:
+        state.labels[node] = labels
+
+
+def _over_value(state: Analysis, node: Node) -> None:
+    state.values[node] = torch.full((), NAN).double().expand(shape_of(node))
+
+
+def _over_use(state: Analysis, node: Node) -> None:
+    used = common(state.used[node])[0].any(dim=_over_axes(node), keepdim=True)
+    state.mark(node.args[0], used.expand(shape_of(node)))
+
+
+# Tensors made from numbers, and gates
+
+
+def _made_label(state: Analysis, node: Node) -> None:
+    # zeros_like and its kin follow the channels of what they look like; a size given as numbers is a literal.
+    follows = base(node).endswith("_like") and isinstance(node.args[0], Node)
+    empty = torch.zeros((), dtype=torch.int64).expand(shape_of(node))
+    state.labels[node] = state.of(node.args[0]).expand(shape_of(node)) if follows else empty
+
+
+def _made_value(state: Analysis, node: Node) -> None:
+    shape, name = shape_of(node), base(node).removeprefix("new_").removesuffix("_like")
+    if name == "full":
+        fill = torch.tensor(float(node.args[1])).double()  # type: ignore[arg-type]
+    elif name == "scalar_tensor":
+        fill = torch.tensor(float(node.args[0])).double()  # type: ignore[arg-type]
+    else:
+        fill = torch.tensor({"zeros": 0.0, "ones": 1.0}[name]).double()
+    state.values[node] = fill.expand(shape)
+
+
+MADE = names("zeros ones full scalar_tensor zeros_like ones_like full_like new_zeros new_ones new_full")
+
+
+def _glu_label(state: Analysis, node: Node) -> None:
+    left, right = state.of(node.args[0]).chunk(2, _glu_axis(node))
+    state.classes.union(left, right, "gates channels that cannot go")
+    state.labels[node] = left
+
+
+def _glu_axis(node: Node) -> int:
+    return int(argument(node, 1, "dim", -1)) % len(shape_of(node))
+
+
+def _glu_value(state: Analysis, node: Node) -> None:
+    left, right = state.value(node.args[0]).chunk(2, _glu_axis(node))
+    state.values[node] = torch.where(left == 0, 0.0, left * right.sigmoid())
+
+
+def _glu_use(state: Analysis, node: Node) -> None:
+    used, value = common(state.used[node], state.values[node])
+    live = (used & value.isnan()).expand(shape_of(node))
+    state.mark(node.args[0], torch.cat([live, live], _glu_axis(node)))
+
+
+# Embeddings: each column of the table is a channel of the output.
+
+
+def _embed_label(state: Analysis, node: Node) -> None:
+    table = node.args[0]
+    if table not in state.leaves:
+        state.give_up(node, "has a weight that forward computes")
+        return
+    state.classes.pin(state.axis(table, 0), "counts the entries of an embedding")
+    state.labels[node] = spread(state.axis(table, 1), len(shape_of(node)) - 1, shape_of(node))
+
+
+def _embed_value(state: Analysis, node: Node) -> None:
+    table = state.value(node.args[0])
+    constant = torch.where((table == table[:1]).all(0), table[0].double(), NAN)
+    state.values[node] = spread(finite(constant), len(shape_of(node)) - 1, shape_of(node))
+
+
 # Pooling, reductions over positions, upsampling: one channel in, the same channel out.
 
 POOL = {f"{kind}_pool{d}d": d for d in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max")}
 POOL |= {"upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d": 3, "upsample_linear1d": 1}
 POOL |= {"upsample_bilinear2d": 2, "upsample_bicubic2d": 2, "upsample_trilinear3d": 3}
-REDUCE = names("mean amax amin")
+POOL |= {"_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2}
+REDUCE = names("mean amax amin sum linalg_vector_norm norm var std logsumexp any all prod")
+COUNTS = REDUCE - names("mean amax amin any all")  # of a constant they return what depends on the number of positions
+AXES = {"linalg_vector_norm": 2, "norm": 2}
 
 
 def _pooled(node: Node) -> tuple[list[int], bool]:
@@ -415,9 +397,11 @@ def _pooled(node: Node) -> tuple[list[int], bool]:
     dims = len(shape_of(source))
     if base(node) in POOL:
         return list(range(dims - POOL[base(node)], dims)), True
-    axes = argument(node, 1, "dim", None)
+    at = AXES.get(base(node), 1)
+    axes = argument(node, at, "dim", None)
     axes = list(range(dims)) if axes is None or axes == [] else [axes] if isinstance(axes, int) else list(axes)
-    return [axis % dims for axis in axes], bool(argument(node, 2, "keepdim", False))
+    keeps = node.meta["val"].ndim == dims if isinstance(node.meta["val"], Tensor) else False
+    return [axis % dims for axis in axes], keeps
 
 
 def _flatten_positions(tensor: Tensor, axes: Sequence[int], stays: bool) -> Tensor:
@@ -430,15 +414,15 @@ def _flatten_positions(tensor: Tensor, axes: Sequence[int], stays: bool) -> Tens
 def _varies(tensor: Tensor, axes: Sequence[int]) -> Tensor:
     """Whether a tensor varies along the axes, which become size 1; NaN varies."""
     thin = narrow(tensor)
-    first = _flatten_positions(thin, axes, True)
-    return (thin != first).any(dim=list(axes), keepdim=True)
+    differs = thin != _flatten_positions(thin, axes, True)
+    return differs.any(dim=list(axes), keepdim=True) if axes else differs
 
 
 def _pool_label(state: Analysis, node: Node) -> None:
     axes, stays = _pooled(node)
     labels = state.of(node.args[0])
     second = any(base(user) == "getitem" and user.args[1] == 1 and user.users for user in node.users)
-    if bool(_varies(labels, axes).any()) or second or (base(node) in REDUCE and node.kwargs.get("dtype")):
+    if not isinstance(axes, list) or bool(_varies(labels, axes).any()) or second or node.kwargs.get("dtype"):
         state.give_up(node)
         return
     value = node.meta["val"]
@@ -455,6 +439,8 @@ def _pool_value(state: Analysis, node: Node) -> None:
     if base(node).startswith("avg_pool") and _uneven(node):
         # Zeros beyond the border enter the mean: only 0 stays constant, at whatever size was traced.
         live = live | (first != 0)
+    if base(node) in COUNTS:
+        live = live | (first != 0) | torch.tensor(base(node) in ("logsumexp", "prod"))
     found = _flatten_positions(torch.where(live, NAN, first), axes, stays)
     labels = state.labels[node]
     several = isinstance(labels, list)
@@ -651,14 +637,21 @@ _SAME = Rule(_same_label, _same_value, _same_use)
 _POOL = Rule(_pool_label, _pool_value, _pool_use)
 _MOVE = Rule(_move_label, _move_value, _move_use)
 
+_OVER = Rule(_over_label, _over_value, _over_use)
+
 TABLE: dict[str, Rule] = {
-    **dict.fromkeys(ELEMENTWISE, _EACH),
     **dict.fromkeys(IDENTITY, _SAME),
     **dict.fromkeys([*POOL, *REDUCE], _POOL),
     **dict.fromkeys(MOVEMENT, _MOVE),
-    **dict.fromkeys(SPATIAL, Rule(_weigh_label, _weigh_value, _weigh_use)),
+    **dict.fromkeys(layers.SPATIAL, Rule(layers.weigh_label, layers.weigh_value, layers.weigh_use)),
     "batch_norm": Rule(_norm_label, _norm_value, _channelwise_use),
+    "group_norm": Rule(_group_norm_label, _group_norm_value, _group_norm_use),
+    "instance_norm": Rule(_channelwise_label, _instance_norm_value, _channelwise_use),
+    **dict.fromkeys(["layer_norm", "rms_norm", "softmax", "log_softmax"], _OVER),
     "prelu": Rule(_channelwise_label, _prelu_value, _channelwise_use),
+    **dict.fromkeys(MADE, Rule(_made_label, _made_value, _nothing)),
+    "glu": Rule(_glu_label, _glu_value, _glu_use),
+    "embedding": Rule(_embed_label, _embed_value, _nothing),
     "cat": Rule(_cat_label, _cat_value, _cat_use),
     "getitem": Rule(_item_label, _item_value, _item_use),
     "_assert_tensor_metadata": Rule(_nothing, _nothing, _nothing),  # the exporter's note of a dtype
@@ -667,4 +660,4 @@ TABLE: dict[str, Rule] = {
 
 def find(node: Node) -> Rule:
     """Return the rule for a node's operator."""
-    return TABLE.get(base(node), UNKNOWN)
+    return TABLE.get(base(node), _EACH if elementwise(node) else UNKNOWN)

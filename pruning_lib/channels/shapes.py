@@ -41,6 +41,11 @@ def flat(labels: Labels) -> list[Tensor]:
     return [found for part in labels for found in flat(part)] if isinstance(labels, list | tuple) else []
 
 
+def parts(tensor: Tensor, count: int, axis: int = 0) -> Tensor:
+    """Split an axis in two: `count` parts, and what is in a part."""
+    return tensor.reshape(*tensor.shape[:axis], count, -1, *tensor.shape[axis + 1 :])
+
+
 def like(value: Any, fill: Any, dtype: torch.dtype) -> Labels:
     """Return labels or values of one fill in the shape of what a node returned."""
     if isinstance(value, Tensor):

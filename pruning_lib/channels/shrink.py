@@ -8,7 +8,7 @@ W_j ← W_j + Σ_k (c_k / c_j) W_k. Met in the chapter `serene`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,14 @@ from torch.fx import Node
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from pruning_lib.channels import graph, groups, liveness, rules, shapes
+from pruning_lib.channels import graph, groups, layers, liveness, rules, shapes
+from pruning_lib.channels.constant import REPLACEABLE
+from pruning_lib.channels.layers import Call
 from pruning_lib.channels.liveness import Analysis, Kept
-from pruning_lib.channels.plan import Plan, apply
-from pruning_lib.units import Units
+from pruning_lib.channels.plan import Plan, apply, cut
+from pruning_lib.units import Group, Units
 
+_Runs = list[tuple[tuple[Tensor, ...], list[Tensor]]]
 ROUNDS = 12
 TOLERANCE = 1e-9
 LITERAL = rules.SIZED | {"slice", "select", "narrow", "split", "split_with_sizes", "constant_pad_nd", "pad", "roll"}
@@ -91,59 +94,121 @@ def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | N
     args = graph.check(model, example)
     if optimizer is not None:
         _check_optimizer(optimizer)
-    traced = graph.trace(graph.clone(model), graph.paired(args), "shrink")
+    traced = graph.trace(graph.clone(model, share=True), graph.paired(args), "shrink")
+    found, homes = groups.describe(first := liveness.label(traced)), groups.homes(first)
     pins: list[tuple[Node, str]] = []
-    found = groups.describe(liveness.label(traced))
+    failure: float | str | Exception = ""
     for _ in range(ROUNDS):
-        state = liveness.label(traced, pins)
-        liveness.propagate(state)
-        kept = liveness.keep(state)
-        plan = make_plan(state, kept, found)
-        small, wide = graph.clone(model), graph.clone(model).double()
-        for copy in (small, wide):
-            apply(plan, copy)
-            compensate(state, kept, copy)
-        failure = compare(model, small, wide, args)
+        state, kept = _decide(traced, pins)
+        plan = make_plan(state, kept, found, homes)
+        failure = compare(model, lambda dtype: _cut(model, state, kept, plan, dtype), args)  # noqa: B023
         if isinstance(failure, float):
+            small = _cut(model, state, kept, plan, None)
             removed = {name: group.size - len(plan.units[name]) for name, group in found.items()}
             cut = None if optimizer is None else cut_optimizer(optimizer, model, small, plan)
             return Shrunk(small, cut, plan, removed, failure)
-        more = suspects(state, kept, pins, failure, small, args)
+        more = suspects(state, kept, pins, failure, _cut(model, state, kept, plan, None), args)
         if not more:
             break
         pins += more
     raise RuntimeError(f"`shrink` found that the outputs would change: {failure}. Nothing was changed.")
 
 
+def _decide(traced: graph.Graph, pins: list[tuple[Node, str]]) -> tuple[Analysis, Kept]:
+    """Find what stays; layers that emit constants alone are severed from their inputs, which may then go too."""
+    severed: dict[Node, Tensor] = {}
+    while True:
+        state = liveness.label(traced, pins, severed)
+        liveness.propagate(state)
+        kept = liveness.keep(state)
+        more = {
+            node: found
+            for node in state.graph.nodes
+            if node not in severed and _replaceable(state, node)
+            if (found := liveness.constant(state, kept, node)) is not None
+        }
+        # On the only way to the output a layer keeps its one unit: a network of constants alone is no network.
+        avoided = groups.avoidable(state, [{node} for node in more])
+        if not avoided:
+            return state, kept
+        severed |= {node: found for i, (node, found) in enumerate(more.items()) if i in avoided}
+
+
+def _replaceable(state: Analysis, node: Node) -> bool:
+    """Whether an operator is the one call of a plain layer, so that another module can stand in its place."""
+    if node.op != "call_function" or node in state.unknown or not isinstance(state.labels.get(node), Tensor):
+        return False
+    own = node.args[3] if graph.base(node) == "batch_norm" else node.args[1] if layers.weighs(node) else None
+    if not isinstance(own, Node) or own not in state.graph.owned or len(own.users) > 1:
+        return False
+    name, module = graph.caller(state.graph, node)
+    tensor = state.graph.tensors[own]
+    hooked = any(getattr(module, hooks, None) for hooks in graph.HOOKS)
+    mine = any(tensor is each for each in (getattr(module, "weight", None), getattr(module, "running_mean", None)))
+    return bool(name) and type(module) in REPLACEABLE and mine and not hooked
+
+
+def _cut(model: nn.Module, state: Analysis, kept: Kept, plan: Plan, dtype: torch.dtype | None) -> nn.Module:
+    """Return a smaller copy of the model, its floating-point tensors in another dtype if one is given."""
+    small = graph.clone(model, share=True)
+    apply(plan, small, dtype)
+    compensate(state, kept, small)
+    return small
+
+
 # Plan
 
 
-def make_plan(state: Analysis, kept: Kept, found: Units) -> Plan:
+def make_plan(state: Analysis, kept: Kept, found: Units, homes: dict[str, Node]) -> Plan:
     """Write down what stays of every tensor."""
     names = _tensor_names(state)
     dense: dict[str, list[int]] = {}
     indices: dict[str, dict[str, list[int]]] = {}
+    grouped = {leaf: call for call in state.calls if call.groups > 1 for leaf in state.leaves[call.weight]}
     cut = {node: [kept.of(vector) for vector in axes] for node, axes in state.axes.items()}
     for node, labels in state.elements.items():
         cut[node] = [shapes.by_channel(kept.of(labels), axis).any(1) for axis in range(labels.ndim)]
+    blocks: dict[str, list[list[int]]] = {}
     for node, masks in cut.items():
+        if node in grouped and len(masks) > 1:
+            masks, parts = masks[:1], masks[1].reshape(grouped[node].groups, -1)
+            stay = parts[layers.kept_groups(grouped[node], kept)]
+            if not bool(stay.all()):
+                blocks[names[node]] = [part.nonzero()[:, 0].tolist() for part in stay]
         axes = {str(axis): mask.nonzero()[:, 0].tolist() for axis, mask in enumerate(masks) if not bool(mask.all())}
         if axes:
             indices[names[node]] = axes
+        if axes or names[node] in blocks:
             dense[names[node]] = list(state.graph.tensors[node].shape)
-    layers = groups.layer_names(state)
-    depthwise = {layers[call.node]: int(kept.of(call.columns).sum()) for call in state.calls if call.depthwise}
-    old = {layers[call.node]: len(call.columns) for call in state.calls if call.depthwise}
-    created = [layers[call.node] for call in state.calls if _creates(state, kept, call)]
+    called = groups.layer_names(state)
     return Plan(
         type(state.graph.model).__name__,
         dense,
         indices,
-        {name: _units_kept(state, kept, layers, name, group.size, found) for name, group in found.items()},
-        created,
-        {layer: count for layer, count in depthwise.items() if count < old[layer]},
-        _notes(state, kept, layers),
+        {name: _units_kept(state, kept, homes[name], group) for name, group in found.items()},
+        [called[call.node] for call in state.calls if _creates(state, kept, call)],
+        _groups_kept(state, kept, called),
+        blocks,
+        {graph.caller(state.graph, node)[0]: _constants(state, kept, node) for node in state.severed},
+        _notes(state, kept, called),
     )
+
+
+def _groups_kept(state: Analysis, kept: Kept, called: dict[Node, str]) -> dict[str, int]:
+    """Return the new number of groups of each grouped convolution and GroupNorm that loses some."""
+    stay = {called[call.node]: layers.kept_groups(call, kept) for call in state.calls if call.groups > 1}
+    stay |= {name: kept.of(labels) for name, labels in state.groups.items()}
+    return {name: int(mask.sum()) for name, mask in stay.items() if not bool(mask.all())}
+
+
+def _channels(state: Analysis, node: Node) -> Tensor:
+    """Return the label of each channel that a layer returns."""
+    return shapes.by_channel(state.labels[node], liveness.channel_axis(node))[:, 0]
+
+
+def _constants(state: Analysis, kept: Kept, node: Node) -> int:
+    stay = kept.of(_channels(state, node))
+    return int(stay.sum()) * (1 if bool(state.severed[node][stay].any()) else -1)
 
 
 def _tensor_names(state: Analysis) -> dict[Node, str]:
@@ -153,22 +218,20 @@ def _tensor_names(state: Analysis) -> dict[Node, str]:
     return {node: names[id(tensor)] for node, tensor in state.graph.tensors.items() if node in state.graph.owned}
 
 
-def _units_kept(state: Analysis, kept: Kept, layers: dict[Node, str], name: str, size: int, found: Units) -> list[int]:
-    first = next(member for member in found[name].writers if member.layer == name)
-    call = next(call for call in state.calls if layers[call.node] == name)
-    stays = torch.zeros(size, dtype=torch.bool)
-    inside = first.index >= 0
-    stays[first.index[inside]] = kept.of(call.rows)[inside]
+def _units_kept(state: Analysis, kept: Kept, home: Node, group: Group) -> list[int]:
+    index = next(member for member in group.writers if member.layer == group.name).index
+    stays = torch.zeros(group.size, dtype=torch.bool)
+    stays[index[index >= 0]] = kept.of(_channels(state, home))[index >= 0]
     return stays.nonzero()[:, 0].tolist()
 
 
-def _creates(state: Analysis, kept: Kept, call: rules.Call) -> bool:
-    folds = rules.compensation(state, call) == "fold" and rules.argument(call.node, 2, "bias") is None
-    return folds and bool(len(rules.removed_constants(state, call, kept)))
+def _creates(state: Analysis, kept: Kept, call: Call) -> bool:
+    folds = layers.compensation(state, call) == "fold" and graph.argument(call.node, 2, "bias") is None
+    return folds and bool(len(layers.removed_constants(state, call, kept)))
 
 
-def _notes(state: Analysis, kept: Kept, layers: dict[Node, str]) -> list[str]:
-    """Say for each layer why units that carry nothing stay."""
+def _notes(state: Analysis, kept: Kept, called: dict[Node, str]) -> list[str]:
+    """Say for each layer why units that carry nothing stay, and which layers became constants."""
     live, roots = liveness.live(state), state.classes.roots
     reasons = {root: f"it {why}" for root, why in state.classes.pinned.items()}
     for why, extra in kept.notes.items():
@@ -178,14 +241,35 @@ def _notes(state: Analysis, kept: Kept, layers: dict[Node, str]) -> list[str]:
     for call in state.calls:
         for root in shapes.distinct(roots[call.rows]).tolist():
             if root and root not in seen and not live[root] and kept.classes[root]:
-                key = layers[call.node], reasons.get(root, "it meets what stays")
+                key = called[call.node], reasons.get(root, "it meets what stays")
                 counts[key] = counts.get(key, 0) + 1
             seen.add(root)
     return [
         f"{layer}: {count} unit{'s' * (count != 1)} that carr{'y' if count != 1 else 'ies'} nothing "
         f"stay{'s' * (count == 1)}: {why}"
         for (layer, why), count in counts.items()
-    ]
+    ] + [*_rows_that_stay(state, kept, called, live), *_became_constant(state)]
+
+
+def _rows_that_stay(state: Analysis, kept: Kept, called: dict[Node, str], live: Tensor) -> Iterator[str]:
+    """Say which layers keep rows of zeros because others write the same channels, or pass them by."""
+    for call in state.calls:
+        constant = ~shapes.by_channel(state.values[call.node], layers.channel_axis(call.node))[:, 0].isnan()
+        roots = state.classes.roots[call.rows]
+        fed = constant & live[roots] & kept.classes[roots]
+        if not bool(fed.any()):
+            continue
+        feeding = {
+            called[c.node] for c in state.calls if bool(torch.isin(state.classes.roots[c.rows], roots[fed]).any())
+        }
+        others = sorted(feeding - {called[call.node]})
+        why = f"{others[0]} writes them too" if others else "something else writes them too"
+        yield f"{called[call.node]}: {int(fed.sum())} rows without effect stay in a stream: {why}"
+
+
+def _became_constant(state: Analysis) -> Iterator[str]:
+    for node in state.severed:
+        yield f"{graph.caller(state.graph, node)[0]}: no input changes it, so it became a constant"
 
 
 # Constants
@@ -195,47 +279,79 @@ def _notes(state: Analysis, kept: Kept, layers: dict[Node, str]) -> list[str]:
 def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
     """Pay for removed constants, in float64, in the bias or in one constant column of the small model."""
     names = _tensor_names(state)
-    layers = groups.layer_names(state)
+    called = groups.layer_names(state)
     tensors = {name: tensor for name, _, _, tensor in graph.tensors_of(small)}
     for call in state.calls:
-        gone = rules.removed_constants(state, call, kept)
-        if call.depthwise or not len(gone):
+        gone = layers.removed_constants(state, call, kept)
+        if not len(gone):
             continue
         constants, stays, rows = state.constants[call.node], kept.of(call.columns), kept.of(call.rows)
-        columns = state.value(call.weight)[rows].index_select(1, gone).double()
-        how = rules.compensation(state, call)
+        how = layers.compensation(state, call)
         if how in ("fold", "center"):
-            delta = columns.reshape(*columns.shape[:2], -1).sum(-1) @ constants[gone]
-            home = rules.centered(state, call.node) if how == "center" else rules.argument(call.node, 2, "bias")
-            target = tensors[names[home] if isinstance(home, Node) else f"{layers[call.node]}.bias"]
-            delta = (-delta if how == "center" else delta).to(target.device)
-            target.copy_((target.double() + delta).to(target.dtype))
+            delta = layers.dot(state, call.node, _only(constants, gone))[rows]
+            home = layers.centered(state, call.node) if how == "center" else graph.argument(call.node, 2, "bias")
+            target = tensors[names[home] if isinstance(home, Node) else f"{called[call.node]}.bias"]
+            _add(target, -delta if how == "center" else delta)
         else:
-            best = rules.representative(constants, stays, gone)
+            best = layers.representative(constants, stays, gone)
             assert best is not None
-            target = tensors[names[call.weight]].select(1, int(stays[:best].sum()))
-            delta = (columns.movedim(1, -1) @ (constants[gone] / constants[best])).to(target.device)
-            target.copy_((target.double() + delta).to(target.dtype))
+            weight = state.tensor(call.weight).detach()
+            axis = 0 if layers.transposed(call.node) else 1
+            columns = (
+                weight.index_select(axis, gone.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
+            )
+            place = tensors[names[call.weight]].select(axis, int(stays[:best].sum()))
+            _add(place, columns @ (constants[gone] / constants[best]).to(weight.device))
+    for node, vector in state.severed.items():
+        stub = small.get_submodule(graph.caller(state.graph, node)[0])
+        if isinstance(stub.bias, Tensor):
+            stub.bias.copy_(vector[kept.of(_channels(state, node))])
+    _still(state, kept, names, tensors)
+
+
+def _only(constants: Tensor, index: Tensor) -> Tensor:
+    """Return the constants at `index`, 0 elsewhere."""
+    return torch.zeros_like(constants).index_copy_(0, index, constants[index])
+
+
+def _add(target: Tensor, delta: Tensor) -> None:
+    target.copy_((target.double() + delta.to(target.device)).to(target.dtype))
+
+
+def _still(state: Analysis, kept: Kept, names: dict[Node, str], tensors: dict[str, Tensor]) -> None:
+    """Give representatives behind a BatchNorm γ = 0 and β = c: the same constant while training, and no gradient."""
+    stand = torch.tensor(sorted(kept.notes.get(layers.STANDS, ())), dtype=torch.int64)
+    for node, labels in state.norms:
+        parameters = [node.args[1], node.args[2]]
+        plain = all(isinstance(p, Node) and p in state.graph.owned and len(p.users) == 1 for p in parameters)
+        values = shapes.uniform(state.values[node], 1)
+        mine = torch.isin(state.classes.roots[labels], stand) & ~values.isnan()
+        if plain and bool(mine.any()):
+            stays = kept.of(labels)
+            gamma, beta = (tensors[names[p]] for p in parameters)  # type: ignore[index]
+            gamma[mine[stays].to(gamma.device)] = 0
+            beta[mine[stays].to(beta.device)] = values[mine & stays].to(beta)
 
 
 # Comparison
 
 
-def compare(model: nn.Module, small: nn.Module, wide: nn.Module, args: tuple[Tensor, ...]) -> float | str | Exception:
+def compare(
+    model: nn.Module, make: Callable[[torch.dtype | None], nn.Module], args: tuple[Tensor, ...]
+) -> float | str | Exception:
     """Return the largest relative error in float64, or what differs: a sentence, or the exception that was raised.
 
-    `wide` is `small` cut and compensated in float64: rounding of the constants is left to the second comparison.
+    `make` cuts and compensates the model in a dtype: rounding of the constants is left to the second comparison.
     """
-    worst, exact = 0.0, _run_all(model, args, torch.float64)
-    wide, small = wide.eval(), graph.clone(small).eval()
-    for inputs, expected in exact or []:
-        error = _error(expected, wide, inputs, torch.float64)
-        if not isinstance(error, float):
-            return error
-        worst = max(worst, error)
+    exact = _run_all(model, args, torch.float64)  # outputs alone are kept: never two models in float64 at once
+    worst = 0.0 if exact is None else _worst(make(torch.float64), exact, torch.float64)
+    if not isinstance(worst, float):
+        return worst
     if worst > TOLERANCE:
         return f"by {worst:.1e} in float64"
-    for i, (inputs, expected) in enumerate(_run_all(model, args, None) or []):
+    native = _run_all(model, args, None) or []
+    small = make(None).eval()
+    for i, (inputs, expected) in enumerate(native):
         error = _error(expected, small, inputs, None)
         if not isinstance(error, float):
             return error
@@ -248,37 +364,58 @@ def compare(model: nn.Module, small: nn.Module, wide: nn.Module, args: tuple[Ten
     return worst
 
 
-def _run_all(
-    model: nn.Module, args: tuple[Tensor, ...], dtype: torch.dtype | None
-) -> list[tuple[tuple[Tensor, ...], list[Tensor]]] | None:
+def _worst(wide: nn.Module, exact: _Runs, dtype: torch.dtype) -> float | str | Exception:
+    worst, wide = 0.0, wide.eval()
+    for inputs, expected in exact:
+        error = _error(expected, wide, inputs, dtype)
+        if not isinstance(error, float):
+            return error
+        worst = max(worst, error)
+    return worst
+
+
+def _run_all(model: nn.Module, args: tuple[Tensor, ...], dtype: torch.dtype | None) -> _Runs | None:
     """Run the dense model on every input that it accepts; None if it does not run in this dtype at all."""
-    dense = graph.clone(model).eval().to(dtype=dtype) if dtype else graph.clone(model).eval()
-    found: list[tuple[tuple[Tensor, ...], list[Tensor]]] = []
-    for i, inputs in enumerate(probes(args)):
-        try:
-            found.append((inputs, _run(dense, inputs, dtype)))
-        except Exception:  # another size or dtype that the dense model itself refuses
-            if not i:
-                return None
+    dense = graph.clone(model, share=True)
+    if dtype:
+        apply(Plan(""), dense, dtype)
+    dense.eval()
+    found: _Runs = []
+    for i, choices in enumerate(probes(args)):
+        for inputs in choices:
+            try:
+                found.append((inputs, _run(dense, inputs, dtype)))
+                break
+            except Exception:  # another size or dtype that the dense model itself refuses
+                if not i:
+                    return None
     return found
 
 
-def probes(args: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the example, random inputs of another batch size and scale, and images of another size."""
-    yield args
+def probes(args: tuple[Tensor, ...]) -> Iterator[list[tuple[Tensor, ...]]]:
+    """Yield the example, random inputs of another batch and scale, and images of another size, small if may be."""
+    yield [args]
     generator = torch.Generator().manual_seed(0)
 
-    def like(arg: Tensor, batch: int, scale: float, grow: int) -> Tensor:
+    def like(arg: Tensor, scales: list[float], size: Callable[[int], int]) -> Tensor:
         if not arg.is_floating_point():
-            return arg[torch.arange(batch, device=arg.device) % len(arg)]
-        shape = [batch, *arg.shape[1:]]
-        shape[2:] = [size + grow for size in shape[2:]]
-        return (scale * torch.randn(shape, generator=generator)).to(arg)
+            return arg[torch.arange(len(scales), device=arg.device) % len(arg)]
+        shape = [len(scales), *arg.shape[1:]]
+        shape[2:] = map(size, shape[2:])
+        factors = torch.tensor(scales).reshape(-1, *[1] * (arg.ndim - 1))
+        return (factors * torch.randn(shape, generator=generator)).to(arg)
 
-    yield tuple(like(arg, 3, 1.0, 0) for arg in args)
-    yield tuple(like(arg, 5, 10.0, 0) for arg in args)
+    yield [tuple(like(arg, [1.0, 1.0, 10.0], lambda length: length) for arg in args)]
     if any(arg.ndim >= 3 for arg in args):
-        yield tuple(like(arg, 2, 1.0, 5) for arg in args)
+        yield [tuple(like(arg, [1.0, 10.0], other) for arg in args) for other in (_smaller, _larger)]
+
+
+def _smaller(length: int) -> int:
+    return length // 2 + 5 if length >= 64 else length + 5
+
+
+def _larger(length: int) -> int:
+    return length + 5
 
 
 @torch.no_grad()
@@ -429,11 +566,13 @@ def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan
     names: dict[int, str] = {}
     for name, _, _, tensor in graph.tensors_of(model):
         names.setdefault(id(tensor), name)
-    born = {f"{layer}.weight": f"{layer}.bias" for layer in plan.created}
+    born = {f"{layer}.weight": f"{layer}.bias" for layer in (*plan.created, *plan.constants)}
+    replaced = {name for name in names.values() if name.rpartition(".")[0] in plan.constants}
     fresh: list[dict[str, Any]] = []
     for group in optimizer.param_groups:
-        params = [new[names[id(p)]] if id(p) in names else p for p in group["params"]]
-        params += [new[born[names[id(p)]]] for p in group["params"] if names.get(id(p)) in born]
+        stays = [p for p in group["params"] if names.get(id(p)) not in replaced]
+        params = [new[names[id(p)]] if id(p) in names else p for p in stays]
+        params += [new[born[name]] for p in group["params"] if born.get(name := names.get(id(p), "")) in new]
         # Named groups would need a name for each created bias.
         fresh.append({key: value for key, value in group.items() if key not in ("params", "param_names")})
         fresh[-1]["params"] = params
@@ -444,7 +583,7 @@ def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan
         for old in group["params"]:
             name = names.get(id(old), "")
             state = optimizer.state.get(old)
-            if state:
+            if state and name not in replaced:
                 made.state[new.get(name, old)] = {key: _cut_state(v, old, plan, name) for key, v in state.items()}
     return made
 
@@ -452,8 +591,6 @@ def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan
 def _cut_state(value: Any, parameter: Tensor, plan: Plan, name: str) -> Any:
     if not isinstance(value, Tensor):
         return value
-    small = value.detach().clone()
-    if value.shape == parameter.shape:
-        for axis, index in plan.kept.get(name, {}).items():
-            small = small.index_select(int(axis), torch.tensor(index, device=small.device))
-    return small
+    if value.shape != parameter.shape:
+        return value.detach().clone()
+    return cut(value, plan.kept.get(name, {}), plan.blocks.get(name, []))

@@ -1,0 +1,85 @@
+"""What is left of a layer that no input can change: its constants, in the shape that the layer would return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from pruning_lib.units import BatchNorm
+
+REPLACEABLE = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+)
+
+
+class Constant(nn.Module):
+    """Return the same channels for every example and position; made by `shrink`, explained in `from-zeros-to-smaller`.
+
+    It stands where a linear layer, a convolution or a BatchNorm stood that no input can change any more, as at the end
+    of a dead residual branch. It costs no multiply-adds, and follows other batches and image sizes.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        The layer that it replaces; its kernel, stride and padding say how large the output is.
+    channels : int
+        Number of channels returned.
+    zero : bool
+        Whether all of them are 0, and ``bias`` a buffer that says so. Otherwise it is a parameter.
+    """
+
+    bias: Tensor
+
+    def __init__(self, layer: nn.Module, channels: int, zero: bool) -> None:
+        super().__init__()
+        self.last = isinstance(layer, nn.Linear)
+        self.geometry = _geometry(layer)
+        like = next(layer.parameters(), next(layer.buffers(), torch.empty(0)))
+        value = torch.zeros(channels, dtype=like.dtype, device=like.device)
+        if zero:
+            self.register_buffer("bias", value)
+        else:
+            trains = any(parameter.requires_grad for parameter in layer.parameters())
+            self.bias = nn.Parameter(value, requires_grad=trains)
+        self.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a new tensor of shape (…, channels) in place of a linear layer, else (examples, channels, …)."""
+        if self.last:
+            shape = [*x.shape[:-1], len(self.bias)]
+        else:
+            shape = [x.shape[0], len(self.bias), *map(_length, x.shape[2:], self.geometry)]
+        value = self.bias if self.last else self.bias.reshape(-1, *[1] * (len(shape) - 2))
+        # A copy, as readers may work in place.
+        return value.expand(shape).clone(memory_format=torch.contiguous_format)
+
+    def extra_repr(self) -> str:
+        """Say how many channels there are and whether they are 0."""
+        return f"{len(self.bias)}{'' if isinstance(self.bias, nn.Parameter) else ', zero'}"
+
+
+def _geometry(layer: nn.Module) -> list[tuple[int, int, int, int]]:
+    """Return (factor, addend, divisor, offset) of each axis of space, for `_length`."""
+    if isinstance(layer, BatchNorm):
+        return [(1, 0, 1, 0)] * 3
+    if not isinstance(layer, _ConvNd):
+        return []
+    found = []
+    for axis, kernel in enumerate(layer.kernel_size):
+        stride, span = layer.stride[axis], layer.dilation[axis] * (kernel - 1)
+        padding: Any = layer.padding
+        pads = {"same": span, "valid": 0}[padding] if isinstance(padding, str) else 2 * padding[axis]
+        if isinstance(layer, _ConvTransposeNd):
+            found.append((stride, -stride - pads + span + 1 + layer.output_padding[axis], 1, 0))
+        else:
+            found.append((1, pads - span - 1, stride, 1))
+    return found
+
+
+def _length(length: int, geometry: tuple[int, int, int, int]) -> int:
+    factor, addend, divisor, offset = geometry
+    return (factor * length + addend) // divisor + offset
