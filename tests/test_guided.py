@@ -164,7 +164,7 @@ def test_all_columns_behind_a_flatten_shrink_as_one():
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("apply", ["loss", "prox"])
-def test_constant_guidance_is_the_base_to_the_last_bit(base, apply):
+def test_constant_guidance_trains_as_the_base_to_the_last_bit(base, apply):
     torch.manual_seed(0)
     models = [prl.LeNet5(inputs=(1, 8, 8), widths=(6, 8, 20), kernel=3, padding=1) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
@@ -183,11 +183,22 @@ def test_constant_guidance_is_the_base_to_the_last_bit(base, apply):
             loss.backward()
             optimizer.step()
             reg.update(optimizer)
-    assert torch.equal(regs[0].penalty(logits), regs[1].penalty(logits))
+    # The value is summed in another order; every gradient and every step agrees to the last bit.
+    assert torch.allclose(regs[0].penalty(logits), regs[1].penalty(logits), rtol=1e-6)
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(p, q)
     for layer, norms in regs[1].importance().items():
         assert torch.equal(regs[0].importance()[layer], norms)
+
+
+def test_autocast_leaves_the_penalty_in_full_precision():
+    model, groups = network()
+    model.float()
+    for base in BASES:
+        reg = Guided(model, 1.0, base=base, side="both", apply="loss", units=groups)
+        wanted = reg.penalty(OUTPUTS)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(reg.penalty(OUTPUTS), wanted)
 
 
 @pytest.mark.parametrize("base", [L1, L2])

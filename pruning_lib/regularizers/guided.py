@@ -134,10 +134,12 @@ class Guided(Regularizer):
 
     def _value(self, weight: Tensor, parts: list[_Part]) -> Tensor:
         """Return R/λ of one layer."""
+        # Not g @ norms: autocast would take a matrix product to a short dtype.
         if self.base is GroupLasso:
-            return torch.stack([part.g.to(weight) @ part.lengths(weight) for part in parts]).sum()
+            return torch.stack([(part.g.to(weight) * part.lengths(weight)).sum() for part in parts]).sum()
         power = 1 if self.base is L1 else 2
-        return torch.stack([part.g.to(weight) @ part.norms(weight, power) ** power for part in parts]).mean() / power
+        sums = [(part.g.to(weight) * part.norms(weight, power) ** power).sum() for part in parts]
+        return torch.stack(sums).mean() / power
 
     def _slope(self, weight: Tensor, parts: list[_Part], factor: Tensor) -> Tensor:
         """Return factor · ∂(R/λ)/∂w of one layer; 0 where a norm has no slope."""
