@@ -35,7 +35,7 @@ class Regularizer(Protocol):
         Parameters
         ----------
         outputs : Tensor
-            The model's outputs of this forward pass, shape (examples, classes).
+            The model's outputs of this forward pass, shape (examples, …).
         """
         return outputs.new_zeros(())
 
@@ -51,8 +51,17 @@ class Regularizer(Protocol):
         return {"strength": self.strength}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned."""
-        self.strength = float(state["strength"])
+        """Take up the state that `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If it is no such state. Nothing is changed then.
+        """
+        if "strength" not in state:
+            name = type(self).__name__
+            raise ValueError(f"{name} got the state of another object; pass what its own state_dict() returned.")
+        self.strength = checked_strength(state["strength"], self)
 
 
 def checked_strength(strength: float, owner: object) -> float:

@@ -47,6 +47,8 @@ from pruning_lib.units import BatchNorm, Units, Weighted, rows
 
 Activation = Callable[[Tensor], Tensor]
 
+COMPILED = "SeReNe got a compiled model; it differentiates inside the graph, so pass the eager one."
+
 
 class SeReNe(Regularizer):
     """Decay the units that the outputs are insensitive to.
@@ -147,12 +149,14 @@ class SeReNe(Regularizer):
         Raises
         ------
         TypeError
-            If `outputs` is no tensor.
+            If `outputs` is no tensor, or a compiled model's.
         ValueError
             If `outputs` are a scalar, carry no graph, or do not come from the model's last forward pass.
         """
         _check_outputs(outputs)
         seen = self._probe.take()
+        if self._probe.compiled:
+            raise TypeError(COMPILED)
         if not seen:
             raise ValueError("SeReNe saw no forward pass since the last penalty; call model(inputs) first.")
         if self._step % self.every == 0:
@@ -317,8 +321,10 @@ def _checked_share(strength: float, owner: object) -> float:
 
 def _check_eager(model: nn.Module) -> None:
     """Raise TypeError for what hooks cannot observe."""
-    if hasattr(model, "_orig_mod"):
-        raise TypeError("SeReNe got a compiled model; it differentiates inside the graph, so pass the eager one.")
+    # A part that `torch.compile` wrapped, or that `module.compile()` changed in place, is opaque as well.
+    for module in [model, *model.modules()] if isinstance(model, nn.Module) else ():
+        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+            raise TypeError(COMPILED)
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise TypeError(
             "SeReNe got a DataParallel model, whose replicas it cannot observe; use DistributedDataParallel."
@@ -401,6 +407,7 @@ class _Probe:
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Weighted], activation: Activation | None) -> None:
         self.norms: dict[str, BatchNorm] = {}
+        self.compiled = False
         self._activation = activation
         self._seen: _Seen = {}
         self._writer: dict[object, str] = {}
@@ -430,6 +437,7 @@ class _Probe:
         # A pass without gradients, of an evaluation say, leaves what was seen before.
         if torch.is_grad_enabled():
             self.take()
+            self.compiled = torch.compiler.is_compiling()
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.grad_fn is None:
