@@ -47,16 +47,17 @@ def test_batchnorm_scales_the_incoming_norm_and_a_flatten_reader_has_a_column_fo
 
 def test_transposed_and_grouped_convolutions():
     torch.manual_seed(2)
-    model = nn.Sequential(nn.ConvTranspose2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU())
+    model = nn.Sequential(nn.ConvTranspose2d(2, 4, 3, groups=2), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU())
     index = torch.arange(4)
     groups = Units([Group("0", 4, "inner", (Member("0", index),), (), (Member("2", index),))])
     dynamics = Dynamics(model, groups)
     dynamics.record(0)
     up, down = (model[i].weight.detach().numpy() for i in (0, 2))
-    assert np.allclose(dynamics["0"].incoming[0], np.sqrt((up**2).sum((0, 2, 3))))
-    # The first 3 filters read channels 0 and 1, the last 3 read channels 2 and 3.
-    wanted = [np.sqrt((down[3 * half : 3 * half + 3, c] ** 2).sum()) for half in (0, 1) for c in (0, 1)]
-    assert np.allclose(dynamics["0"].outgoing[0], wanted)
+    # Input 0 writes channels 0 and 1, input 1 writes 2 and 3; filters 0 to 2 read channels 0 and 1, 3 to 5 the others.
+    written = [np.sqrt((up[half, c] ** 2).sum()) for half in (0, 1) for c in (0, 1)]
+    read = [np.sqrt((down[3 * half : 3 * half + 3, c] ** 2).sum()) for half in (0, 1) for c in (0, 1)]
+    assert np.allclose(dynamics["0"].incoming[0], written)
+    assert np.allclose(dynamics["0"].outgoing[0], read)
 
 
 def test_all_writers_and_readers_of_a_stream_count():

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from pruning_lib.regularizers.base import Regularizer, checked_choice, learning_rates, unwrapped
 from pruning_lib.regularizers.norms import L1, L2, GroupLasso
-from pruning_lib.units import Member, Units, Weighted, check_plain, rows
+from pruning_lib.units import Member, Units, Weighted, check_plain, unit_axis
 
 Guidance = Callable[[Tensor], Tensor]
 """i/n in (0, 1] of every unit → its guidance, ≥ 0, up to a factor."""
@@ -217,10 +217,10 @@ class _Part:
 
 def joined(layer: Weighted) -> Tensor:
     """Return the layer's weight as a view of shape (groups, outputs a group, inputs a group, …kernel)."""
-    weight = rows(layer)
-    groups: int = getattr(layer, "groups", 1)
+    weight, groups = layer.weight, getattr(layer, "groups", 1)
     kernel = weight.shape[2:] or (1,)
-    return weight.view(groups, len(weight) // groups, weight.shape[1], *kernel)
+    view = weight.view(groups, len(weight) // groups, weight.shape[1], *kernel)
+    return view.transpose(1, 2) if unit_axis(layer) else view
 
 
 def _mean(shares: list[Tensor]) -> Tensor:
