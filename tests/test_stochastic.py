@@ -212,6 +212,8 @@ def test_penalty_and_update_are_those_of_the_base(base):
     plain.update(sgd(theirs))
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(p, q)
+    reg.strength = 0.0
+    assert reg.penalty(torch.zeros(1, 10)) == 0 == reg.base.strength
 
 
 def test_without_strength_only_the_sampling_is_left():
@@ -282,6 +284,7 @@ def test_the_mask_is_one_copy_of_the_weights_and_regrowing_keeps_nothing():
         ({"probability": lambda x: x / 10}, "must stay in \\[0, 1\\] and never rise"),
         ({"probability": lambda x: 2 - x / 10}, "must stay in \\[0, 1\\] and never rise"),
         ({"probability": lambda x: 0.5}, "a tensor of the same shape"),
+        ({"seed": -1}, "seed=-1; it must be an integer ≥ 0, the same on every rank"),
         ({"temperature": 0.0}, "temperature=0.0, which makes τ = 0 in '1'; it must be positive"),
         ({"temperature": math.nan}, "it must be positive"),
         ({"temperature": {"1": 0.1, "3": 0.1}}, "each layer of 1, 3, 5 and no other; see '5'"),

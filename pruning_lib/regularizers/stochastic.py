@@ -116,7 +116,7 @@ class StochasticPruning(Regularizer):
         self.strength = checked_strength(strength, self)
         self.mode = checked_choice(mode, "mode", ("regrow", "mask"))
         self.probability = probability
-        self.seed = seed
+        self.seed = _checked_seed(seed)
         self._energy = _energy(probability)
         self._layers = regularized_layers(model, units, self, in_place=True)
         self.temperatures = _temperatures(temperature, self._layers)
@@ -126,16 +126,14 @@ class StochasticPruning(Regularizer):
 
     def penalty(self, outputs: Tensor) -> Tensor:
         """Return λΩ, or what else `base` adds to the loss."""
-        if self.strength == 0:
-            return outputs.new_zeros(())
         self.base.strength = self.strength
-        return self.base.penalty(outputs)
+        return self.base.penalty(outputs) if self.strength > 0 else outputs.new_zeros(())
 
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
         """Let `base` update, then zero the drawn ones of the weights that `optimizer` trains."""
+        self.base.strength = self.strength
         if self.strength > 0:
-            self.base.strength = self.strength
             self.base.update(optimizer)
         trained, pools = learning_rates(optimizer), dict[torch.device, Tensor]()
         for number, (name, layer) in enumerate(self._layers.items()):
@@ -223,6 +221,13 @@ class StochasticPruning(Regularizer):
 def _piece(weight: Tensor) -> int:
     """Return how many rows of a weight are sampled at once: on a CPU what its cache holds, elsewhere all."""
     return max(1, PIECE * len(weight) // weight.numel()) if weight.device.type == "cpu" else len(weight)
+
+
+def _checked_seed(seed: int) -> int:
+    """Return `seed`, or raise ValueError if it is negative or no integer."""
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"StochasticPruning got seed={seed!r}; it must be an integer ≥ 0, the same on every rank.")
+    return seed
 
 
 def _energy(probability: str | Probability) -> Callable[[Tensor], Tensor]:
