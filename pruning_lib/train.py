@@ -41,7 +41,7 @@ class CheckpointError(ValueError):
 
 
 class Evaluation(NamedTuple):
-    """Mean loss and share of right answers, 0 … 1, over a set of examples."""
+    """Mean loss and share of right answers, 0 … 1, over a set of examples; NaN where the targets are no classes."""
 
     loss: float
     accuracy: float
@@ -142,9 +142,10 @@ def evaluate(
     Parameters
     ----------
     model : nn.Module
-        Gives outputs of shape (examples, classes, …).
+        Gives outputs of shape (examples, classes, …), or any other that `loss_fn` takes.
     data : TensorPair
-        Inputs (examples, …) and targets (examples, …).
+        Inputs (examples, …) and targets (examples, …). Integer targets in the shape of the outputs without their axis 1
+        are classes: each of them, each pixel of a map, is an answer. For all others the accuracy is NaN.
     batch_size : int
         Examples per forward pass; it changes the result by rounding alone.
     loss_fn : callable
@@ -153,16 +154,22 @@ def evaluate(
     inputs, targets = data
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    loss, right = 0.0, 0
+    loss, right = 0.0, 0.0
     try:
         for x, y in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
             outputs = model(x)
             loss += loss_fn(outputs, y).item() * len(y)
-            right += int((outputs.argmax(1) == y).sum())
+            right += int((outputs.argmax(1) == y).sum()) if _are_classes(y, outputs) else math.nan
     finally:
         for module, mode in modes.items():
             module.training = mode
     return Evaluation(loss / len(targets), right / targets.numel())
+
+
+def _are_classes(targets: Tensor, outputs: Tensor) -> bool:
+    """Whether the targets are classes along axis 1 of the outputs."""
+    whole = not targets.is_floating_point() and not targets.is_complex()
+    return whole and outputs.ndim > 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ import io
 import math
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from pruning_lib import regularizers
+from pruning_lib.data import TensorPair
 from pruning_lib.models import LeNet5
 from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, Regularizer, SeReNe, StochasticPruning
+from pruning_lib.train import Callback, Run, ThresholdOnPlateau, fit
 from pruning_lib.units import Group, Member, Units
 
 CLASSES = 3
@@ -448,6 +450,55 @@ def test_units_say_what_is_regularized(name: str) -> None:
     assert changed
     assert all(key.startswith(("conv2.", "bn2.")) for key in changed), changed
     assert set(reg.importance()) <= {"conv2", "bn2"}
+
+
+class Segmenter(nn.Sequential):
+    """Two convolutions with BatchNorm and a 1 × 1 convolution to a map of classes."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__()
+        for i, (inputs, outputs) in enumerate([(1, 4), (4, 5)], start=1):
+            self.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+            self.add_module(f"bn{i}", nn.BatchNorm2d(outputs))
+            self.add_module(f"relu{i}", nn.ReLU())
+        self.add_module("head", nn.Conv2d(5, CLASSES, 1))
+
+
+@names()
+def test_the_loop_of_plateaus_and_thresholds_takes_any_method_and_a_loss_of_maps(name: str) -> None:
+    """Zeros stay zeros, and the loss stays within its tolerance."""
+    model = Segmenter()
+    METHODS[name].prepare(model)
+    groups = Units([group("conv1", "bn1", "conv2", 4), group("conv2", "bn2", "head", 5)])
+    reg = made(name, model, units=groups if METHODS[name].needs_units else None)
+    images = torch.cat([x for x, _ in BATCHES])
+    data = TensorPair(images, (images[:, 0] > 0.3).long() + (images[:, 0] > 1).long())
+    zeros: list[dict[str, Tensor]] = []
+
+    class Stall(Callback):
+        """Says that every epoch was worse than the one before."""
+
+        def after_epoch(self, run: Run) -> None:
+            run.history.epochs[-1] = replace(run.history.epochs[-1], val_loss=1.0 + run.epoch)
+
+    class Watch(Callback):
+        def after_epoch(self, run: Run) -> None:
+            zeros.append({key: p.detach() == 0 for key, p in run.model.named_parameters() if p.ndim > 1})
+
+    plateau = ThresholdOnPlateau(patience=1, tolerance=0.2, slack=0.0)
+    fit(
+        model, data, data, epochs=5, optimizer=SGD(model.parameters(), 0.1, momentum=0.9), regularizer=reg,
+        callbacks=[Stall(), plateau, Watch()], batch_size=24, progress=False,
+    )  # fmt: skip
+    assert [entry["epoch"] for entry in plateau.log] == [2, 4, 5], "two plateaus, and the end"
+    for entry in plateau.log:
+        assert entry["val_loss_after"] <= 1.2 * entry["val_loss_before"] + 1e-9
+    for epoch in (int(entry["epoch"]) for entry in plateau.log[:-1]):
+        held = zeros[epoch - 1]
+        assert all(bool((later[key] | ~mask).all()) for later in zeros[epoch:] for key, mask in held.items())
+    left = sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1)
+    assert left == plateau.log[-1]["weights_left"] < 9 * (4 + 20) + 15
 
 
 @names()

@@ -108,6 +108,23 @@ def test_evaluate_is_the_mean_over_examples_whatever_the_batches() -> None:
     assert accuracy == int((outputs.argmax(1) == VAL.targets).sum()) / 40
 
 
+def test_accuracy_counts_pixels_and_is_nan_where_targets_are_no_classes() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 1, 3, 2)
+    maps = nn.Conv2d(1, 4, 1)
+    classes = torch.randint(4, (6, 3, 2))
+    right = sum(int(maps(image[None])[0, :, i, j].argmax() == target[i, j])
+                for image, target in zip(x, classes, strict=True) for i in range(3) for j in range(2))  # fmt: skip
+    assert evaluate(maps, TensorPair(x, classes), batch_size=4).accuracy == right / 36
+    line = nn.Sequential(nn.Flatten(), nn.Linear(6, 1))
+    flat = nn.Sequential(*line, nn.Flatten(0))
+    binary = nn.Conv2d(1, 1, 1)
+    for model, targets in ((line, torch.randn(6, 1)), (flat, torch.randn(6)), (binary, torch.rand(6, 1, 3, 2))):
+        loss, accuracy = evaluate(model, TensorPair(x, targets), batch_size=4, loss_fn=F.mse_loss)
+        assert math.isnan(accuracy)
+        assert loss == pytest.approx((model(x) - targets).square().mean().item(), rel=1e-5)
+
+
 def test_nothing_global_is_left_changed() -> None:
     model = network().eval()
     threads, state = torch.get_num_threads(), torch.get_rng_state()
