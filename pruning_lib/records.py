@@ -25,6 +25,8 @@ Row = dict[str, Any]
 
 CHECKOUT = Path(__file__).parents[1] / "experiments" / "records"
 SHIPPED = Path(__file__).parent / "_records"
+MEASURED = "measured-"
+"""Begins the names of shipped files that a benchmark wrote, not a suite of runs."""
 
 STAGES = ("trained", "zeroed", "dropped", "shrunk", "finetuned")
 """In order. trained: after the run's own training; zeroed: chosen units at zero, their shift kept; dropped: their shift
@@ -169,10 +171,34 @@ def load(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> lis
         return summarize(found)
     path = shipped / f"{suite}.json"
     if not path.is_file():
-        there = sorted({p.stem for p in shipped.glob("*.json")} | {p.name for p in folder.glob("*") if p.is_dir()})
+        suites = {p.stem for p in shipped.glob("*.json") if not p.name.startswith(MEASURED)}
+        there = sorted(suites | {p.name for p in folder.glob("*") if p.is_dir()})
         raise FileNotFoundError(f"There are no records of '{suite}'; there are {', '.join(there) or 'none at all'}.")
     summary = json.loads(path.read_text(encoding="utf-8"))
     return [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]]
+
+
+def measured(name: str, *, shipped: Path = SHIPPED) -> dict[str, Any]:
+    """Return what a benchmark measured, as ``python -m benchmarks.<name>`` wrote it.
+
+    Parameters
+    ----------
+    name : str
+        For example ``"zoo"``, ``"peers"`` or ``"latency"``.
+    shipped : Path
+        The folder that ships with the package.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such measurement; the message names those there are.
+    """
+    path = shipped / f"{MEASURED}{name}.json"
+    if not path.is_file():
+        there = sorted(p.stem.removeprefix(MEASURED) for p in shipped.glob(f"{MEASURED}*.json"))
+        raise FileNotFoundError(f"Nothing was measured as '{name}'; there are {', '.join(there) or 'none at all'}.")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def summarize(records: Iterable[Record]) -> list[Row]:

@@ -307,6 +307,12 @@ def test_records_in_the_checkout_come_before_the_summary(library: Path) -> None:
     assert inputs.records("prl.records.load('suite-a')", library) == [run]
 
 
+def test_what_a_benchmark_measured_is_a_record_too(library: Path) -> None:
+    path = library / "pruning_lib" / "_records" / "measured-zoo.json"
+    path.write_text("{}", encoding="utf-8")
+    assert inputs.records("prl.records.measured('zoo')", library) == [path]
+
+
 def test_a_suite_without_a_literal_name_is_refused(library: Path) -> None:
     with pytest.raises(ValueError, match="as a string"):
         inputs.digest(["prl.records.load(suite)"], library)

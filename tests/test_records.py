@@ -32,6 +32,15 @@ def record(seed: int = 0, strength: float = 1e-3, error: float = 2.0) -> dict[st
     }
 
 
+def test_a_measurement_is_read_by_name_or_named(tmp_path):
+    (tmp_path / "measured-zoo.json").write_text('{"nets": {}}', encoding="utf-8")
+    assert records.measured("zoo", shipped=tmp_path) == {"nets": {}}
+    with pytest.raises(FileNotFoundError, match="there are zoo"):
+        records.measured("peers", shipped=tmp_path)
+    with pytest.raises(FileNotFoundError, match="none at all"):
+        records.load("zoo", folder=tmp_path, shipped=tmp_path)
+
+
 def test_what_is_written_is_read_and_named_after_its_configuration(tmp_path: Path) -> None:
     path = records.write(record(), tmp_path)
     assert path == tmp_path / "tiny" / "prune-l1-1e-03-s0.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.chapters import ROOT
 
 PACKAGE = "pruning_lib"
-LOAD = re.compile(r"\brecords\.load\(\s*(?P<argument>[^,)\s]*)")
+LOAD = re.compile(r"\brecords\.(?P<how>load|measured)\(\s*(?P<argument>[^,)\s]*)")
 
 
 def digest(code: list[str], root: Path = ROOT) -> str:
@@ -30,7 +30,7 @@ def digest(code: list[str], root: Path = ROOT) -> str:
 
 
 def records(code: str, root: Path = ROOT) -> list[Path]:
-    """Return the records that the code loads: a suite's runs in the checkout, else the summary in the package.
+    """Return the records that the code loads: a suite's runs, else their summary in the package, or a measurement.
 
     Raises
     ------
@@ -42,11 +42,15 @@ def records(code: str, root: Path = ROOT) -> list[Path]:
         argument = match["argument"]
         if argument[:1] not in ("'", '"'):
             raise ValueError(
-                f"records.load({argument}…): write the suite's name as a string, as in load('mnist-lenet300')."
+                f"records.{match['how']}({argument}…): write the name as a string, as in load('mnist-lenet300')."
             )
         suite = argument.strip("'\"")
+        shipped = root / PACKAGE / "_records"
+        if match["how"] == "measured":
+            found += sorted(shipped.glob(f"measured-{suite}.json"))
+            continue
         runs = sorted((root / "experiments" / "records" / suite).glob("*.json"))
-        found += runs or sorted((root / PACKAGE / "_records").glob(f"{suite}.json"))
+        found += runs or sorted(shipped.glob(f"{suite}.json"))
     return found
 
 
