@@ -282,6 +282,8 @@ def test_wrong_use_is_named():
         Guided(model, 0.1, base=SeReNe, units=groups)
     with pytest.raises(ValueError, match="side='left' is unknown; choose one of 'incoming', 'outgoing', 'both'"):
         Guided(model, 0.1, side="left", units=groups)
+    with pytest.raises(ValueError, match="apply='decay' is unknown; choose one of 'loss', 'prox'"):
+        Guided(model, 0.1, apply="decay", units=groups)
     with pytest.raises(ValueError, match="guidance='cubic' is unknown; choose one of 'constant', 'linear'"):
         Guided(model, 0.1, guidance="cubic", units=groups)
     with pytest.raises(ValueError, match="guidance leaves out '3'; give every group"):
@@ -298,6 +300,7 @@ def test_wrong_use_is_named():
     with pytest.raises(ValueError, match="units of another model"):
         Guided(nn.Sequential(nn.Linear(2, 2)), 0.1, units=groups)
     nn.utils.parametrizations.weight_norm(model[5])
+    assert Guided(model, 0.1, base=L1, side="outgoing", apply="loss", units=groups).penalty(OUTPUTS) > 0
     with pytest.raises(ValueError, match="Guided changes weights in place, and that of '5' is computed"):
         Guided(model, 0.1, base=L1, side="outgoing", units=groups)
 

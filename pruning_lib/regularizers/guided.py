@@ -103,6 +103,8 @@ class Guided(Regularizer):
         if units is None:
             raise ValueError("Guided needs units=pruning_lib.units(model, example): they say which units can go.")
         self.side = checked_choice(side, "side", ("incoming", "outgoing", "both"))
+        if apply is not None:
+            checked_choice(apply, "apply", ("loss", "prox"))
         plain = base(model, strength, units=units) if apply is None else base(model, strength, apply=apply, units=units)
         self.strength, self.apply, self.base = plain.strength, plain.apply, base
         self.guidance = _normalized(guidance, units)
