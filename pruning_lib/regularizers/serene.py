@@ -264,7 +264,8 @@ class SeReNe(Regularizer):
             for (name, _), slope in zip(edges, slopes, strict=True):
                 if slope is not None:
                     # A slope is ours to overwrite, unless it is the seed itself, as at the output layer.
-                    value = self._reduce(slope, name, space, overwrite=slope.data_ptr() != seed.data_ptr())
+                    mine = slope.data_ptr() != seed.data_ptr()
+                    value = reduce_slopes(slope, space, _unit_axis(self._layers[name]), overwrite=mine)
                     total[name] = total[name] + value if name in total else value
         if not total:
             raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
@@ -294,11 +295,6 @@ class SeReNe(Regularizer):
         for seed in seeds:
             yield (seed if signs is None else seed * signs.to(seed)).reshape(outputs.shape)
 
-    def _reduce(self, slope: Tensor, name: str, space: str, overwrite: bool = False) -> Tensor:
-        """Reduce ∂y/∂p of one layer to (units,)."""
-        axis = -1 if isinstance(self._layers[name], nn.Linear) else 1
-        return reduce_slopes(slope, space, units=axis, overwrite=overwrite)
-
     def _local(self, outputs: Tensor, seen: _Seen) -> dict[str, Tensor]:
         """Return E|φ′(p)| of every layer, the mean of its uses; 1 for the layer that writes the outputs."""
         last = _first_of({edge.node for found in seen.values() for edge, _ in found}, outputs.grad_fn)
@@ -306,8 +302,7 @@ class SeReNe(Regularizer):
         for name, found in seen.items():
             for edge, slope in found:
                 assert slope is not None
-                value = self._reduce(slope, name, "mean")
-                values.setdefault(name, []).append(torch.ones_like(value) if edge.node is last else value)
+                values.setdefault(name, []).append(torch.ones_like(slope) if edge.node is last else slope)
         return {name: torch.stack(uses).mean(0) for name, uses in values.items()}
 
 
@@ -350,6 +345,11 @@ def _one_hot(k: int, zeros: Tensor) -> Tensor:
     """Set number k to 1."""
     zeros[k] = 1
     return zeros
+
+
+def _unit_axis(layer: Weighted) -> int:
+    """Return the axis of a layer's output that counts its units."""
+    return -1 if isinstance(layer, nn.Linear) else 1
 
 
 def _first_of(wanted: set[Any], node: Any) -> Any:
@@ -411,6 +411,7 @@ class _Probe:
         self._activation = activation
         self._seen: _Seen = {}
         self._writer: dict[object, str] = {}
+        self._axes = {name: _unit_axis(layer) for name, layer in layers.items()}
         by_weight = {id(layer.weight): name for name, layer in layers.items()}
         self._names: dict[nn.Module, str] = {
             m: by_weight[id(m.weight)] for m in model.modules() if _has_weight_of(m, by_weight)
@@ -453,16 +454,16 @@ class _Probe:
         else:
             name = self._names[module]
             self._writer[output.grad_fn] = name
-        self._seen.setdefault(name, []).append((get_gradient_edge(output), self._slope(output)))
+        self._seen.setdefault(name, []).append((get_gradient_edge(output), self._slope(output, self._axes[name])))
 
-    def _slope(self, output: Tensor) -> Tensor | None:
-        """Return φ′(p), elementwise, or None where no activation is asked for."""
+    def _slope(self, output: Tensor, axis: int) -> Tensor | None:
+        """Return E|φ′(p)| of every unit, or None where no activation is asked for."""
         if self._activation is None:
             return None
         with torch.enable_grad():
             point = output.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self._activation(point).sum(), point)
-        return slope
+        return reduce_slopes(slope, "mean", axis)
 
 
 def _has_weight_of(module: nn.Module, by_weight: Mapping[int, str]) -> TypeGuard[Weighted]:

@@ -1,0 +1,208 @@
+"""What every method costs a training step: `python -m benchmarks.regularizers [--networks lenet5 resnet56 vgg16]`.
+
+LeNet-5 with batches of 100, ResNet-56 with 64, VGG-16 with 32, one thread; SGD with momentum, random images.
+
+    step    a step with the method over a plain one, paired and interleaved: median and quartiles
+    own     the method's own work (its penalty, the slope of that alone, its update) over a plain step
+    peak    what a step allocates at most beyond a plain one, in copies of the parameters
+    kept    tensors that the method holds between steps, in copies of the parameters
+
+Steps are noisy where others work on the machine; `own` is not, and misses what a whole step adds (one more term in the
+sum of the slopes). Targets for what penalizes parameters: ≤ 1.02 on ResNet-56, ≤ 1.05 on LeNet-5 and VGG-16; at most
+one copy kept. SeReNe differentiates the network, and its target is in `benchmarks.serene`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+# The profiler's own messages, before it is loaded.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.timing import interleaved, ratios
+from pruning_lib import L1, L2, GroupLasso, Guided, LeNet5, Regularizer, SeReNe, StochasticPruning
+from pruning_lib import units as find_units
+from pruning_lib.units import Units
+
+Maker = Callable[[nn.Module, Units], Regularizer | None]
+METHODS: dict[str, Maker] = {
+    "plain": lambda m, u: None,
+    "plain again": lambda m, u: None,
+    "L1, loss": lambda m, u: L1(m, 1e-6, apply="loss"),
+    "L1, prox": lambda m, u: L1(m, 1e-6, apply="prox"),
+    "L2, loss": lambda m, u: L2(m, 1e-6, apply="loss"),
+    "L2, prox": lambda m, u: L2(m, 1e-6, apply="prox"),
+    "group lasso, loss": lambda m, u: GroupLasso(m, 1e-6, apply="loss"),
+    "group lasso, prox": lambda m, u: GroupLasso(m, 1e-6, apply="prox"),
+    "guided L2, loss": lambda m, u: Guided(m, 1e-6, units=u),
+    "guided group lasso, prox": lambda m, u: Guided(m, 1e-6, base=GroupLasso, units=u),
+    "stochastic pruning": lambda m, u: StochasticPruning(m, 1e-6, temperature=1e-3),
+    "SeReNe, sampled": lambda m, u: SeReNe(m, 1e-6),
+    "SeReNe, local": lambda m, u: SeReNe(m, 1e-6, estimator="local"),
+}
+TURN = 3
+"""Steps a turn: SeReNe's sampled estimator measures at one of three."""
+
+
+class Residual(nn.Module):
+    """A basic block with option A: the shortcut takes every second place and pads the channels with zeros."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
+        self.stride, self.more = stride, (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
+        return F.relu(y + x)
+
+
+def resnet56() -> nn.Module:
+    """Return ResNet-56 for 32 × 32 images, option A."""
+    blocks, inputs = [], 16
+    for outputs in (16, 32, 64):
+        for i in range(9):
+            blocks.append(Residual(inputs, outputs, 2 if i == 0 and outputs > 16 else 1))
+            inputs = outputs
+    stem = (nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def vgg16() -> nn.Module:
+    """Return VGG-16 with BatchNorm and one linear layer, for 32 × 32 images."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            layers += [nn.Conv2d(inputs, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            inputs = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "lenet5": (LeNet5, (100, 1, 28, 28)),
+    "resnet56": (resnet56, (64, 3, 32, 32)),
+    "vgg16": (vgg16, (32, 3, 32, 32)),
+}
+
+
+class Stepper:
+    """One network, its optimizer and its method; a call takes one training step."""
+
+    def __init__(self, network: str, method: str) -> None:
+        torch.manual_seed(0)
+        make, shape = NETWORKS[network]
+        self.model = make()
+        self.reg = METHODS[method](self.model, find_units(self.model, torch.zeros(2, *shape[1:])))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        self.x, self.y = torch.randn(shape), torch.randint(10, shape[:1])
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+
+    def __call__(self) -> None:
+        outputs = self.model(self.x)
+        loss = F.cross_entropy(outputs, self.y)
+        if self.reg is not None:
+            loss = loss + self.reg.penalty(outputs)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.reg is not None:
+            self.reg.update(self.optimizer)
+
+    def own(self, rounds: int) -> float:
+        """Return the median seconds of the method's own work: penalty, its slope, update."""
+        assert self.reg is not None
+        outputs, seconds = torch.zeros(len(self.y), 10), []
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for _ in range(rounds):
+            start = time.perf_counter()
+            term = self.reg.penalty(outputs)
+            if term.requires_grad:
+                torch.autograd.grad(term, parameters, allow_unused=True)
+            self.reg.update(self.optimizer)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
+
+    def peak(self) -> int:
+        """Return the most bytes that the steps of a turn had allocated at once."""
+        self.optimizer.zero_grad()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            for _ in range(TURN):
+                self()
+        assert seen.profiler is not None
+        events: list[Any] = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+        held = most = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            held += event.nbytes()
+            most = max(most, held)
+        return most
+
+    def kept(self) -> int:
+        """Return the numbers in all tensors that the method holds, the network's own aside."""
+        ours = {t.untyped_storage().data_ptr() for t in (*self.model.parameters(), *self.model.buffers())}
+        found: dict[int, int] = {}
+        seen, waiting = {id(self.model)}, [vars(self.reg)] if self.reg is not None else []
+        while waiting:
+            thing = waiting.pop()
+            if id(thing) in seen or isinstance(thing, (nn.Module, type)):
+                continue
+            seen.add(id(thing))
+            if isinstance(thing, Tensor):
+                found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+            elif isinstance(thing, (dict, list, tuple, set)):
+                waiting += [*thing.values()] if isinstance(thing, dict) else [*thing]
+            elif hasattr(thing, "__dict__"):
+                waiting.append(vars(thing))
+        return sum(size for place, size in found.items() if place not in ours) // 4
+
+
+def table(network: str, methods: list[str], rounds: int) -> None:
+    """Print one network's table."""
+    steppers = {name: Stepper(network, name) for name in methods}
+    # The momentum is there after one step.
+    for stepper in steppers.values():
+        stepper()
+    seconds = interleaved(steppers, rounds, inner=TURN)
+    plain = statistics.median(seconds["plain"])
+    base = steppers["plain"].peak()
+    print(f"{network}, plain step {1000 * plain:.1f} ms    step  quartiles       own    peak    kept")
+    for name, (median, lower, upper) in ratios(seconds, "plain").items():
+        stepper = steppers[name]
+        size = stepper.parameters
+        reg = stepper.reg
+        own = "-" if reg is None or isinstance(reg, SeReNe) else f"{1 + stepper.own(15) / plain:.3f}"
+        peak, kept = (stepper.peak() - base) / 4 / size, stepper.kept() / size
+        print(f"{name:<28} {median:9.3f}  {lower:.3f}–{upper:.3f}  {own:>6}  {peak:6.2f}  {kept:6.2f}", flush=True)
+    del steppers
+    gc.collect()
+
+
+def main() -> None:
+    """Print a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for network in options.networks:
+        table(network, list(dict.fromkeys(["plain", *options.methods])), options.rounds)
+
+
+if __name__ == "__main__":
+    main()
