@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from pruning_lib.channels import shrink, units
+from pruning_lib.channels import load, save, shrink, units
+from pruning_lib.channels.constant import Constant
+from pruning_lib.measure import measure
 from pruning_lib.models import LeNet5, LeNet300
 from pruning_lib.regularizers import SeReNe
 
@@ -437,7 +439,9 @@ def test_what_counts_every_channel_keeps_them_and_says_so():
     kill(model[2], [1])
     shrunk = shrink(model, torch.randn(2, 4))
     assert shrunk.removed == {"2": 1}
-    assert shrunk.plan.notes == ["0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel"]
+    assert shrunk.plan.notes == [
+        "0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel"
+    ]
 
 
 SWALLOW_NAN = {
@@ -467,6 +471,283 @@ def test_a_live_unit_stays_live_behind_operators_that_swallow_nan(name):
     shrunk = shrink(model, torch.randn(2, 4).double())
     assert shrunk.removed == {"a": 2}
     assert_equal(model, shrunk.model, 4, tolerance=1e-12)
+
+
+# Families of layers
+
+
+def rows_at_random(model: nn.Module, share: float = 0.5, seed: int = 0) -> nn.Module:
+    """Zero rows of every layer at random, in float64; biases, shifts and statistics are anything."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                if name in ("bias", "running_mean"):
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight[torch.rand(len(module.weight), generator=generator) < share] = 0
+            elif isinstance(module, nn.ConvTranspose2d):
+                gone = torch.rand(module.weight.shape[1], generator=generator) < share
+                module.weight[:, gone] = 0
+    return model.double().eval()
+
+
+def shrunk_and_compared(model: nn.Module, *shape: int, sizes: tuple[int, ...] = (3, 5)) -> object:
+    """Shrink, compare at another batch and size, and check that a second time removes nothing."""
+    shrunk = shrink(model, torch.randn(2, *shape).double())
+    for grow in sizes:
+        assert_equal(model, shrunk.model, shape[0], *(size + grow for size in shape[1:]), tolerance=1e-11)
+    again = shrink(shrunk.model, torch.randn(2, *shape).double())
+    assert again.plan.kept == {}
+    assert again.plan.blocks == {}
+    return shrunk
+
+
+def test_transposed_convolution_is_cut_on_both_sides():
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1), nn.Tanh()
+    )
+    model = seeded(lambda: rows_at_random(model.append(nn.Conv2d(6, 3, 3, padding=1))))
+    shrunk = shrunk_and_compared(model, 2, 7, 7)
+    dead = int((model[0].weight == 0).flatten(1).all(1).sum())
+    positive = bool((model[0].bias[(model[0].weight == 0).flatten(1).all(1)] > 0).any())
+    assert shrunk.removed["0"] == dead - positive  # gaps are read beside a constant: one stands for the others
+    assert shrunk.model[2].weight.shape[:2] == (shrunk.model[0].out_channels, shrunk.model[4].in_channels)
+    assert (shrunk.model[2].in_channels, shrunk.model[2].out_channels) == shrunk.model[2].weight.shape[:2]
+
+
+def test_groups_that_stay_keep_equally_many_channels():
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 12, 1), nn.ReLU(), nn.Conv2d(12, 9, 3, groups=3), nn.Conv2d(9, 2, 1)
+        ).double()
+    )
+    kill(model[0], [0, 1, 2, 3, 5, 8], bias=-1.0)  # of the groups' four inputs, 4, 1 and 1 hold 0 behind the ReLU
+    kill(model[2], [0, 1, 2, 4], bias=0.5)
+    shrunk = shrunk_and_compared(model, 1, 9, 9)
+    assert shrunk.removed == {"0": 6, "2": 3}  # row 4 stays, as the third group has three live ones
+    assert shrunk.model[2].groups == 2
+    assert shrunk.model[2].weight.shape == (6, 3, 3, 3)
+    assert shrunk.plan.blocks == {"2.weight": [[0, 2, 3], [1, 2, 3]]}
+    assert "one of a group, whose sizes must stay equal" in shrunk.plan.notes[0]
+
+
+def test_plans_of_grouped_convolutions_travel(tmp_path):
+    def build():
+        return nn.Sequential(
+            *(nn.Conv2d(2, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=4)),
+            *(nn.BatchNorm2d(16), nn.ReLU(), nn.ConvTranspose2d(16, 8, 2, groups=2), nn.ReLU(), nn.Conv2d(8, 3, 1)),
+        ).double()
+
+    torch.manual_seed(0)
+    model = rows_at_random(build(), share=0.6)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(3, 2, 8, 8).double()).square().sum().backward()
+    optimizer.step()
+    model = rows_at_random(model, share=0.6)
+    shrunk = shrink(model, torch.randn(2, 2, 8, 8).double(), optimizer=optimizer)
+    assert shrunk.plan.blocks
+    for parameter in shrunk.model.parameters():
+        assert shrunk.optimizer.state[parameter]["exp_avg"].shape == parameter.shape
+    save(shrunk, tmp_path / "a.safetensors")
+    x = torch.randn(2, 2, 9, 9).double()
+    assert torch.equal(load(build().eval(), tmp_path / "a.safetensors")(x), shrunk.model(x))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm_loses_whole_groups(affine):
+    model = seeded(
+        lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(4, 8, affine=affine), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    ).double()
+    kill(model[0], [0, 2, 3, 7])
+    shrunk = shrunk_and_compared(model, 1, 9, 9)
+    assert shrunk.removed == {"0": 1}  # a unit is a group here: channels 2 and 3
+    assert (shrunk.model[1].num_groups, shrunk.model[1].num_channels) == (3, 6)
+    assert shrunk.model[0].out_channels == 6
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_instance_norm_is_followed(track):
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.InstanceNorm2d(6, affine=True, track_running_stats=track), nn.ReLU())
+    model = seeded(lambda: rows_at_random(model.append(nn.Conv2d(6, 2, 3, padding=1))))
+    shrunk = shrunk_and_compared(model, 1, 9, 9)
+    assert shrunk.removed["0"] >= 1
+    assert shrunk.model[1].num_features == shrunk.model[0].out_channels
+
+
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.fc, self.out = nn.Embedding(11, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, tokens):
+        return self.out(F.gelu(self.fc(self.table(tokens).mean(1))))
+
+
+def test_columns_of_an_embedding_go():
+    model = seeded(Text).double()
+    with torch.no_grad():
+        model.table.weight[:, 2] = 0.4  # the same for every token
+        model.fc.weight[:, 5] = 0  # read by nobody
+    tokens = torch.randint(11, (3, 7))
+    shrunk = shrink(model, tokens)
+    assert shrunk.model.table.weight.shape == (11, 6)
+    assert shrunk.model.table.embedding_dim == shrunk.model.fc.in_features == 6
+    torch.testing.assert_close(shrunk.model(tokens), model(tokens))
+
+
+class Gate(nn.Module):
+    def __init__(self, split):
+        super().__init__()
+        self.split = split
+        self.up, self.down = nn.Linear(4, 12), nn.Linear(6, 3)
+
+    def forward(self, x):
+        if self.split:
+            value, gate = self.up(x).chunk(2, -1)
+            return self.down(value * gate.sigmoid())
+        return self.down(F.glu(self.up(x)))
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_both_halves_of_a_gate_go_together(split):
+    model = seeded(lambda: Gate(split)).double()
+    kill(model.up, [1, 7, 3], bias=0.0)  # unit 1 wholly; of unit 3 the value alone, which is 0 times its gate
+    shrunk = shrink(model, torch.randn(2, 4).double())
+    assert shrunk.model.up.out_features == 8
+    assert_equal(model, shrunk.model, 4, tolerance=1e-12)
+
+
+# Dead branches
+
+
+class Branch(nn.Module):
+    def __init__(self, norm=True):
+        super().__init__()
+        self.stem, self.out = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 2, 1)
+        self.conv1, self.conv2 = nn.Conv2d(6, 5, 3, stride=2, padding=1), nn.Conv2d(5, 6, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(6) if norm else nn.Identity()
+
+    def forward(self, x):
+        x = self.stem(x)
+        out = self.bn2(self.conv2(F.relu(self.conv1(x))))
+        out += F.avg_pool2d(x, 2, ceil_mode=True)
+        return self.out(out)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_dead_branch_becomes_a_constant(norm, zero, tmp_path):
+    model = seeded(lambda: Branch(norm)).double().eval()
+    with torch.no_grad():
+        model.conv2.weight.zero_()
+        model.conv2.bias.normal_(std=0.0 if zero else 1.0)
+        if norm:
+            model.bn2.running_mean.copy_(model.conv2.bias)
+            model.bn2.bias.normal_(std=0.0 if zero else 1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x = torch.randn(2, 1, 12, 12).double()
+    model(x).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        model.conv2.weight.zero_()
+        if zero:
+            model.conv2.bias.zero_()
+            if norm:
+                model.bn2.bias.zero_()
+                model.bn2.running_mean.zero_()
+    shrunk = shrink(model, x, optimizer=optimizer)
+    for size in (9, 12, 17):
+        assert_equal(model, shrunk.model, 1, size, size, tolerance=1e-12)
+    assert measure(shrunk.model, x).macs == 6 * 9 * 10 * 10 + 2 * 6 * 5 * 5  # stem and out alone
+    last = shrunk.model.bn2 if norm else shrunk.model.conv2
+    assert type(last) is Constant
+    assert sum(p.numel() for p in last.parameters()) == (0 if zero else 6)
+    assert shrunk.removed["conv1"] == 4
+    assert "conv1: no input changes it, so it became a constant" in shrunk.plan.notes
+    save(shrunk, tmp_path / "a.safetensors")
+    assert torch.equal(load(model, tmp_path / "a.safetensors")(x), shrunk.model(x))
+    assert shrink(shrunk.model, x).plan.kept == {}
+    before = [parameter.clone() for parameter in shrunk.model.parameters()]
+    shrunk.model.train()(x).square().sum().backward()
+    shrunk.optimizer.step()
+    assert all(not torch.equal(old, new) for old, new in zip(before, shrunk.model.parameters(), strict=True))
+
+
+def test_constants_shrink_with_their_stream():
+    model = seeded(lambda: Branch(norm=False)).double()
+    kill(model.conv2, list(range(6)))
+    first = shrink(model, torch.randn(2, 1, 12, 12).double())
+    kill(first.model.stem, [0, 3], bias=0.0)  # anything else would vary where the pooling's window is cut
+    second = shrink(first.model, torch.randn(2, 1, 12, 12).double())
+    assert len(second.model.conv2.bias) == second.model.out.in_channels == 4
+    assert_equal(first.model, second.model, 1, 15, 9, tolerance=1e-12)
+
+
+def test_the_representative_behind_a_batchnorm_stands_still():
+    layers = [nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 3, padding=1)]
+    model = seeded(lambda: nn.Sequential(*layers).double())
+    kill(model[0], [0, 1, 2])
+    nn.init.uniform_(model[1].bias, 0.5, 1)
+    model[1].running_mean.normal_()
+    shrunk = shrink(model, torch.randn(2, 1, 9, 9).double())
+    assert shrunk.removed == {"0": 2}
+    still = (shrunk.model[1].weight == 0).nonzero()[:, 0].tolist()
+    assert len(still) == 1
+    assert_equal(model, shrunk.model, 1, 8, 11, tolerance=1e-12)
+    shrunk.model.train()(torch.randn(4, 1, 9, 9).double()).square().sum().backward()
+    assert float(shrunk.model[0].weight.grad[still].abs().max()) == 0
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.width, self.a, self.b = 6, nn.Conv2d(1, 6, 3), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu().view(len(x), self.width, -1).amax(2))
+
+
+class Tells(Counts):
+    def after_shrink(self, kept):
+        if "a.weight" in kept:
+            self.width = len(kept["a.weight"][0])
+
+
+@pytest.mark.parametrize(("kind", "removed"), [(Counts, {"a": 0}), (Tells, {"a": 2})])
+def test_a_module_may_say_how_it_follows(kind, removed, tmp_path):
+    model = seeded(kind)
+    kill(model.a, [0, 4])
+    shrunk = shrink(model, torch.randn(2, 1, 8, 8))
+    assert shrunk.removed == removed
+    assert ("`view` with a literal size (test_shrink.py" in " ".join(shrunk.plan.notes)) == (kind is Counts)
+    save(shrunk, tmp_path / "a.safetensors")
+    x = torch.randn(3, 1, 9, 8)
+    assert torch.equal(load(kind(), tmp_path / "a.safetensors")(x), shrunk.model(x))
+    assert model.width == 6
+
+
+def test_zero_rows_that_a_stream_keeps_are_told():
+    model = seeded(lambda: Branch(norm=False))
+    kill(model.conv2, [1, 2])
+    notes = shrink(model, torch.randn(2, 1, 12, 12)).plan.notes
+    assert "conv2: 2 rows without effect stay in a stream: stem writes them too" in notes
+
+
+@pytest.mark.slow
+def test_what_comes_back_compiles_and_exports(tmp_path):
+    model = seeded(lambda: LeNet5(widths=(6, 8, 20), bn=True, padding=2)).eval()
+    kill(model.conv1, [0, 3])
+    kill(model.conv2, [1, 2, 5])
+    shrunk = shrink(model, torch.randn(2, 1, 28, 28)).model
+    x = torch.randn(3, 1, 28, 28)
+    torch.testing.assert_close(torch.compile(shrunk, backend="aot_eager")(x), shrunk(x))
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "a.onnx"
+    torch.onnx.export(shrunk, (x,), path, dynamo=True, verbose=False, dynamic_shapes=({0: "batch"},))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x[:2].numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), shrunk(x[:2]).detach(), rtol=1e-4, atol=1e-5)
 
 
 # Random chains

@@ -215,8 +215,8 @@ def _resize(module: nn.Module) -> None:
 def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     """Write a shrunk network: its weights as safetensors, its plan as JSON in their metadata.
 
-    The file appears whole or not at all: it is written beside its place and moved there. Derived in the chapter
-    `serene`.
+    The file appears whole or not at all: it is written beside its place and moved there. Explained in
+    the chapter `from-zeros-to-smaller`.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 A channel goes when it is constant or read by nobody. A constant c that readers still need is paid for first: in the
 bias, b ← b + Σ_k c_k Σ_taps W_k, where no zero padding is read; else in one constant column j that stays,
-W_j ← W_j + Σ_k (c_k / c_j) W_k. Met in the chapter `serene`.
+W_j ← W_j + Σ_k (c_k / c_j) W_k. Derived in the chapter `from-zeros-to-smaller`.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | N
     """Remove every channel that is provably dead, and nothing else; the outputs in eval mode stay equal.
 
     A unit is dead if no input changes it or if nothing reads it. Exactly zero is required: 1e-15 is alive. Constants
-    move into biases or into one constant channel; a layer keeps at least one unit. What no rule covers stays, with a
-    line in ``.plan.notes``. In train mode equality holds without dropout and with settled statistics. Met in the
-    chapter `serene`.
+    move into biases or into one constant channel; a layer on the only way to the output keeps at least one unit, one
+    that something bypasses becomes a `Constant`. What no rule covers stays, with a line in ``.plan.notes``; so do
+    channels that ``forward`` counts, unless the module defines ``after_shrink(kept)`` and adapts. In train mode equality
+    holds without dropout and with settled statistics; under further training the two networks are different ones.
+    Derived in the chapter `from-zeros-to-smaller`; all rules on one page: *What shrink promises*.
 
     Parameters
     ----------
@@ -208,7 +210,13 @@ def _channels(state: Analysis, node: Node) -> Tensor:
 
 def _constants(state: Analysis, kept: Kept, node: Node) -> int:
     stay = kept.of(_channels(state, node))
-    return int(stay.sum()) * (1 if bool(state.severed[node][stay].any()) else -1)
+    return int(stay.sum()) * (1 if bool(_emitted(state, node)[stay].any()) else -1)
+
+
+def _emitted(state: Analysis, node: Node) -> Tensor:
+    """Return the constants of a severed layer, (channels,); zeros where other severed layers alone follow."""
+    vector = state.severed[node]
+    return torch.zeros_like(vector) if all(user in state.severed for user in node.users) else vector
 
 
 def _tensor_names(state: Analysis) -> dict[Node, str]:
@@ -302,10 +310,10 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
             )
             place = tensors[names[call.weight]].select(axis, int(stays[:best].sum()))
             _add(place, columns @ (constants[gone] / constants[best]).to(weight.device))
-    for node, vector in state.severed.items():
+    for node in state.severed:
         stub = small.get_submodule(graph.caller(state.graph, node)[0])
-        if isinstance(stub.bias, Tensor):
-            stub.bias.copy_(vector[kept.of(_channels(state, node))])
+        assert isinstance(stub.bias, Tensor)
+        stub.bias.copy_(_emitted(state, node)[kept.of(_channels(state, node))])
     _still(state, kept, names, tensors)
 
 
@@ -472,6 +480,8 @@ def suspects(
         if node.op == "call_function" and graph.base(node) in LITERAL and node not in done and _cuts(state, kept, node)
     }
     start = _where(state, failure) if isinstance(failure, Exception) else _differing(state, kept, small, args)
+    if here := [node for node in start if node in candidates]:
+        return [(node, _literal(node)) for node in here]
     for node in start:
         near = _upstream(node, candidates)
         if near:
