@@ -68,8 +68,8 @@ def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | N
     A unit is dead if no input changes it or if nothing reads it. Exactly zero is required: 1e-15 is alive. Constants
     move into biases or into one constant channel; a layer on the only way to the output keeps at least one unit, one
     that something bypasses becomes a `Constant`. What no rule covers stays, with a line in ``.plan.notes``; so do
-    channels that ``forward`` counts, unless the module defines ``after_shrink(kept)`` and adapts. In train mode equality
-    holds without dropout and with settled statistics; under further training the two networks are different ones.
+    channels that ``forward`` counts, unless the module defines ``after_shrink(kept)`` and adapts. In train mode
+    equality holds without dropout and with settled statistics; under further training the two networks are different.
     Derived in the chapter `from-zeros-to-smaller`; all rules on one page: *What shrink promises*.
 
     Parameters
