@@ -6,7 +6,7 @@ The library of *Pruning by Regularization*; every public name is derived in one 
 from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
 from pruning_lib.dynamics import Dynamics
 from pruning_lib.measure import Measurement, measure, recalibrate
-from pruning_lib.models import LeNet5, LeNet300
+from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, Regularizer, SeReNe, StochasticPruning
 from pruning_lib.select import Hold, hold, select, threshold_weights, zero
 from pruning_lib.train import ThresholdOnPlateau, evaluate, fit
@@ -14,6 +14,7 @@ from pruning_lib.train import ThresholdOnPlateau, evaluate, fit
 __all__ = [
     "L1",
     "L2",
+    "VGG16",
     "Dynamics",
     "GroupLasso",
     "Guided",
@@ -23,10 +24,12 @@ __all__ = [
     "Measurement",
     "Plan",
     "Regularizer",
+    "ResNet",
     "SeReNe",
     "Shrunk",
     "StochasticPruning",
     "ThresholdOnPlateau",
+    "UNet",
     "evaluate",
     "fit",
     "hold",

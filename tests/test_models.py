@@ -1,12 +1,16 @@
-"""LeNet-300 and LeNet-5: sizes from arithmetic on paper, twins with BatchNorm, misuse in words."""
+"""The networks of the book: sizes from arithmetic on paper, twins with BatchNorm, misuse in words."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from pruning_lib.models import LeNet5, LeNet300
+from pruning_lib.measure import measure
+from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
 
 
 def parameters(model: nn.Module) -> int:
@@ -54,3 +58,94 @@ def test_a_width_below_one_is_named() -> None:
         LeNet300(widths=(300, 0))
     with pytest.raises(ValueError, match="classes must be at least 1"):
         LeNet5(classes=0)
+
+
+VGG = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+SIDES = (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_vgg16_has_the_published_size(width: float) -> None:
+    channels = [3, *(int(c * width) for c in VGG[1:])]
+    pairs = list(pairwise(channels))
+    found = measure(VGG16(width=width), torch.randn(1, 3, 32, 32))
+    last = channels[-1]
+    assert found.parameters == sum(9 * a * b + b + 2 * b for a, b in pairs) + (last + 1) * 10
+    assert found.macs == sum(9 * a * b * s * s for (a, b), s in zip(pairs, SIDES, strict=True)) + last * 10
+    if width == 1:
+        assert (found.parameters, found.macs) == (14_728_266, 313_201_664)
+
+
+@pytest.mark.parametrize("depth", [20, 32, 56])
+def test_resnet_has_the_published_size(depth: int) -> None:
+    n = (depth - 2) // 6
+    # Multiply-adds of a 3×3 convolution at full width of its stage are the same in each stage, half where it begins.
+    stage = 9 * 16 * 16 * 32 * 32
+    weights = 9 * (3 * 16 + 16 * 16 * 2 * n) + sum(9 * (c * c // 2 + c * c * (2 * n - 1)) for c in (32, 64))
+    norms = 2 * (16 + 2 * n * (16 + 32 + 64))
+    found = measure(ResNet(depth), torch.randn(1, 3, 32, 32))
+    assert found.parameters == weights + norms + 65 * 10
+    assert found.macs == 9 * 3 * 16 * 32 * 32 + stage * (6 * n - 1) + 64 * 10
+    if depth == 56:
+        assert (found.parameters, found.macs) == (853_018, 125_485_696)
+
+
+@pytest.mark.parametrize(("channels", "depth"), [(16, 3), (4, 1), (3, 4)])
+def test_unet_counts(channels: int, depth: int) -> None:
+    widths = [channels * 2**level for level in range(depth + 1)]
+    convs = [pair for a, b in zip([3, *widths], widths, strict=False) for pair in ((a, b, b), (b, b, b))]
+    convs += [pair for c in widths[:-1] for pair in ((2 * c, c, c), (c, c, c))]
+    weights = sum(9 * a * b for a, b, _ in convs)
+    parameters = weights + sum(2 * c for *_, c in convs) + sum(4 * 2 * c * c + c for c in widths[:-1])
+    area = {c: (64 // 2**level) ** 2 for level, c in enumerate(widths)}
+    macs = sum(9 * a * b * area[c] for a, b, c in convs) + sum(2 * c * c * area[c] for c in widths[:-1])
+    found = measure(UNet(5, channels=channels, depth=depth), torch.randn(1, 3, 64, 64))
+    assert found.parameters == parameters + (channels + 1) * 5
+    assert found.macs == macs + 5 * channels * 64 * 64
+
+
+def test_shortcut_without_parameters_takes_every_second_pixel_and_pads_both_sides() -> None:
+    model = ResNet(8, width=4).eval()
+    block = model.blocks[1]
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        block.bn2.weight.zero_()
+    expected = torch.zeros(2, 8, 3, 3)
+    expected[:, 2:6] = x[:, :, ::2, ::2].clamp(min=0)
+    torch.testing.assert_close(block(x), expected)
+    assert [name for name, _ in block.named_children()] == ["conv1", "bn1", "conv2", "bn2"]
+
+
+def test_resnet_block_computes_what_its_formula_says() -> None:
+    block = ResNet(8, width=4).blocks[0].eval()
+    x = torch.randn(2, 4, 5, 5)
+    w = block.state_dict()
+    hidden = F.conv2d(x, w["conv1.weight"], padding=1) / (1 + 1e-5) ** 0.5
+    hidden = F.conv2d(hidden.clamp(min=0), w["conv2.weight"], padding=1) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(block(x), (x + hidden).clamp(min=0))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (9, 21)])
+def test_unet_has_a_class_for_each_pixel_of_any_size(size: tuple[int, int]) -> None:
+    assert UNet(3, 1, channels=4)(torch.randn(2, 1, *size)).shape == (2, 3, *size)
+
+
+def test_unet_merges_the_map_of_the_same_size_first() -> None:
+    model = UNet(2, 1, channels=2, depth=1).eval()
+    x = torch.randn(1, 1, 7, 6)
+    top = model.down[0](x)
+    low = model.up[0](model.down[1](F.max_pool2d(top, 2)))
+    low = F.pad(low, (0, 0, 0, 1), value=float("nan"))
+    low[:, :, -1] = model.up[0].bias[:, None]  # the odd row is reached by no input, its output is the bias
+    torch.testing.assert_close(model(x), model.head(model.merge[0](torch.cat([top, low], 1))))
+
+
+def test_sizes_that_make_no_network_are_named() -> None:
+    with pytest.raises(ValueError, match=r"6 n \+ 2.*got 51"):
+        ResNet(51)
+    with pytest.raises(ValueError, match="even.*got 15"):
+        ResNet(20, width=15)
+    with pytest.raises(ValueError, match="positive factor, got 0"):
+        VGG16(width=0)
+    with pytest.raises(ValueError, match="depth must be at least 1"):
+        UNet(depth=0)
