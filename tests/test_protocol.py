@@ -45,7 +45,6 @@ class Method:
     off_at_zero: bool = True  # False: strength is that of a part, as the penalty beside a sampling
     eager_only: bool = False
     draws: bool = False  # what it draws depends on the examples, so that no two ways to batch them agree
-    scales: bool = False  # works on the scales of BatchNorm, not on weights
 
 
 def modes(method: type[Regularizer]) -> tuple[str, ...]:
@@ -450,6 +449,30 @@ def test_units_say_what_is_regularized(name: str) -> None:
     assert changed
     assert all(key.startswith(("conv2.", "bn2.")) for key in changed), changed
     assert set(reg.importance()) <= {"conv2", "bn2"}
+
+
+def acts_in_update(name: str) -> bool:
+    """Whether the method changes weights itself, rather than through the slope of a penalty."""
+    model = prepared(name)
+    return not made(name, model).penalty(model(BATCHES[0][0])).requires_grad
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if acts_in_update(name)])
+def test_what_an_update_shrinks_does_not_become_denormal(name: str) -> None:
+    """A weight just above the least normal number would be denormal after one more decay; the rest is as without it."""
+    tiny = torch.finfo(torch.float32).tiny
+    model, clean = prepared(name), prepared(name)
+    with torch.no_grad():
+        for layer in WEIGHTS:
+            model.get_parameter(f"{layer}.weight").flatten(1)[:, ::2] = 1.0001 * tiny
+            clean.get_parameter(f"{layer}.weight").flatten(1)[:, ::2] = 0
+    for network in (model, clean):
+        reg = made(name, network)
+        reg.penalty(network(BATCHES[0][0]))
+        reg.update(sgd(network))
+    for key, p in model.named_parameters():
+        assert not bool(((p != 0) & (p.abs() < tiny)).any()), key
+    assert close(state(model), state(clean), atol=1e-30)
 
 
 class Segmenter(nn.Sequential):

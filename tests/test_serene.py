@@ -475,6 +475,23 @@ def test_units_felt_beyond_one_are_left_alone_and_the_rest_decays():
     assert torch.allclose(model.fc2.weight, before.fc2.weight * (1 - 0.5 * (1 - 1 / CLASSES)))
 
 
+def test_a_weight_beyond_recovery_becomes_0_and_what_is_felt_does_not_change():
+    """Decay by 1 % a step from 1e-29: 230 steps to 1e-30, and 0 from there on, instead of 2,000 to denormal numbers."""
+    layer = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        layer.weight[:] = torch.tensor([[1.0, 1e-29]])
+    reg = SeReNe(layer, 0.01, estimator="exact")
+    optimizer, x = torch.optim.SGD(layer.parameters(), lr=0.0), torch.zeros(1, 2)
+    reg.penalty(0.0 * layer(x))
+    values = []
+    for _ in range(240):
+        reg.update(optimizer)
+        values.append(layer.weight[0, 1].item())
+    assert values[:3] == pytest.approx([0.99e-29, 0.99**2 * 1e-29, 0.99**3 * 1e-29], rel=1e-5)
+    assert next(i for i, value in enumerate(values) if value == 0) + 1 == 230  # 0.99^229 > 0.1 > 0.99^230
+    assert layer.weight[0, 0].item() == pytest.approx(0.99**240, rel=1e-4)
+
+
 def test_only_what_the_optimizer_trains_decays():
     model, x = make()
     before = copy.deepcopy(model)

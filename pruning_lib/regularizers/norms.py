@@ -25,6 +25,7 @@ from pruning_lib.regularizers.base import (
     incoming_norms,
     learning_rates,
     regularized_layers,
+    snap,
 )
 from pruning_lib.units import Units, rows
 
@@ -135,7 +136,7 @@ class L2(_Norm):
         return 0.5 * weight.square().sum()
 
     def _prox(self, weight: Tensor, threshold: float) -> None:
-        weight.div_(1 + threshold)
+        snap(weight.div_(1 + threshold))
 
 
 class GroupLasso(_Norm):
@@ -178,4 +179,4 @@ class GroupLasso(_Norm):
         length = weight.flatten(1).norm(dim=1)
         # A row at 0 divides 0 by 0; it has to stay 0.
         scale = torch.where(length > threshold, 1 - threshold / length, 0.0)
-        weight.mul_(scale.view(-1, *[1] * (weight.ndim - 1)))
+        snap(weight.mul_(scale.view(-1, *[1] * (weight.ndim - 1))))

@@ -41,6 +41,7 @@ from pruning_lib.regularizers.base import (
     incoming_norms,
     learning_rates,
     regularized_layers,
+    snap,
     unwrapped,
 )
 from pruning_lib.units import BatchNorm, Units, Weighted, rows
@@ -173,9 +174,9 @@ class SeReNe(Regularizer):
             layer, norm = self._layers[name], self._probe.norms.get(name)
             weight = rows(layer)
             if layer.weight.requires_grad and id(layer.weight) in trained:
-                weight.mul_(keep.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1)))
+                snap(weight.mul_(keep.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1))))
             if norm is not None and norm.affine and norm.weight.requires_grad and id(norm.weight) in trained:
-                norm.weight.mul_(keep.to(norm.weight.dtype))
+                snap(norm.weight.mul_(keep.to(norm.weight.dtype)))
         self._step += 1
 
     def sensitivity(self) -> dict[str, Tensor]:
