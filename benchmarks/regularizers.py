@@ -7,15 +7,17 @@ LeNet-5 with batches of 100, ResNet-56 with 64, VGG-16 with 32, one thread; SGD 
     peak    what a step allocates at most beyond a plain one, in copies of the parameters
     kept    tensors that the method holds between steps, in copies of the parameters
 
-Steps are noisy where others work on the machine; `own` is not, and misses what a whole step adds (one more term in the
-sum of the slopes). Targets for what penalizes parameters: ≤ 1.02 on ResNet-56, ≤ 1.05 on LeNet-5 and VGG-16; at most
-one copy kept. SeReNe differentiates the network, and its target is in `benchmarks.serene`.
+Steps are noisy where others work on the machine; `own` is less so, and misses what a whole step adds (one more term in
+the sum of the slopes). Targets for what penalizes parameters: ≤ 1.02 on ResNet-56, ≤ 1.05 on LeNet-5 and VGG-16; at
+most one copy kept. SeReNe differentiates the network, and its target is in `benchmarks.serene`. The regularizer of
+Torch-Pruning stands beside them where that is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import os
 import statistics
 import time
@@ -28,76 +30,67 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import interleaved, ratios
-from pruning_lib import L1, L2, GroupLasso, Guided, LeNet5, Regularizer, SeReNe, StochasticPruning
+from pruning_lib import L1, L2, VGG16, GroupLasso, Guided, LeNet5, Regularizer, ResNet, SeReNe, StochasticPruning
 from pruning_lib import units as find_units
 from pruning_lib.units import Units
 
-Maker = Callable[[nn.Module, Units], Regularizer | None]
+Maker = Callable[[nn.Module, Units, Tensor], Regularizer | None]
+
+
+class TorchPruning(Regularizer):
+    """The regularizer of Torch-Pruning's `GroupNormPruner`, which adds to the gradients before the optimizer's step."""
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        import torch_pruning  # type: ignore[import-not-found, unused-ignore]
+
+        importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+        last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1:]
+        self.strength, self.model = 1e-6, model
+        self.pruner = torch_pruning.pruner.GroupNormPruner(
+            model, example, importance=importance, reg=1e-6, ignored_layers=last
+        )
+
+    def regularize(self) -> None:
+        """Add to the gradients that there are."""
+        self.pruner.regularize(self.model)
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Leave the weights to the optimizer."""
+
+    def importance(self) -> dict[str, Tensor]:
+        """Return none."""
+        return {}
+
+
 METHODS: dict[str, Maker] = {
-    "plain": lambda m, u: None,
-    "plain again": lambda m, u: None,
-    "L1, loss": lambda m, u: L1(m, 1e-6, apply="loss"),
-    "L1, prox": lambda m, u: L1(m, 1e-6, apply="prox"),
-    "L2, loss": lambda m, u: L2(m, 1e-6, apply="loss"),
-    "L2, prox": lambda m, u: L2(m, 1e-6, apply="prox"),
-    "group lasso, loss": lambda m, u: GroupLasso(m, 1e-6, apply="loss"),
-    "group lasso, prox": lambda m, u: GroupLasso(m, 1e-6, apply="prox"),
-    "guided L2, loss": lambda m, u: Guided(m, 1e-6, units=u),
-    "guided group lasso, prox": lambda m, u: Guided(m, 1e-6, base=GroupLasso, units=u),
-    "stochastic pruning": lambda m, u: StochasticPruning(m, 1e-6, temperature=1e-3),
-    "SeReNe, sampled": lambda m, u: SeReNe(m, 1e-6),
-    "SeReNe, local": lambda m, u: SeReNe(m, 1e-6, estimator="local"),
+    "plain": lambda m, u, x: None,
+    "plain again": lambda m, u, x: None,
+    "L1, loss": lambda m, u, x: L1(m, 1e-6, apply="loss"),
+    "L1, prox": lambda m, u, x: L1(m, 1e-6, apply="prox"),
+    "L2, loss": lambda m, u, x: L2(m, 1e-6, apply="loss"),
+    "L2, prox": lambda m, u, x: L2(m, 1e-6, apply="prox"),
+    "group lasso, loss": lambda m, u, x: GroupLasso(m, 1e-6, apply="loss"),
+    "group lasso, prox": lambda m, u, x: GroupLasso(m, 1e-6, apply="prox"),
+    "guided L2, loss": lambda m, u, x: Guided(m, 1e-6, units=u),
+    "guided group lasso, prox": lambda m, u, x: Guided(m, 1e-6, base=GroupLasso, units=u),
+    "stochastic pruning": lambda m, u, x: StochasticPruning(m, 1e-6, temperature=1e-3),
+    "SeReNe, sampled": lambda m, u, x: SeReNe(m, 1e-6),
+    "SeReNe, local": lambda m, u, x: SeReNe(m, 1e-6, estimator="local"),
 }
+if importlib.util.find_spec("torch_pruning") is not None:
+    METHODS["Torch-Pruning's group norm"] = lambda m, u, x: TorchPruning(m, x)
 TURN = 3
 """Steps a turn: SeReNe's sampled estimator measures at one of three."""
 
 
-class Residual(nn.Module):
-    """A basic block with option A: the shortcut takes every second place and pads the channels with zeros."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn1, self.bn2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
-        self.stride, self.more = stride, (outputs - inputs) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
-        return F.relu(y + x)
-
-
-def resnet56() -> nn.Module:
-    """Return ResNet-56 for 32 × 32 images, option A."""
-    blocks, inputs = [], 16
-    for outputs in (16, 32, 64):
-        for i in range(9):
-            blocks.append(Residual(inputs, outputs, 2 if i == 0 and outputs > 16 else 1))
-            inputs = outputs
-    stem = (nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
-def vgg16() -> nn.Module:
-    """Return VGG-16 with BatchNorm and one linear layer, for 32 × 32 images."""
-    layers: list[nn.Module] = []
-    inputs = 3
-    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(count):
-            layers += [nn.Conv2d(inputs, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            inputs = width
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
-
-
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet5": (LeNet5, (100, 1, 28, 28)),
-    "resnet56": (resnet56, (64, 3, 32, 32)),
-    "vgg16": (vgg16, (32, 3, 32, 32)),
+    "resnet56": (ResNet, (64, 3, 32, 32)),
+    "vgg16": (VGG16, (32, 3, 32, 32)),
 }
 
 
@@ -108,8 +101,11 @@ class Stepper:
         torch.manual_seed(0)
         make, shape = NETWORKS[network]
         self.model = make()
-        self.reg = METHODS[method](self.model, find_units(self.model, torch.zeros(2, *shape[1:])))
+        example = torch.zeros(2, *shape[1:])
+        self.reg = METHODS[method](self.model, find_units(self.model, example), example)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        if (reg := self.reg) is not None and isinstance(reg, TorchPruning):
+            self.optimizer.register_step_pre_hook(lambda *_: reg.regularize())
         self.x, self.y = torch.randn(shape), torch.randint(10, shape[:1])
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
@@ -134,6 +130,8 @@ class Stepper:
             term = self.reg.penalty(outputs)
             if term.requires_grad:
                 torch.autograd.grad(term, parameters, allow_unused=True)
+            if isinstance(self.reg, TorchPruning):
+                self.reg.regularize()
             self.reg.update(self.optimizer)
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds)
@@ -166,7 +164,7 @@ class Stepper:
                 found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
             elif isinstance(thing, (dict, list, tuple, set)):
                 waiting += [*thing.values()] if isinstance(thing, dict) else [*thing]
-            elif hasattr(thing, "__dict__"):
+            elif type(thing).__module__.startswith("pruning_lib"):
                 waiting.append(vars(thing))
         return sum(size for place, size in found.items() if place not in ours) // 4
 
