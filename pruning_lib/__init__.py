@@ -9,7 +9,7 @@ from pruning_lib.measure import Measurement, measure, recalibrate
 from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, Regularizer, SeReNe, StochasticPruning
 from pruning_lib.select import Hold, hold, select, threshold_weights, zero
-from pruning_lib.train import ThresholdOnPlateau, evaluate, fit
+from pruning_lib.train import ThresholdOnPlateau, evaluate, fit, flushed
 
 __all__ = [
     "L1",
@@ -32,6 +32,7 @@ __all__ = [
     "UNet",
     "evaluate",
     "fit",
+    "flushed",
     "hold",
     "load",
     "measure",

@@ -26,6 +26,7 @@ from pruning_lib.train import (
     cosine,
     evaluate,
     fit,
+    flushed,
     ramp,
     steps,
 )
@@ -146,10 +147,27 @@ class Watched(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(16, 3))
         self.flushed: list[bool] = []
 
-    def forward(self, x: Tensor) -> Tensor:
+    def note(self, _: object = None) -> None:
         self.flushed.append(bool((torch.full((1_000_000,), 1e-30) * 1e-10).eq(0).all()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note()
         y: Tensor = super().forward(x)
+        if y.requires_grad:
+            y.register_hook(self.note)  # type: ignore[no-untyped-call]
         return y
+
+
+def test_a_loop_of_ones_own_can_flush_and_leaves_the_state_as_found() -> None:
+    with flushed():
+        assert (torch.full((2,), 1e-30) * 1e-10).eq(0).all()
+        with flushed():
+            pass
+        assert (torch.full((2,), 1e-30) * 1e-10).eq(0).all()
+    assert denormals_survive()
+    with pytest.raises(KeyError), flushed():
+        raise KeyError
+    assert denormals_survive()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -159,7 +177,7 @@ def test_denormals_are_flushed_on_every_thread_and_the_state_is_put_back(threads
         assert denormals_survive()  # starts the pool of two threads, without flushing
         model = Watched()
         fit(model, TRAIN, VAL, epochs=1, optimizer=SGD(model.parameters(), 0.1), progress=False, threads=threads)
-        assert model.flushed
+        assert len(model.flushed) == 3, "a step forward, its way back, the validation"
         assert all(model.flushed)
         assert denormals_survive()
         torch.set_flush_denormal(True)
