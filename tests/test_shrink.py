@@ -731,7 +731,7 @@ def test_zero_rows_that_a_stream_keeps_are_told():
     model = seeded(lambda: Branch(norm=False))
     kill(model.conv2, [1, 2])
     notes = shrink(model, torch.randn(2, 1, 12, 12)).plan.notes
-    assert "conv2: 2 rows without effect stay in a stream: stem writes them too" in notes
+    assert "conv2: 2 rows of constants stay: stem writes the same channels" in notes
 
 
 @pytest.mark.slow

@@ -24,6 +24,9 @@ from pruning_lib.channels.layers import Call
 from pruning_lib.channels.shapes import Labels, align, by_channel, common, distinct, flat, like, narrow, spread, uniform
 
 
+FEW = 1 << 16  # elements of a parameter that are followed one by one
+
+
 class Classes:
     """Channels that stay or go together: a union-find over labels, with the reasons why some cannot go."""
 
@@ -151,7 +154,9 @@ class Analysis:
             return torch.zeros((), dtype=torch.int64).expand(shape_of(node))
         tensor = self.graph.tensors[node]
         if node not in self.elements:
-            if node in self.frozen or node not in self.graph.owned or tensor.numel() < 2 - vector:
+            # Element by element, a weight that forward computes would make millions of classes.
+            size = tensor.numel()
+            if node in self.frozen or node not in self.graph.owned or size < 2 - vector or size > FEW:
                 return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
             self.elements[node] = self.classes.new(tensor.numel()).reshape(tensor.shape)
         return self.elements[node]
@@ -266,10 +271,11 @@ def for_all(state: Analysis, node: Node) -> None:
 
 @dataclass
 class Kept:
-    """What stays: a mask over classes, and for each kind of extra one how many stay for that reason."""
+    """What stays: a mask over classes, those that are live among them, and the others by the reason why they stay."""
 
     roots: Tensor
     classes: Tensor
+    live: Tensor
     notes: dict[str, set[int]] = field(default_factory=dict)
 
     def of(self, labels: Tensor) -> Tensor:
@@ -296,18 +302,12 @@ def live(state: Analysis) -> Tensor:
     return mask
 
 
-def needed(state: Analysis) -> Tensor:
-    """Return a mask over classes: live and used somewhere, or pinned."""
-    mask = live(state)
-    mask[0] = True
-    mask[torch.tensor([*state.classes.pinned], dtype=torch.int64)] = True
-    return mask
-
-
 def keep(state: Analysis) -> Kept:
     """Grow what is needed until every tensor that is left is a box: whole rows, whole columns, none of them empty."""
     roots = state.classes.roots
-    kept = Kept(roots, needed(state))
+    kept = Kept(roots, torch.empty(0), live(state))
+    kept.classes = kept.live.clone()
+    kept.classes[torch.tensor([0, *state.classes.pinned], dtype=torch.int64)] = True
     tensors = [narrow(labels) for node in state.labels for labels in flat(state.labels[node]) if labels.ndim]
     tensors += [*state.elements.values(), *(vector for axes in state.axes.values() for vector in axes)]
     tensors = [labels for labels in tensors if labels.any()]

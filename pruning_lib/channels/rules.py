@@ -422,9 +422,12 @@ def _pool_label(state: Analysis, node: Node) -> None:
     axes, stays = _pooled(node)
     labels = state.of(node.args[0])
     second = any(base(user) == "getitem" and user.args[1] == 1 and user.users for user in node.users)
-    if not isinstance(axes, list) or bool(_varies(labels, axes).any()) or second or node.kwargs.get("dtype"):
+    if second or node.kwargs.get("dtype") or (base(node) in POOL and bool(_varies(labels, axes).any())):
         state.give_up(node)
         return
+    if bool(_varies(labels, axes).any()):  # what is summed, over branches say, stays or goes as one
+        first = narrow(_flatten_positions(labels, axes, True))
+        state.classes.union(first, narrow(labels), f"meets channels that cannot go at `{base(node)}`")
     value = node.meta["val"]
     several = isinstance(value, list | tuple)
     found = _flatten_positions(labels, axes, stays).expand(value[0].shape if several else value.shape)

@@ -240,7 +240,7 @@ def _creates(state: Analysis, kept: Kept, call: Call) -> bool:
 
 def _notes(state: Analysis, kept: Kept, called: dict[Node, str]) -> list[str]:
     """Say for each layer why units that carry nothing stay, and which layers became constants."""
-    live, roots = liveness.live(state), state.classes.roots
+    live, roots = kept.live, state.classes.roots
     reasons = {root: f"it {why}" for root, why in state.classes.pinned.items()}
     for why, extra in kept.notes.items():
         reasons.update({root: f"it is {why}" for root in extra if root not in reasons})
@@ -267,12 +267,15 @@ def _rows_that_stay(state: Analysis, kept: Kept, called: dict[Node, str], live: 
         fed = constant & live[roots] & kept.classes[roots]
         if not bool(fed.any()):
             continue
-        feeding = {
-            called[c.node] for c in state.calls if bool(torch.isin(state.classes.roots[c.rows], roots[fed]).any())
-        }
-        others = sorted(feeding - {called[call.node]})
-        why = f"{others[0]} writes them too" if others else "something else writes them too"
-        yield f"{called[call.node]}: {int(fed.sum())} rows without effect stay in a stream: {why}"
+        others = [
+            called[other.node]
+            for other in state.calls
+            if not other.depthwise and other.node is not call.node
+            if bool(torch.isin(state.classes.roots[other.rows], roots[fed]).any())
+        ]
+        why = f"{others[0]} writes the same channels" if others else "what they hold varies or is lost on the way"
+        count = int(fed.sum())
+        yield f"{called[call.node]}: {count} row{'s' * (count != 1)} of constants stay{'s' * (count == 1)}: {why}"
 
 
 def _became_constant(state: Analysis) -> Iterator[str]:
