@@ -118,12 +118,12 @@ def test_local_sensitivity_takes_the_slope_of_the_activation_it_is_given():
 
 
 class Map(nn.Module):
-    """conv → ReLU → conv with stride 2 → tanh → 1 × 1 conv: a map of 2 classes on 3 × 2 places."""
+    """A first layer → ReLU → conv with stride 2 → tanh → 1 × 1 conv: a map of 2 classes on 3 × 2 places."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.second = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1, stride=2)
+        self.first, self.second = first, nn.Conv2d(3, 4, 3, padding=1, stride=2)
         self.head = nn.Conv2d(4, 2, 1)
 
     def rest(self, p: torch.Tensor) -> torch.Tensor:
@@ -165,7 +165,8 @@ class Regression(nn.Module):
 
 
 HEADS = {
-    "map": (Map, (1, 6, 4), 1),
+    "map": (lambda: Map(nn.Conv2d(1, 3, 3, padding=1)), (1, 6, 4), 1),
+    "map from transposed": (lambda: Map(nn.ConvTranspose2d(1, 3, 2, stride=2)), (1, 3, 2), 1),
     "sequence": (Sequence, (5, 2), 2),
     "numbers": (lambda: Regression(flat=False), (2,), 1),
     "number": (lambda: Regression(flat=True), (2,), 1),
