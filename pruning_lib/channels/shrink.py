@@ -192,7 +192,7 @@ def make_plan(state: Analysis, kept: Kept, found: Units, homes: dict[str, Node])
         _groups_kept(state, kept, called),
         blocks,
         {graph.caller(state.graph, node)[0]: _constants(state, kept, node) for node in state.severed},
-        _notes(state, kept, called),
+        _notes(state, kept, called) + _not_followed(found, called),
     )
 
 
@@ -276,6 +276,11 @@ def _rows_that_stay(state: Analysis, kept: Kept, called: dict[Node, str], live: 
         why = f"{others[0]} writes the same channels" if others else "what they hold varies or is lost on the way"
         count = int(fed.sum())
         yield f"{called[call.node]}: {count} row{'s' * (count != 1)} of constants stay{'s' * (count == 1)}: {why}"
+
+
+def _not_followed(found: Units, called: dict[Node, str]) -> list[str]:
+    """Say which layers no rule covers at all."""
+    return [f"{layer}: its units stay: it {why}" for layer, why in found.fixed.items() if layer not in called.values()]
 
 
 def _became_constant(state: Analysis) -> Iterator[str]:
