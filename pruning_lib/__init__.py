@@ -7,7 +7,21 @@ from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
 from pruning_lib.dynamics import Dynamics
 from pruning_lib.measure import Measurement, measure, recalibrate
 from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
-from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, Regularizer, SeReNe, StochasticPruning
+from pruning_lib.regularizers import (
+    L1,
+    L2,
+    GroupLasso,
+    Guided,
+    NetworkSlimming,
+    Polarization,
+    RecedingNeurons,
+    Regularizer,
+    SeReNe,
+    StochasticPruning,
+    bound_batchnorm,
+    receding_parameters,
+    unbind_batchnorm,
+)
 from pruning_lib.select import Hold, hold, select, threshold_weights, zero
 from pruning_lib.train import ThresholdOnPlateau, evaluate, fit, flushed
 
@@ -22,7 +36,10 @@ __all__ = [
     "LeNet5",
     "LeNet300",
     "Measurement",
+    "NetworkSlimming",
     "Plan",
+    "Polarization",
+    "RecedingNeurons",
     "Regularizer",
     "ResNet",
     "SeReNe",
@@ -30,6 +47,7 @@ __all__ = [
     "StochasticPruning",
     "ThresholdOnPlateau",
     "UNet",
+    "bound_batchnorm",
     "evaluate",
     "fit",
     "flushed",
@@ -37,10 +55,12 @@ __all__ = [
     "load",
     "measure",
     "recalibrate",
+    "receding_parameters",
     "save",
     "select",
     "shrink",
     "threshold_weights",
+    "unbind_batchnorm",
     "units",
     "zero",
 ]

@@ -22,6 +22,7 @@ from pruning_lib.units import (
     Kind,
     Units,
     Weighted,
+    bounded_scale,
     check_plain,
     rows,
     unit_axis,
@@ -287,7 +288,7 @@ def zero(
     """Set the chosen units to zero in place: incoming weights, bias, γ; running mean 0 and variance 1.
 
     A zeroed unit emits a constant. Which one, `shift` says: the shift is β of its BatchNorm, or its bias where there is
-    none.
+    none. A scale that `bound_batchnorm` bounds is 0 from then on, held by its mask; its unit emits 0.
 
     Parameters
     ----------
@@ -320,16 +321,16 @@ def zero(
         means = _emissions(model, groups, chosen, inputs)
     affected = {id(p): p for layer in layers.values() for p in (*layer.parameters(), *layer.buffers())}
     before = [(tensor, tensor.clone()) for tensor in affected.values()] if shift == "mean" else []
-    for name, gone in chosen.items():
-        constants = means[name] if shift == "mean" else None
-        _zero_group(layers, groups[name], gone.cpu(), shift, constants, optimizer)
-    if shift == "mean":
-        try:
+    try:
+        for name, gone in chosen.items():
+            constants = means[name] if shift == "mean" else None
+            _zero_group(layers, groups[name], gone.cpu(), shift, constants, optimizer)
+        if shift == "mean":
             _check_means(means, _emissions(model, groups, chosen, inputs), chosen)  # type: ignore[arg-type]
-        except ValueError:
-            for tensor, old in before:
-                tensor.copy_(old)
-            raise
+    except ValueError:
+        for tensor, old in before:
+            tensor.copy_(old)
+        raise
 
 
 def _checked_layers(model: nn.Module, chosen: Mapping[str, Tensor], groups: Units) -> dict[str, nn.Module]:
@@ -355,7 +356,8 @@ def _checked_layers(model: nn.Module, chosen: Mapping[str, Tensor], groups: Unit
                 owner = type(model).__name__
                 raise ValueError(f"{owner} has no layer '{member.layer}'; the groups come from another model.")
             layers[member.layer] = modules[member.layer]
-        check_plain({member.layer: modules[member.layer] for member in (*group.writers, *group.norms)}, "zero")
+        written = {member.layer: modules[member.layer] for member in (*group.writers, *group.norms)}
+        check_plain({layer: module for layer, module in written.items() if bounded_scale(module) is None}, "zero")
     return layers
 
 
@@ -373,7 +375,10 @@ def _zero_group(
         if constants is not None:
             values = constants[index.clamp(min=0)]
             if parameter is None and values[mask].any():
-                raise ValueError(f"shift='mean' needs a bias or β behind '{group.name}'; it has none.")
+                raise ValueError(
+                    f"shift='mean' needs a bias or β behind '{group.name}'; it has none. Use shift='keep'; nothing was "
+                    "changed."
+                )
             _fill(parameter, mask, values, optimizer)
         elif shift == "drop":
             _fill(parameter, mask, 0.0, optimizer)
@@ -391,7 +396,10 @@ def _zero_group(
     for member in group.norms:
         norm, mask = layers[member.layer], _at(member.index, gone)
         assert isinstance(norm, BatchNorm)
-        _fill(norm.weight, mask, 0.0, optimizer)
+        bounded = bounded_scale(norm)
+        _fill(norm.weight if bounded is None else bounded[0], mask, 0.0, optimizer)
+        if bounded is not None:  # σ(γ) is never 0
+            bounded[1].logical_or_(mask.to(bounded[1].device))
         _fill(norm.running_mean, mask, 0.0, None)
         _fill(norm.running_var, mask, 1.0, None)
         set_shift(norm.bias, member.index, mask)
@@ -558,7 +566,8 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
 
     Held are the zeros of linear and convolution weights and of BatchNorm's γ, and the bias of a unit all of whose
     incoming weights are zero, if it is zero too. Their gradient is masked; momentum that was not cleared, or an update
-    that ignores gradients, would still move them, so pass the optimizer to have them zeroed after every step.
+    that ignores gradients, would still move them, so pass the optimizer to have them zeroed after every step. Bounded
+    scales that `zero` set to 0 hold themselves there, with or without this.
 
     Parameters
     ----------
@@ -579,6 +588,7 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
         if layer.bias is not None:
             dead = (rows(layer).flatten(1) == 0).all(1) & (layer.bias == 0)
             masks.append((layer.bias, (~dead).to(layer.bias.dtype)))
-    scales = [module.weight for module in model.modules() if isinstance(module, BatchNorm) and module.affine]
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.affine]
+    scales = [norm.weight for norm in norms if bounded_scale(norm) is None]
     masks += [(scale, (scale != 0).to(scale.dtype)) for scale in scales]
     return Hold(masks, optimizer)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 Kind = Literal["inner", "stream"]
 Chosen = dict[str, Tensor]
@@ -60,6 +61,18 @@ def check_plain(layers: Mapping[str, nn.Module], what: str) -> None:
                 f"{what} changes weights in place, and that of '{name}' is computed from others; make it plain first "
                 "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove)."
             )
+
+
+def bounded_scale(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Return γ and the mask of the scales held at 0, both of shape (channels,), of a BatchNorm bounded by σ; else None.
+
+    `pruning_lib.bound_batchnorm` bounds them. Their `weight` is computed, so who wants a scale at 0 sets the mask.
+    """
+    if not parametrize.is_parametrized(norm, "weight"):
+        return None
+    computed: Any = norm.parametrizations
+    dead = getattr(computed.weight[0], "dead", None)
+    return None if dead is None else (computed.weight.original, dead)
 
 
 @dataclass(frozen=True, eq=False)

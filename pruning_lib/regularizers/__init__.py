@@ -1,9 +1,30 @@
 """PENALIZE: every method behind one protocol, one file a method."""
 
 from pruning_lib.regularizers.base import Regularizer
+from pruning_lib.regularizers.batchnorm import NetworkSlimming, Polarization
 from pruning_lib.regularizers.guided import Guided
 from pruning_lib.regularizers.norms import L1, L2, GroupLasso
+from pruning_lib.regularizers.receding import (
+    RecedingNeurons,
+    bound_batchnorm,
+    receding_parameters,
+    unbind_batchnorm,
+)
 from pruning_lib.regularizers.serene import SeReNe
 from pruning_lib.regularizers.stochastic import StochasticPruning
 
-__all__ = ["L1", "L2", "GroupLasso", "Guided", "Regularizer", "SeReNe", "StochasticPruning"]
+__all__ = [
+    "L1",
+    "L2",
+    "GroupLasso",
+    "Guided",
+    "NetworkSlimming",
+    "Polarization",
+    "RecedingNeurons",
+    "Regularizer",
+    "SeReNe",
+    "StochasticPruning",
+    "bound_batchnorm",
+    "receding_parameters",
+    "unbind_batchnorm",
+]
