@@ -34,8 +34,21 @@ from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import interleaved, ratios
-from pruning_lib import L1, L2, VGG16, GroupLasso, Guided, LeNet5, Regularizer, ResNet, SeReNe, StochasticPruning
+from pruning_lib import VGG16, LeNet5, ResNet
 from pruning_lib import units as find_units
+from pruning_lib.regularizers import (
+    L1,
+    L2,
+    GroupLasso,
+    Guided,
+    NetworkSlimming,
+    Polarization,
+    RecedingNeurons,
+    Regularizer,
+    SeReNe,
+    StochasticPruning,
+    bound_batchnorm,
+)
 from pruning_lib.units import Units
 
 Maker = Callable[[nn.Module, Units, Tensor], Regularizer | None]
@@ -66,6 +79,12 @@ class TorchPruning(Regularizer):
         return {}
 
 
+def _receding(model: nn.Module) -> Regularizer:
+    """Bound the scales first; what that costs the passes counts in `step`, not in `own`."""
+    bound_batchnorm(model)
+    return RecedingNeurons(model, 1e-6)
+
+
 METHODS: dict[str, Maker] = {
     "plain": lambda m, u, x: None,
     "plain again": lambda m, u, x: None,
@@ -77,6 +96,10 @@ METHODS: dict[str, Maker] = {
     "group lasso, prox": lambda m, u, x: GroupLasso(m, 1e-6, apply="prox"),
     "guided L2, loss": lambda m, u, x: Guided(m, 1e-6, units=u),
     "guided group lasso, prox": lambda m, u, x: Guided(m, 1e-6, base=GroupLasso, units=u),
+    "slimming, loss": lambda m, u, x: NetworkSlimming(m, 1e-6),
+    "slimming, prox": lambda m, u, x: NetworkSlimming(m, 1e-6, apply="prox"),
+    "polarization": lambda m, u, x: Polarization(m, 1e-6),
+    "receding neurons": lambda m, u, x: _receding(m),
     "stochastic pruning": lambda m, u, x: StochasticPruning(m, 1e-6, temperature=1e-3),
     "SeReNe, sampled": lambda m, u, x: SeReNe(m, 1e-6),
     "SeReNe, local": lambda m, u, x: SeReNe(m, 1e-6, estimator="local"),
@@ -85,6 +108,8 @@ if importlib.util.find_spec("torch_pruning") is not None:
     METHODS["Torch-Pruning's group norm"] = lambda m, u, x: TorchPruning(m, x)
 TURN = 3
 """Steps a turn: SeReNe's sampled estimator measures at one of three."""
+SCALES = ("slimming, loss", "slimming, prox", "polarization", "receding neurons")
+"""These need a BatchNorm, which LeNet-5 has not."""
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -171,10 +196,18 @@ class Stepper:
 
 def table(network: str, methods: list[str], rounds: int) -> None:
     """Print one network's table."""
-    steppers = {name: Stepper(network, name) for name in methods}
-    # The momentum is there after one step.
-    for stepper in steppers.values():
-        stepper()
+    steppers = {}
+    for name in methods:
+        stepper = Stepper(network, name)
+        try:
+            stepper()  # the momentum is there after one step
+        except IndexError:
+            # Torch-Pruning 1.6 miscounts the padded channels of option A.
+            if not isinstance(stepper.reg, TorchPruning):
+                raise
+            print(f"{name} does not run on {network}")
+        else:
+            steppers[name] = stepper
     seconds = interleaved(steppers, rounds, inner=TURN)
     plain = statistics.median(seconds["plain"])
     base = steppers["plain"].peak()
@@ -199,7 +232,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for network in options.networks:
-        table(network, list(dict.fromkeys(["plain", *options.methods])), options.rounds)
+        methods = [name for name in options.methods if network != "lenet5" or name not in SCALES]
+        table(network, list(dict.fromkeys(["plain", *methods])), options.rounds)
 
 
 if __name__ == "__main__":
