@@ -618,6 +618,46 @@ def test_both_halves_of_a_gate_go_together(split):
     assert_equal(model, shrunk.model, 4, tolerance=1e-12)
 
 
+def padded_mean(include):
+    return nn.Sequential(
+        *(nn.Conv2d(1, 9, 3), nn.BatchNorm2d(9), nn.ReLU(), nn.AvgPool2d(3, 1, 1, count_include_pad=include)),
+        nn.Conv2d(9, 3, 1),
+    )
+
+
+@pytest.mark.parametrize("size", [3, 9])
+@pytest.mark.parametrize("include", [True, False])
+def test_constants_behind_a_padded_mean_merge(size, include):
+    """At the border the mean holds zeros: constants become one map up to a factor, and one of them stands for all."""
+    model = seeded(lambda: padded_mean(include)).double()
+    kill(model[0], [0, 2, 3, 5, 8])
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([0.5, 0, 2.0, 1.5, 0, -1.0, 0, 0, 0.2]))
+        model[1].running_mean.copy_(model[0].bias)
+    shrunk = shrink(model, torch.randn(2, 1, size, size).double())
+    assert shrunk.removed == {"0": 4 if include else 5}
+    for other in (3, 5, 8, 13):
+        assert_equal(model, shrunk.model, 1, other, other + 1, tolerance=1e-12)
+    assert shrink(shrunk.model, torch.randn(2, 1, 9, 9).double()).plan.kept == {}
+
+
+def test_a_padded_mean_that_others_read_keeps_its_constants():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.a, self.b = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 2, 1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            x = F.avg_pool2d(self.first(x).relu(), 3, 1, 1)
+            return self.a(x), self.b(x.sigmoid())
+
+    model = seeded(Two).double()
+    kill(model.first, [1, 2], bias=1.0)
+    kill(model.first, [4], bias=-1.0)
+    shrunk = shrink(model, torch.randn(2, 1, 9, 9).double())
+    assert shrunk.removed == {"first": 1}
+
+
 # Dead branches
 
 

@@ -155,6 +155,15 @@ def weigh_use(state: Analysis, node: Node) -> None:
 # Constants
 
 
+def merges(state: Analysis, node: Node) -> bool:
+    """Whether a node is a layer of one group whose weight is its own, so that columns can stand for others."""
+    if not weighs(node) or node in state.unknown or node in state.severed or groups_of(node) > 1:
+        return False
+    weight = node.args[1]
+    assert isinstance(weight, Node)
+    return weight in state.graph.owned and len(weight.users) == 1
+
+
 def compensation(state: Analysis, call: Call) -> str:
     """Say where a constant that `call` reads can go; "" if nowhere.
 
@@ -162,13 +171,11 @@ def compensation(state: Analysis, call: Call) -> str:
     "merge": into one column that stays, where zeros beyond the border are read too.
     """
     node, weight, bias = call.node, call.weight, argument(call.node, 2, "bias")
-    owned = state.graph.owned
-    alone = weight in owned and len(weight.users) == 1
     if uneven(node):
-        return "merge" if alone and call.groups == 1 else ""
+        return "merge" if merges(state, node) else ""
     if isinstance(bias, Node):
-        return "fold" if bias in owned and len(bias.users) == 1 else ""
-    if not alone or weight not in state.graph.biasless:
+        return "fold" if bias in state.graph.owned and len(bias.users) == 1 else ""
+    if weight not in state.graph.biasless or len(weight.users) > 1:
         return ""
     return "center" if centered(state, node) else "fold"
 
@@ -185,20 +192,27 @@ def centered(state: Analysis, node: Node) -> Node | None:
 
 def represent(state: Analysis, call: Call, kept: Kept) -> None:
     """Keep what stands for removed constants: one column where they merge, each of them where nothing can."""
-    constants, stays = state.constants[call.node], kept.of(call.columns)
-    gone = removed_constants(state, call, kept)
+    read = removed_constants(state, call, kept)
+    known = {how: values for values, how in factors(state, call)}
     # A constant that is not the same at every position is no number to fold.
-    apart = gone[constants[gone].isnan()]
+    apart = read[torch.stack([values[read].isnan() for values in known.values()]).all(0)]
     kept.add(call.columns[apart], "a constant that varies over positions")
-    gone = gone[~constants[gone].isnan()]
-    if not len(gone):
-        return
-    how = compensation(state, call)
-    if not how:
-        kept.add(call.columns[gone], "a constant that its reader cannot absorb")
-    elif how == "merge" and representative(constants, stays, gone) is None:
-        best = gone[constants[gone].abs().argmax()]
-        kept.add(call.columns[best], STANDS)
+    for how, values in known.items():
+        gone, stays = read[~values[read].isnan()], kept.of(call.columns)
+        if len(gone) and not how:
+            kept.add(call.columns[gone], "a constant that its reader cannot absorb")
+        elif len(gone) and how.startswith("merge") and representative(values, stays, gone) is None:
+            kept.add(call.columns[gone[values[gone].abs().argmax()]], STANDS)
+
+
+def factors(state: Analysis, call: Call) -> list[tuple[Tensor, str]]:
+    """Return what a call reads that no input changes, (columns,), NaN where it is live, and where it can go.
+
+    First constants, then factors of one map that varies over positions: what a padded mean makes of constants.
+    """
+    found = [(state.constants[call.node], compensation(state, call))]
+    scaled = state.scaled.get(call.node.args[0])  # type: ignore[arg-type]
+    return found if scaled is None else [*found, (scaled, "merge scaled")]
 
 
 STANDS = "the constant that stands for others where zeros are read beside it"

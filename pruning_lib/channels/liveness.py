@@ -107,6 +107,8 @@ class Analysis:
     ----------
     severed : dict of Node to Tensor
         Layers that return the same constants for every input, (channels,); their inputs do not matter.
+    scaled : dict of Node to Tensor
+        Maps that vary over positions, the same one for each channel up to a factor, (channels,); NaN for live channels.
     calls, norms, groups
         The linear and convolution layers, the BatchNorms with their labels, the GroupNorms with a label a group.
     axes, elements : dict of Node to labels
@@ -123,6 +125,7 @@ class Analysis:
     values: dict[Node, Labels] = field(default_factory=dict)
     used: dict[Node, Labels] = field(default_factory=dict)
     severed: dict[Node, Tensor] = field(default_factory=dict)
+    scaled: dict[Node, Tensor] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     norms: list[tuple[Node, Tensor]] = field(default_factory=list)
     groups: dict[str, Tensor] = field(default_factory=dict)
@@ -307,6 +310,9 @@ def live(state: Analysis) -> Tensor:
     mask = torch.zeros(len(state.classes.roots), dtype=torch.bool)
     for node, used in state.used.items():
         for labels, values, uses in zip(flat(state.labels[node]), flat(state.values[node]), flat(used), strict=True):
+            if node in state.scaled:
+                lives = state.scaled[node].isnan().reshape(1, -1, *[1] * (values.ndim - 2))
+                values = torch.where(lives, narrow(values), 0.0).expand(values.shape)
             if labels.ndim:
                 classes, value, use = common(labels, values, uses)
                 mask[state.classes.roots[classes[value.isnan() & use]]] = True

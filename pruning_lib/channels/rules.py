@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 
 from pruning_lib.channels import layers
 from pruning_lib.channels.graph import argument, base, caller, names, shape_of
-from pruning_lib.channels.shapes import NAN, align, by_channel, common, finite, flat, narrow, parts, spread
+from pruning_lib.channels.shapes import NAN, align, by_channel, common, finite, flat, narrow, parts, spread, uniform
 
 if TYPE_CHECKING:
     from pruning_lib.channels.liveness import Analysis, Kept
@@ -386,7 +386,9 @@ POOL |= {"upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d":
 POOL |= {"upsample_bilinear2d": 2, "upsample_bicubic2d": 2, "upsample_trilinear3d": 3}
 POOL |= {"_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2}
 REDUCE = names("mean amax amin sum linalg_vector_norm norm var std logsumexp any all prod")
-COUNTS = REDUCE - names("mean amax amin any all")  # of a constant they return what depends on the number of positions
+COUNTS = REDUCE - names(
+    "mean amax amin any all var std"
+)  # of a constant they return what depends on the number of positions
 AXES = {"linalg_vector_norm": 2, "norm": 2}
 
 
@@ -440,10 +442,16 @@ def _pool_value(state: Analysis, node: Node) -> None:
     first = _flatten_positions(value, axes, True)
     live = _varies(value, axes).expand(first.shape)
     if base(node).startswith("avg_pool") and _uneven(node):
-        # Zeros beyond the border enter the mean: only 0 stays constant, at whatever size was traced.
+        # Zeros beyond the border enter the mean: only 0 stays constant, at whatever size was traced. Any other constant
+        # becomes the same map up to that factor, which readers of this map alone can merge.
+        if all(layers.merges(state, user) and user.args[0] is node for user in node.users):
+            scale = uniform(value, 1)
+            state.scaled[node] = torch.where(scale == 0, NAN, scale)
         live = live | (first != 0)
     if base(node) in COUNTS:
         live = live | (first != 0) | torch.tensor(base(node) in ("logsumexp", "prod"))
+    if base(node) in ("var", "std"):
+        first = torch.zeros_like(first)
     found = _flatten_positions(torch.where(live, NAN, first), axes, stays)
     labels = state.labels[node]
     several = isinstance(labels, list)
@@ -454,7 +462,8 @@ def _pool_value(state: Analysis, node: Node) -> None:
 def _uneven(node: Node) -> bool:
     padding, ceil = argument(node, 3, "padding", 0), argument(node, 4, "ceil_mode", False)
     pads = any(padding) if isinstance(padding, list | tuple) else bool(padding)
-    return pads or bool(ceil) or argument(node, 6, "divisor_override") is not None
+    clipped = (pads or bool(ceil)) and bool(argument(node, 5, "count_include_pad", True))
+    return clipped or argument(node, 6, "divisor_override") is not None
 
 
 def _pool_use(state: Analysis, node: Node) -> None:

@@ -234,8 +234,10 @@ def _units_kept(state: Analysis, kept: Kept, home: Node, group: Group) -> list[i
 
 
 def _creates(state: Analysis, kept: Kept, call: Call) -> bool:
-    folds = layers.compensation(state, call) == "fold" and graph.argument(call.node, 2, "bias") is None
-    return folds and bool(len(layers.removed_constants(state, call, kept)))
+    if layers.compensation(state, call) != "fold" or graph.argument(call.node, 2, "bias") is not None:
+        return False
+    gone = layers.removed_constants(state, call, kept)
+    return not bool(state.constants[call.node][gone].isnan().all())
 
 
 def _notes(state: Analysis, kept: Kept, called: dict[Node, str]) -> list[str]:
@@ -298,17 +300,18 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
     called = groups.layer_names(state)
     tensors = {name: tensor for name, _, _, tensor in graph.tensors_of(small)}
     for call in state.calls:
-        gone = layers.removed_constants(state, call, kept)
-        if not len(gone):
-            continue
-        constants, stays, rows = state.constants[call.node], kept.of(call.columns), kept.of(call.rows)
-        how = layers.compensation(state, call)
-        if how in ("fold", "center"):
-            delta = layers.dot(state, call.node, _only(constants, gone))[rows]
-            home = layers.centered(state, call.node) if how == "center" else graph.argument(call.node, 2, "bias")
-            target = tensors[names[home] if isinstance(home, Node) else f"{called[call.node]}.bias"]
-            _add(target, -delta if how == "center" else delta)
-        else:
+        read = layers.removed_constants(state, call, kept)
+        stays, rows = kept.of(call.columns), kept.of(call.rows)
+        for constants, how in layers.factors(state, call):
+            gone = read[~constants[read].isnan()]
+            if not len(gone):
+                continue
+            if how in ("fold", "center"):
+                delta = layers.dot(state, call.node, _only(constants, gone))[rows]
+                home = layers.centered(state, call.node) if how == "center" else graph.argument(call.node, 2, "bias")
+                target = tensors[names[home] if isinstance(home, Node) else f"{called[call.node]}.bias"]
+                _add(target, -delta if how == "center" else delta)
+                continue
             best = layers.representative(constants, stays, gone)
             assert best is not None
             weight = state.tensor(call.weight).detach()
@@ -374,7 +377,7 @@ def compare(
         floats = [leaf.dtype for leaf in expected if leaf.is_floating_point()]
         eps = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
         rounding = _distance(exact[i][1], expected) if exact and i < len(exact) else 0.0
-        if error > max(50 * eps, 20 * rounding):
+        if error > max(50 * eps, 20 * rounding, TOLERANCE if eps < TOLERANCE else 0.0):
             return f"by {error:.1e} in {floats[0] if floats else 'its own dtype'}"
         worst = worst if exact else max(worst, error)
     return worst
