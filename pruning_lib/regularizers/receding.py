@@ -69,6 +69,10 @@ class RecedingNeurons(Regularizer):
     Published: SGD with Nesterov momentum 0.9, ten times the learning rate for the scales and no weight decay on them
     (`receding_parameters`); then one shot, ``select(reg.importance(), groups, fraction=0.5, floor=3)``, with
     ``kinds=("inner",)`` for a ResNet, `zero`, `shrink`, and training again without the penalty.
+
+    Where another BatchNorm follows the next layer it undoes a factor common to all scales, and under a strong penalty a
+    whole layer recedes together at no loss (on digits all hidden ones do). Ranks across layers then compare what does
+    not compare, and `floor` is what keeps such a layer.
     """
 
     def __init__(self, model: nn.Module, strength: float, *, shift: float = 3.0, units: Units | None = None) -> None:
@@ -101,8 +105,8 @@ def bound_batchnorm(model: nn.Module, *, generator: torch.Generator | None = Non
 
     For a network that is to be trained from here: scales and shifts that it had are lost, as in the paper, which
     replaces every BatchNorm. Call it before the optimizer is built, which would else train with the old settings and
-    state. From then on ``norm.weight`` is the scale for whoever reads it, and γ is
-    ``norm.parametrizations.weight.original``.
+    state, and after a conversion to SyncBatchNorm, which cannot follow it. From then on ``norm.weight`` is the scale
+    for whoever reads it, and γ is ``norm.parametrizations.weight.original``.
 
     Parameters
     ----------
