@@ -58,7 +58,7 @@ class Net:
 SKIPPED = dict.fromkeys(
     ("regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"), "more than 200 million parameters; smaller kin are here"
 )
-SHAPES = {"inception_v3": (3, 96, 96), "maxvit_t": (3, 224, 224)}
+SHAPES = {"maxvit_t": (3, 224, 224), **dict.fromkeys(("inception_v3", "vit_b_16", "vit_b_32"), (3, 96, 96))}
 OPTIONS: dict[str, dict[str, Any]] = {
     # The heads that only training runs are left out: a trace in eval mode does not see them.
     "googlenet": {"aux_logits": False, "init_weights": False},

@@ -191,7 +191,7 @@ def test_the_same_seed_is_the_same_network() -> None:
 
 # Networks that people use
 
-LEFT = {"resnet18": 47.5, "densenet121": 29.5, "mobilenet_v2": 37.5, "vgg11_bn": 26.5, "vit_b_16": 67.5}
+LEFT = {"resnet18": 47.5, "densenet121": 29.5, "mobilenet_v2": 38, "vgg11_bn": 26.5, "vit_b_16": 67.5}
 
 
 @pytest.mark.slow
