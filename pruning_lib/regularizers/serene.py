@@ -59,7 +59,7 @@ class SeReNe(Regularizer):
     model : nn.Module
         Its linear and convolution layers are observed by hooks, in eager mode; one whose forward is not called (the
         `out_proj` of a MultiheadAttention) does not decay. Where a BatchNorm follows directly, p is its output and its
-        scale γ decays with the row; the released code takes p before it and leaves γ.
+        scale γ decays with the row, if it is a parameter; the released code takes p before it and leaves γ.
     strength : float
         λ in [0, 1), a share of the weight per step. The authors' code uses 1e-4 by default.
     estimator : {"sampled", "exact", "lower-bound", "local"}
