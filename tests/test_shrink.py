@@ -658,6 +658,54 @@ def test_a_padded_mean_that_others_read_keeps_its_constants():
     assert shrunk.removed == {"first": 1}
 
 
+class Scaled(nn.Module):
+    def __init__(self, move):
+        super().__init__()
+        self.move = move
+        self.a, self.b = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+        self.scale = nn.Parameter(torch.rand(6, 1, 1))
+
+    def forward(self, x):
+        return self.b(self.move(self.a(x)) * self.scale)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_scale_goes_with_channels_whose_pixels_were_moved(axis):
+    model = seeded(lambda: Scaled(lambda x: x.flip(axis))).double()
+    kill(model.a, [0, 4])
+    shrunk = shrink(model, torch.randn(2, 2, 5, 7).double())
+    assert shrunk.removed == {"a": 2}
+    assert shrunk.model.scale.shape == (4, 1, 1)
+
+
+def test_a_scale_that_meets_more_than_its_channels_keeps_them():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.scale = nn.Linear(3, 12), nn.Linear(12, 2), nn.Parameter(torch.rand(4, 1))
+
+        def forward(self, x):
+            return self.b((self.a(x).unflatten(1, (4, 3)) * self.scale).flatten(1))
+
+    model = seeded(Rows).double()
+    kill(model.a, [0, 1, 2, 7])
+    shrunk = shrink(model, torch.randn(2, 3).double())
+    assert_equal(model, shrunk.model, 3, tolerance=1e-12)
+
+
+def test_a_module_registered_twice_is_followed():
+    conv = nn.Conv2d(4, 4, 1)
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sequential(conv, nn.ReLU(), conv), nn.Conv2d(4, 2, 1)))
+    with torch.no_grad():
+        for layer in (model[0], conv):
+            layer.weight[[0, 2]] = 0
+            layer.bias[[0, 2]] = 0
+    shrunk = shrink(model, torch.randn(2, 1, 5, 5))
+    assert shrunk.model[1][0] is shrunk.model[1][2]
+    assert shrunk.model[1][0].weight.shape == (2, 2, 1, 1)
+    assert_equal(model, shrunk.model, 1, 5, 5)
+
+
 # Dead branches
 
 

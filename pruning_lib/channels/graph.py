@@ -192,7 +192,9 @@ def trace(model: nn.Module, args: tuple[Tensor, ...], what: str = "units") -> Gr
             exported = torch.export.export(model, args, strict=False)
     except Exception as error:
         raise RuntimeError(_refusal(model, args, error, what)) from error
-    registered = {name: tensor for name, _, _, tensor in tensors_of(model)}
+    # The exporter may name a module that is registered twice by its second name.
+    registered: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    registered |= dict(model.named_buffers(remove_duplicate=False))
     tensors: dict[Node, Tensor] = {}
     owned: set[Node] = set()
     names = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")}

@@ -20,7 +20,19 @@ from torch.fx.node import map_arg
 
 from pruning_lib.channels import layers
 from pruning_lib.channels.graph import argument, base, caller, names, shape_of
-from pruning_lib.channels.shapes import NAN, align, by_channel, common, finite, flat, narrow, parts, spread, uniform
+from pruning_lib.channels.shapes import (
+    NAN,
+    align,
+    by_channel,
+    common,
+    finite,
+    flat,
+    narrow,
+    parts,
+    repeated,
+    spread,
+    uniform,
+)
 
 if TYPE_CHECKING:
     from pruning_lib.channels.liveness import Analysis, Kept
@@ -110,7 +122,9 @@ def _each_label(state: Analysis, node: Node) -> None:
         if any(
             size == 1 < shape[a] and any(other.shape[a] > 1 for other in others) for a, size in enumerate(labels.shape)
         ):
-            state.classes.pin(labels, f"is broadcast over channels at `{base(node)}`")
+            # If it varies along another axis, that axis has to stay in what it meets, too.
+            for met in [labels, *(others if thin[i].numel() > 1 else [])]:
+                state.classes.pin(met, f"is broadcast over channels at `{base(node)}`")
         else:
             joined.append(labels.expand(shape))
     found = joined[0] if joined else torch.zeros((), dtype=torch.int64).expand(shape)
@@ -516,7 +530,9 @@ def _listed(found: Any) -> Any:
 
 def _move_label(state: Analysis, node: Node) -> None:
     try:
-        state.labels[node] = _listed(_move(node, {source: state.of(source) for source in node.all_input_nodes}))
+        found = _listed(_move(node, {source: state.of(source) for source in node.all_input_nodes}))
+        # A copy has forgotten along which axes its channels repeat.
+        state.labels[node] = [repeated(part) for part in found] if isinstance(found, list) else repeated(found)
     except (RuntimeError, NotImplementedError, TypeError):
         state.give_up(node)
 

@@ -20,6 +20,16 @@ def narrow(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def repeated(tensor: Tensor) -> Tensor:
+    """Give stride 0 to every axis along which a tensor is the same."""
+    thin = narrow(tensor)
+    for axis, size in enumerate(thin.shape):
+        first = thin.narrow(axis, 0, 1)
+        if size > 1 and bool((thin == first).all()):
+            thin = first
+    return thin.expand(tensor.shape)
+
+
 def common(*tensors: Tensor) -> list[Tensor]:
     """Narrow tensors of one shape on the axes where all of them repeat."""
     found = list(tensors)
