@@ -481,15 +481,7 @@ def test_units_say_what_is_regularized(name: str) -> None:
     assert set(reg.importance()) <= {"conv2", "bn2"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="Guided's proximal steps do not snap yet"))
-        if name in ("Guided L2 prox", "Guided GroupLasso prox")
-        else name
-        for name in METHODS
-    ],
-)
+@pytest.mark.parametrize("name", METHODS)
 def test_what_an_update_shrinks_does_not_become_denormal(name: str) -> None:
     """A weight just above the least normal number would be denormal after one more decay; the rest is as without it."""
     tiny = torch.finfo(torch.float32).tiny

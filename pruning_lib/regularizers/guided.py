@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import Regularizer, checked_choice, learning_rates, unwrapped
+from pruning_lib.regularizers.base import Regularizer, checked_choice, learning_rates, snap, unwrapped
 from pruning_lib.regularizers.norms import L1, L2, GroupLasso
 from pruning_lib.units import Member, Units, Weighted, check_plain, unit_axis
 
@@ -158,12 +158,14 @@ class Guided(Regularizer):
             weight.sub_(weight.clamp(-reach, reach))
         elif self.base is L2:
             weight.div_(_mean([part.spread(1 + step * part.g, weight) for part in parts]))
+            snap(weight)
         else:
             for part in parts:
                 length, reach = part.lengths(weight), (step * part.g).to(weight)
                 # A group at 0 divides 0 by 0; it has to stay 0.
                 scale = torch.where(length > reach, 1 - reach / length, 0.0)
                 weight.mul_(part.spread(scale[part.first], weight))
+            snap(weight)
 
 
 class _Penalty(torch.autograd.Function):
