@@ -486,16 +486,16 @@ def middle(importance: Tensor) -> float:
     return ((share > 0.1) & (share < 0.5)).float().mean().item()
 
 
-# Margins from 10 seeds: the middle holds at most 1 % (receding), at least … of the channels.
+# In brackets, what 10 seeds gave.
 def test_on_digits_importances_part_where_slimming_leaves_a_middle(trained):
-    assert middle(trained["receding"][0]) < 0.03
-    assert middle(trained["slimming"][0]) > 0.05
-    assert middle(trained["bounded, no penalty"][0]) > 0.15
+    assert middle(trained["receding"][0]) < 0.03  # [≤ 0.01]
+    assert middle(trained["slimming"][0]) > 0.05  # [≥ 0.06, here 0.11]
+    assert middle(trained["bounded, no penalty"][0]) > 0.15  # [≥ 0.20]
 
 
 def test_on_digits_half_of_the_channels_go_in_one_shot_and_only_with_the_penalty(trained):
     _, dense, pruned = trained["receding"]
-    assert dense > 0.95
-    assert dense - pruned < 0.05
+    assert dense > 0.95  # [≥ 0.97]
+    assert dense - pruned < 0.05  # [≤ 0.01]
     _, dense, pruned = trained["bounded, no penalty"]
-    assert dense - pruned > 0.3
+    assert dense - pruned > 0.3  # [≥ 0.65]

@@ -55,7 +55,8 @@ class NetworkSlimming(_Scales):
     strength : float
         λ ≥ 0. Its authors use 1e-4 for VGG, 1e-5 for ResNet-164, and start every γ at 0.5.
     apply : {"loss", "prox"}
-        A term of the loss, as published (no scale becomes exactly 0), or a soft threshold after the step (they do).
+        A term of the loss, as published (no scale becomes exactly 0), or a soft threshold of ηλ after the step (they
+        do). Momentum of 0.9 multiplies what a loss term does by ten, and leaves the threshold alone.
     units : Units, optional
         Penalize only the BatchNorms of these units.
 
@@ -141,7 +142,7 @@ class Polarization(_Scales):
         """Return the first valley of the histogram of all scales, in bins of 0.01: what lies below it may go.
 
         From the left, the lower edge of the first bin that holds no more than either neighbour (paper, section 3.3).
-        The released code takes one threshold a layer; where scales are polarized, one for all layers finds the same.
+        The released code looks for one a layer; this is one for all, as `select` takes it.
 
         Raises
         ------
