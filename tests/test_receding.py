@@ -412,6 +412,20 @@ def test_folding_gives_plain_batchnorms_with_equal_outputs():
     assert torch.equal(plain.eval()(x), wanted)
 
 
+def test_folding_a_copy_leaves_the_original_bounded():
+    """torch keeps one class for a parametrized module and its copies, and takes the property off it."""
+    model = network()
+    x = torch.randn(8, 1, 8, 8)
+    wanted = model.eval()(x)
+    for copied in (copy.deepcopy(model), prl.shrink(model, EXAMPLE).model):
+        prl.unbind_batchnorm(copied)
+        assert torch.allclose(copied.eval()(x), wanted, rtol=1e-4, atol=1e-6)
+    assert torch.equal(model(x), wanted)
+    assert bounded_scale(model.bn1) is not None
+    prl.unbind_batchnorm(model)
+    assert torch.equal(model(x), wanted)
+
+
 def test_copies_and_checkpoints_hold_the_mask_and_are_independent():
     model = network()
     kill(model, "bn1", [2])

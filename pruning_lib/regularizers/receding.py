@@ -161,10 +161,13 @@ def unbind_batchnorm(model: nn.Module) -> None:
         If no BatchNorm is bounded.
     """
     for norm in _bounded(model).values():
-        parametrize.remove_parametrizations(norm, "weight", leave_parametrized=True)
-        # Anew, so that it comes after the weight, as in a BatchNorm that was never bounded.
-        del norm.bias
-        norm.bias = nn.Parameter(torch.zeros_like(norm.weight), requires_grad=norm.weight.requires_grad)
+        scale = norm.weight.detach()
+        trained = next(norm.parameters()).requires_grad
+        # Not remove_parametrizations: it deletes the property from a class that copies of this BatchNorm share.
+        norm.__class__ = parametrize.type_before_parametrizations(norm)
+        del norm.parametrizations, norm.bias
+        norm.weight = nn.Parameter(scale, requires_grad=trained)
+        norm.bias = nn.Parameter(torch.zeros_like(scale), requires_grad=trained)
 
 
 def receding_parameters(model: nn.Module, lr: float, weight_decay: float = 1e-4) -> list[dict[str, Any]]:
