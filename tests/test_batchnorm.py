@@ -161,8 +161,12 @@ def test_the_threshold_is_the_first_valley_from_the_left():
     groups = Units([Group("a", 15, "inner", (Member("a", index),), (Member("0", index),), ())])
     chosen = prl.select(reg.importance(), groups, threshold=reg.threshold())
     assert chosen["a"].tolist() == [True] * 7 + [False] * 8
+    # The last valley that is believed, and the first that is not.
+    assert polarized({0.005 + i / 100: 40 - i for i in range(20)}).threshold() == pytest.approx(0.2)
+    with pytest.raises(ValueError, match=r"the first is at 0.21"):
+        polarized({0.005 + i / 100: 40 - i for i in range(21)}).threshold()
     falling = {0.005 + i / 100: 40 - i for i in range(30)}
-    with pytest.raises(ValueError, match=r"no valley up to 0.1 in the histogram of the scales \(the first is at 0.3\)"):
+    with pytest.raises(ValueError, match=r"no valley up to 0.2 in the histogram of the scales \(the first is at 0.3\)"):
         polarized(falling).threshold()
     rising = {0.005 + i / 100: 1 + i for i in range(100)}
     with pytest.raises(ValueError, match=r"the first is at 1.0\): they have not parted; train longer"):
@@ -251,17 +255,20 @@ def figures(reg: prl.Regularizer, model: nn.Module, data: prl.data.Split) -> dic
 
 
 # In brackets, what 10 seeds gave.
+@pytest.mark.slow
 def test_on_digits_polarization_leaves_two_heaps_and_a_valley_between_them(trained):
     assert trained["polarization"]["middle"] < 0.25  # [≤ 0.13]
     assert trained["polarization"]["at 1"] > 0.1  # [≥ 0.20]
     assert trained["polarization"]["zero"] > 0.3  # [≥ 0.46]
-    assert trained["polarization"]["threshold"] <= 0.05  # [≤ 0.03]
+    assert trained["polarization"]["threshold"] < 0.1  # [≤ 0.03]
     assert trained["none"]["middle"] > 0.4  # [≥ 0.46]
 
 
+@pytest.mark.slow
 def test_on_digits_half_of_the_channels_go_in_one_shot_and_only_with_a_penalty(trained):
-    for name in ("slimming", "polarization"):
-        assert trained[name]["dense"] > 0.95
-        assert trained[name]["dense"] - trained[name]["half"] < 0.05  # [≤ 0.02]
-    assert trained["slimming"]["zero"] > 0.3  # [≥ 0.43]
-    assert trained["none"]["dense"] - trained["none"]["half"] > 0.5  # [≥ 0.86]
+    drop = {name: found["dense"] - found["half"] for name, found in trained.items()}
+    assert min(found["dense"] for found in trained.values()) > 0.9  # [≥ 0.95]
+    assert drop["polarization"] < 0.05  # [0]
+    assert drop["slimming"] < 0.3  # [≤ 0.05]
+    assert drop["none"] > 0.5  # [≥ 0.83]
+    assert trained["slimming"]["zero"] > 0.3  # [≥ 0.42]

@@ -501,12 +501,14 @@ def middle(importance: Tensor) -> float:
 
 
 # In brackets, what 10 seeds gave.
+@pytest.mark.slow
 def test_on_digits_importances_part_where_slimming_leaves_a_middle(trained):
     assert middle(trained["receding"][0]) < 0.03  # [≤ 0.01]
     assert middle(trained["slimming"][0]) > 0.05  # [≥ 0.06, here 0.11]
     assert middle(trained["bounded, no penalty"][0]) > 0.15  # [≥ 0.20]
 
 
+@pytest.mark.slow
 def test_on_digits_half_of_the_channels_go_in_one_shot_and_only_with_the_penalty(trained):
     _, dense, pruned = trained["receding"]
     assert dense > 0.95  # [≥ 0.97]

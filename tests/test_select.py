@@ -218,6 +218,18 @@ def test_wrong_use_of_zero_changes_nothing():
         assert torch.equal(value, before[name]), name
 
 
+def test_a_unit_without_a_shift_cannot_emit_its_mean_and_nothing_is_changed():
+    model, groups = chain(), groups_of_chain()
+    model[1].bias = None
+    before = copy.deepcopy(model.state_dict())
+    # 5 is zeroed before 0 is found to have nothing to shift.
+    chosen = {"5": CHOSEN["5"], "0": CHOSEN["0"]}
+    with pytest.raises(ValueError, match="needs a bias or β behind '0'; it has none. Use shift='keep'"):
+        zero(model, chosen, groups, shift="mean", inputs=torch.randn(8, 1, 4, 4))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def train_a_little(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) -> None:
     for _ in range(steps):
         loss = model(torch.randn(8, 1, 4, 4)).square().sum()
