@@ -147,14 +147,14 @@ class Polarization(_Scales):
         Raises
         ------
         ValueError
-            If it lies above 0.1, where the released code refuses it too: the scales are not polarized.
+            If it lies above 0.2, where the released code prints a warning: the scales have not parted.
         """
         counts = torch.histc(torch.cat(list(self.importance().values())).float().cpu(), bins=100, min=0, max=1)
         valley = (counts[1:-1] <= counts[:-2]) & (counts[1:-1] <= counts[2:])
         first = int(valley.nonzero()[0, 0]) + 1 if bool(valley.any()) else 100
-        if first > 10:
+        if first > 20:
             raise ValueError(
-                "Polarization found no valley up to 0.1 in the histogram of the scales (the first is at "
+                "Polarization found no valley up to 0.2 in the histogram of the scales (the first is at "
                 f"{first / 100}): they have not parted; train longer, or with a larger strength or t."
             )
         return first / 100
