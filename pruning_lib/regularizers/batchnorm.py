@@ -147,7 +147,8 @@ class Polarization(_Scales):
         Raises
         ------
         ValueError
-            If it lies above 0.2, where the released code prints a warning: the scales have not parted.
+            If it lies above 0.2: the scales have not parted. The released code warns there; its script for VGG alone
+            stops at 0.1.
         """
         counts = torch.histc(torch.cat(list(self.importance().values())).float().cpu(), bins=100, min=0, max=1)
         valley = (counts[1:-1] <= counts[:-2]) & (counts[1:-1] <= counts[2:])
