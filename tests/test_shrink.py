@@ -706,6 +706,28 @@ def test_a_module_registered_twice_is_followed():
     assert_equal(model, shrunk.model, 1, 5, 5)
 
 
+class SizeOfInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        n, channels, height, width = x.shape
+        q, k = self.q(x).flatten(2), self.k(x).flatten(2)
+        return (q @ k.transpose(1, 2) @ k).reshape(n, channels, height, width)
+
+
+def test_a_size_that_was_taken_before_is_respected():
+    """The channels of x may go, those behind a product may not, and the last line takes one for the other."""
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 8, 3), SizeOfInput(), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)))
+    kill(model[0], [1, 3], bias=0.0)
+    kill(model[2], [0, 5])
+    shrunk = shrink(model, torch.randn(2, 1, 6, 6))
+    assert shrunk.removed["0"] == 0
+    assert shrunk.removed["2"] == 2
+    assert "passes code that counts its channels (test_shrink.py" in shrunk.plan.notes[0]
+
+
 # Dead branches
 
 

@@ -494,12 +494,26 @@ def suspects(
     if here := [node for node in start if node in candidates]:
         return [(node, _literal(node)) for node in here]
     for node in start:
-        near = _upstream(node, candidates)
-        if near:
+        if near := _upstream(node, candidates):
             return [(found, _literal(found)) for found in near]
         if isinstance(failure, Exception) and node not in done and node in state.labels:
-            return [(node, f"passes code that counts its channels{_line(node)}")]
+            break
+    if isinstance(failure, Exception):
+        for counting in (start, _around(state, start)):
+            if more := [node for node in counting if node not in done and node in state.labels]:
+                return [(node, f"passes code that counts its channels{_line(start[0])}") for node in more]
     return [(node, _literal(node)) for node in candidates]
+
+
+def _around(state: Analysis, start: list[Node]) -> list[Node]:
+    """Return all that the module around a line computes or reads: the line may use a size that it took earlier."""
+    paths = {graph.caller(state.graph, node)[0] for node in start}
+    inside = [node for node in state.graph.nodes if node.op == "call_function" and paths & _modules(node)]
+    return [*inside, *(source for node in inside for source in node.all_input_nodes)]
+
+
+def _modules(node: Node) -> set[str]:
+    return {str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
 
 
 def _cuts(state: Analysis, kept: Kept, node: Node) -> bool:
