@@ -111,7 +111,7 @@ def bound_batchnorm(model: nn.Module, *, generator: torch.Generator | None = Non
     Parameters
     ----------
     model : nn.Module
-        Its BatchNorms (1d, 2d, 3d, Sync) must have a scale of their own.
+        Its BatchNorms (1d, 2d, 3d, Sync) must have a scale of their own. Convert to SyncBatchNorm before, not after.
     generator : torch.Generator, optional
         Draws γ; by default torch's own, so that ``torch.manual_seed`` repeats it.
 
