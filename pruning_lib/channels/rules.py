@@ -56,9 +56,11 @@ IDENTITY = names(
 )
 
 
+# What some release of torch does not tag as pointwise.
 UNTAGGED = names(
-    "absolute arctan celu divide fix floor_divide greater greater_equal hardswish less less_equal log_sigmoid "
-    "masked_fill multiply negative relu6 rsub selu special_expit subtract true_divide where"
+    "absolute arctan celu divide elu fix floor_divide gelu greater greater_equal hardshrink hardsigmoid hardswish "
+    "hardtanh leaky_relu less less_equal log_sigmoid masked_fill mish multiply negative relu relu6 rsub selu silu "
+    "softplus softshrink special_expit subtract threshold true_divide where clamp clamp_min clamp_max"
 )
 
 
@@ -218,7 +220,7 @@ def _channelwise_label(state: Analysis, node: Node) -> None:
 
 def _vector(state: Analysis, node: Node, position: int, dims: int) -> Tensor | None:
     """Return one of a normalization's parameters, shaped to meet a tensor of `dims` axes, channels second."""
-    source = node.args[position]
+    source = node.args[position] if len(node.args) > position else None
     return None if source is None else state.value(source).double().reshape([1, -1] + [1] * (dims - 2))
 
 
