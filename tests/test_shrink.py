@@ -17,7 +17,7 @@ from pruning_lib.channels import load, save, shrink, units
 from pruning_lib.channels.constant import Constant
 from pruning_lib.measure import measure
 from pruning_lib.models import LeNet5, LeNet300
-from pruning_lib.regularizers import SeReNe
+from pruning_lib.regularizers import SeReNe, bound_batchnorm
 
 
 def seeded(build, seed=0):
@@ -782,6 +782,16 @@ def test_a_dead_branch_becomes_a_constant(norm, zero, tmp_path):
     shrunk.model.train()(x).square().sum().backward()
     shrunk.optimizer.step()
     assert all(not torch.equal(old, new) for old, new in zip(before, shrunk.model.parameters(), strict=True))
+
+
+def test_a_dead_branch_takes_its_bounded_scales_along():
+    model = seeded(Branch)
+    bound_batchnorm(model)
+    model.double().eval()
+    kill(model.conv2, list(range(6)), bias=0.3)
+    shrunk = shrink(model, torch.randn(2, 1, 12, 12).double())
+    assert type(shrunk.model.bn2) is Constant
+    assert_equal(model, shrunk.model, 1, 9, 14, tolerance=1e-12)
 
 
 def test_constants_shrink_with_their_stream():

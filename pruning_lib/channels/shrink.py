@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
@@ -147,7 +148,9 @@ def _replaceable(state: Analysis, node: Node) -> bool:
     tensor = state.graph.tensors[own]
     hooked = any(getattr(module, hooks, None) for hooks in graph.HOOKS)
     mine = any(tensor is each for each in (getattr(module, "weight", None), getattr(module, "running_mean", None)))
-    return bool(name) and type(module) in REPLACEABLE and mine and not hooked
+    # A bounded scale makes a class of its own out of its BatchNorm's.
+    kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    return bool(name) and kind in REPLACEABLE and mine and not hooked
 
 
 def _cut(model: nn.Module, state: Analysis, kept: Kept, plan: Plan, dtype: torch.dtype | None) -> nn.Module:
