@@ -98,9 +98,9 @@ def sliced(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Units, e
     """Cut rows and columns, and forget what the units emitted."""
     for name, gone in chosen.items():
         for member in (*groups[name].writers, *groups[name].norms):
-            _cut(zeroed.get_submodule(member.layer), ~_gone(member, gone), outputs=True)
+            cut(zeroed.get_submodule(member.layer), ~_gone(member, gone), outputs=True)
     for layer, kept in _columns(chosen, groups).items():
-        _cut(zeroed.get_submodule(layer), kept, outputs=False)
+        cut(zeroed.get_submodule(layer), kept, outputs=False)
     return zeroed
 
 
@@ -114,8 +114,8 @@ def torch_pruned(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Un
             first = groups[name].writers[0]
             index = _gone(first, gone).nonzero().flatten().tolist()
             layer = zeroed.get_submodule(first.layer)
-            cut = graph.get_pruner_of_module(layer).prune_out_channels
-            graph.get_pruning_group(layer, cut, idxs=index).prune()
+            how = graph.get_pruner_of_module(layer).prune_out_channels
+            graph.get_pruning_group(layer, how, idxs=index).prune()
     return zeroed
 
 
@@ -143,7 +143,8 @@ def _columns(chosen: Chosen, groups: Units) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _cut(layer: nn.Module, kept: Tensor, *, outputs: bool) -> None:
+def cut(layer: nn.Module, kept: Tensor, *, outputs: bool) -> None:
+    """Keep these output or input channels of one layer."""
     assert isinstance(layer, Weighted | BatchNorm)
     axis = 0 if isinstance(layer, BatchNorm) else unit_axis(layer) if outputs else 1 - unit_axis(layer)
     layer.weight = nn.Parameter(layer.weight.index_select(axis, kept.nonzero().flatten()))
