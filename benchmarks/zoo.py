@@ -80,7 +80,7 @@ def zoo() -> dict[str, Net]:
             if kind is kinds[2]:
                 if name not in ("mc3_18", "r2plus1d_18", "r3d_18", "s3d"):
                     continue
-                shape = (3, 16 if name == "s3d" else 8, 64, 64)
+                shape = (3, 14, 224, 224) if name == "s3d" else (3, 8, 64, 64)
             if name not in SKIPPED:
                 found[name] = Net(torchvision.models.get_model_builder(name), shape, tuple(options.items()))
     return found
