@@ -80,7 +80,7 @@ def test_created_biases_groups_and_shared_weights_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("dense", "sentence"),
     [
-        (lambda: LeNet300(), "does not fit this LeNet300: the plan cuts 'conv1"),
+        (lambda: LeNet300(), "does not fit this LeNet300: it was saved from a LeNet5"),
         (
             lambda: LeNet5(widths=(4, 6, 9), bn=True),
             r"'fc1.weight' has shape \[9, 96\], the plan was made for \[8, 96\]",
@@ -161,3 +161,13 @@ def test_what_save_refuses(shrunk, tmp_path):
     with pytest.raises(ValueError, match=r"'conv1.weight' has shape .* save the model that `shrink` returned"):
         save(shrunk, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_class_with_the_same_tensors_is_refused(tmp_path):
+    class Other(LeNet300):
+        pass
+
+    shrunk = shrink(LeNet300(inputs=(1, 4, 4), widths=(6, 5)), torch.randn(2, 1, 4, 4))
+    save(shrunk, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="does not fit this Other: it was saved from a LeNet300"):
+        load(Other(inputs=(1, 4, 4), widths=(6, 5)), tmp_path / "a.safetensors")

@@ -728,6 +728,19 @@ def test_a_size_that_was_taken_before_is_respected():
     assert "passes code that counts its channels (test_shrink.py" in shrunk.plan.notes[0]
 
 
+@pytest.mark.parametrize(("constant", "removed"), [(0.0, 4), (0.7, 2)])
+def test_zeros_padded_around_the_map_let_channels_go(constant, removed):
+    layers = [nn.Conv2d(1, 7, 3), nn.Tanh(), nn.ZeroPad2d((1, 2, 0, 1)), nn.Conv2d(7, 2, 3)]
+    model = seeded(lambda: nn.Sequential(*layers)).double()
+    kill(model[0], [0, 4], bias=constant)
+    with torch.no_grad():
+        model[3].weight[:, [2, 5]] = 0  # read by nobody
+    shrunk = shrink(model, torch.randn(2, 1, 6, 6).double())
+    assert shrunk.removed == {"0": removed}  # a constant varies at the padded border
+    for size in (5, 9):
+        assert_equal(model, shrunk.model, 1, size, size + 2, tolerance=1e-12)
+
+
 # Dead branches
 
 

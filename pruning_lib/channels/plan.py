@@ -305,6 +305,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     small = clone(model, share=True)
     try:
         plan = Plan.from_json(text)
+        if plan.model != type(model).__name__:
+            raise ValueError(f"it was saved from a {plan.model}")
         apply(plan, small)
         _fill(small, state)
     except ValueError as error:

@@ -509,7 +509,7 @@ MOVEMENT = names(
 SIZED = names("view reshape flatten unflatten expand repeat view_as expand_as tile")
 
 
-def _move(node: Node, operands: dict[Node, Tensor], fill: Any = 0) -> Any:
+def _move(node: Node, operands: dict[Node, Tensor], fill: Any = 0, labels: bool = False) -> Any:
     """Run a movement on stand-ins for its operands."""
     args: Any
     kwargs: Any
@@ -520,10 +520,23 @@ def _move(node: Node, operands: dict[Node, Tensor], fill: Any = 0) -> Any:
     if name == "view":
         return args[0].reshape(args[1])
     if name == "constant_pad_nd" or (name == "pad" and argument(node, 2, "mode", "constant") == "constant"):
-        return F.pad(args[0], args[1], value=fill)
+        return _pad_labels(args[0], args[1]) if labels else F.pad(args[0], args[1], value=fill)
     if name == "pad":
         return F.pad(args[0].double(), args[1], mode=args[2]).to(args[0].dtype)
     return functional(node)(*args, **kwargs)
+
+
+def _pad_labels(labels: Tensor, amounts: Sequence[int]) -> Tensor:
+    """Pad labels by 0, no class, along axes of channels; along others what is padded belongs to the channel there."""
+    pairs = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
+    pairs = [(0, 0)] * (labels.ndim - len(pairs)) + pairs
+    thin = narrow(repeated(labels))
+    shape = [size + sum(pair) for size, pair in zip(labels.shape, pairs, strict=True)]
+    varied = [
+        pair if size == thin.shape[axis] else (0, 0)
+        for axis, (size, pair) in enumerate(zip(labels.shape, pairs, strict=True))
+    ]
+    return F.pad(thin, [amount for pair in varied[::-1] for amount in pair]).expand(shape)
 
 
 def _listed(found: Any) -> Any:
@@ -532,7 +545,7 @@ def _listed(found: Any) -> Any:
 
 def _move_label(state: Analysis, node: Node) -> None:
     try:
-        found = _listed(_move(node, {source: state.of(source) for source in node.all_input_nodes}))
+        found = _listed(_move(node, {source: state.of(source) for source in node.all_input_nodes}, labels=True))
         # A copy has forgotten along which axes its channels repeat.
         state.labels[node] = [repeated(part) for part in found] if isinstance(found, list) else repeated(found)
     except (RuntimeError, NotImplementedError, TypeError):
@@ -576,7 +589,8 @@ def keep_order(state: Analysis, node: Node, kept: Kept) -> None:
     if all(bool(kept.of(labels).all()) for labels in before.values()):
         return
     try:
-        after = flat(_listed(_move(node, {source: cut(kept, labels) for source, labels in before.items()})))
+        left = {source: cut(kept, labels) for source, labels in before.items()}
+        after = flat(_listed(_move(node, left, labels=True)))
         expected = [cut(kept, labels) for labels in flat(state.labels[node])]
         same = len(after) == len(expected) and all(map(torch.equal, after, expected))
     except (RuntimeError, IndexError):
