@@ -1,61 +1,233 @@
-"""Time `shrink` on LeNet-5, warm, self-check included: ``python benchmarks/shrink.py [--repeats 15]``.
+"""What `shrink` costs, self-check included: ``python -m benchmarks.shrink [--rounds 3] [--table]`` (one thread).
 
-Half of the units of each hidden layer are zeroed, biases kept. Target: 0.5 s. Three neighbours stand beside it in the
-same interleaved run: `units` alone, one export, and one forward pass.
+Half of the rows of every layer but the last are zero, biases and shifts stay.
+
+    seconds     all networks in turn, after one round that warms up; CPU seconds beside them, for a busy machine.
+                Targets: LeNet-5 0.5 s, ResNet-56 1.5 s, ResNet-50 4 s, 1,000 operators 10 s and linear in them
+    memory      torchvision's VGG-16 at 224 pixels in processes of their own: peak beyond what is there before `shrink`
+                and beyond the activations of the self-check's passes, in copies of the model; target 3
+    accuracy    a small ResNet, trained for two epochs on 20,000 digits of MNIST (`PRUNING_LIB_DATA`): its 10,000 test
+                images with zeros (statistics recalibrated), after `shrink`, and after Torch-Pruning removed the same
+                units; inner units
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
+import torchvision
+from torch import Tensor, nn
 
-from pruning_lib.channels import shrink, units
-from pruning_lib.models import LeNet5
+from benchmarks import peers
+from pruning_lib import (
+    GroupLasso,
+    LeNet5,
+    ResNet,
+    evaluate,
+    fit,
+    measure,
+    recalibrate,
+    records,
+    select,
+    shrink,
+    units,
+    zero,
+)
+from pruning_lib.channels.shrink import probes
+from pruning_lib.data import TensorPair, mnist
+from pruning_lib.units import rows, weighted
+
+RECORD = records.SHIPPED / f"{records.MEASURED}shrink.json"
+MB = 2**20
 
 
-def zeroed(bn: bool) -> LeNet5:
+@torch.no_grad()
+def zeroed(model: nn.Module) -> nn.Module:
+    """Set half of the rows of every layer but the last to zero."""
+    for layer in list(weighted(model).values())[:-1]:
+        weight = rows(layer)
+        weight[torch.randperm(len(weight))[: len(weight) // 2]] = 0
+    return model.eval()
+
+
+def chain(operators: int) -> nn.Module:
+    """Return linear and ReLU in turn."""
+    return nn.Sequential(*(layer for _ in range(operators // 2) for layer in (nn.Linear(16, 16), nn.ReLU())))
+
+
+def vgg16() -> nn.Module:
+    return zeroed(torchvision.models.vgg16())  # type: ignore[no-any-return, unused-ignore]
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "LeNet-5": (LeNet5, (1, 28, 28)),
+    "LeNet-5 with BatchNorm": (lambda: LeNet5(bn=True), (1, 28, 28)),
+    "ResNet-56": (ResNet, (3, 32, 32)),
+    "ResNet-50": (torchvision.models.resnet50, (3, 224, 224)),
+    "250 operators": (lambda: chain(250), (16,)),
+    "1,000 operators": (lambda: chain(1000), (16,)),
+}
+
+
+# Seconds
+
+
+def seconds(rounds: int) -> list[dict[str, Any]]:
+    """Return one row for each network: median, least and most, and the median of CPU seconds; forward passes aside."""
     torch.manual_seed(0)
-    model = LeNet5(bn=bn).eval()
+    jobs: dict[str, tuple[nn.Module, Tensor]] = {}
+    for name, (build, shape) in NETWORKS.items():
+        jobs[name] = zeroed(build()), torch.randn(1, *shape)
+    wall: dict[str, list[float]] = {name: [] for name in jobs}
+    work: dict[str, list[float]] = {name: [] for name in jobs}
+    left = {}
+    for i in range(rounds + 1):
+        for name, (model, example) in jobs.items():
+            start, used = time.perf_counter(), time.process_time()
+            small = shrink(model, example).model
+            if i:
+                wall[name].append(time.perf_counter() - start)
+                work[name].append(time.process_time() - used)
+            else:
+                left[name] = measure(small, example).parameters / measure(model, example).parameters
+    found = []
+    for name, times in wall.items():
+        row = {"network": name, "shape": list(NETWORKS[name][1]), "median": statistics.median(times)}
+        row |= {"least": min(times), "most": max(times), "cpu": statistics.median(work[name])}
+        row = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+        found.append({**row, "parameters_left": round(left[name], 4)})
+    return found
+
+
+# Memory
+
+
+def grown(work: Callable[[], object]) -> int:
+    """Return by how many bytes this process grew at most during `work` (Linux)."""
+
+    def resident(key: str) -> int:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+    # Not `ru_maxrss`, which a process inherits from the one that started it.
+    before, most = resident("VmRSS"), resident("VmHWM")
+    work()
+    after = resident("VmHWM")
+    assert after > most, "an older peak hides this one"
+    return after - before
+
+
+def activations() -> int:
+    """Return the bytes that the largest of the self-check's passes takes, in float64, without gradients."""
+    torch.set_default_dtype(torch.float64)  # a model that is converted leaves a peak behind
+    model, example = vgg16(), torch.randn(1, 3, 224, 224)
+    batches = [choices[0] for choices in probes((example,))]
     with torch.no_grad():
-        for name in ("conv1", "conv2", "fc1"):
-            layer = model.get_submodule(name)
-            assert isinstance(layer.weight, torch.Tensor)
-            layer.weight[: len(layer.weight) // 2] = 0
-    return model
+        return grown(lambda: [model(*inputs) for inputs in batches])
+
+
+def peak() -> int:
+    """Return the bytes that `shrink` takes at most beyond what was there."""
+    model, example = vgg16(), torch.randn(1, 3, 224, 224)
+    return grown(lambda: shrink(model, example))
+
+
+CHILDREN = {"activations": activations, "peak": peak}
+
+
+def memory() -> dict[str, float]:
+    """Return megabytes of the model, of its activations and of `shrink`, and how many models lie beyond."""
+    found = {"model": float(4 * sum(p.numel() for p in torchvision.models.vgg16().parameters()))}
+    for child in CHILDREN:
+        command = [sys.executable, "-m", "benchmarks.shrink", "--child", child]
+        found[child] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    times = (found["peak"] - found["activations"]) / found["model"]
+    return {**{key: round(value / MB, 1) for key, value in found.items()}, "times_the_model": round(times, 2)}
+
+
+# Accuracy
+
+
+def accuracy() -> dict[str, Any]:
+    """Train, zero, remove, and count right answers at every stage."""
+    split = mnist()
+    torch.manual_seed(0)
+    model = ResNet(8, width=8, inputs=1)
+    groups = units(model, split.train.inputs[:2])
+    reg = GroupLasso(model, 3e-4, units=groups)
+    some = TensorPair(split.train.inputs[:20_000], split.train.targets[:20_000])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    fit(model, some, split.val, epochs=2, optimizer=optimizer, regularizer=reg, progress=False)
+    example = split.test.inputs[:2]
+    stages: dict[str, nn.Module] = {"trained": copy.deepcopy(model.eval())}
+    chosen = select(reg.importance(), groups, fraction=0.4, kinds=("inner",), scope="local")
+    zero(model, chosen, groups)
+    recalibrate(model, some.inputs[:2000])
+    stages["zeroed"] = model
+    stages["shrink"] = shrink(model, example).model
+    stages["Torch-Pruning"] = peers.torch_pruned(model, copy.deepcopy(model), chosen, groups, example)
+    found: dict[str, Any] = {stage: round(evaluate(net, split.test).accuracy, 6) for stage, net in stages.items()}
+    with torch.no_grad():
+        answers = {stage: net(split.test.inputs).argmax(1) for stage, net in stages.items()}
+    for how in ("shrink", "Torch-Pruning"):
+        found[f"answers changed by {how}"] = int((answers[how] != answers["zeroed"]).sum())
+    sizes = [measure(stages[stage], example).parameters for stage in ("zeroed", "shrink", "Torch-Pruning")]
+    return {**found, "parameters_left": [round(size / sizes[0], 4) for size in sizes]}
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    lines = [
+        "| shrink | shape | s, median | least | most | CPU s | parameters left |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in record["seconds"]:
+        times = " | ".join(f"{row[key]:.2f}" for key in ("median", "least", "most", "cpu"))
+        shape = " × ".join(map(str, row["shape"]))
+        lines.append(f"| {row['network']} | {shape} | {times} | {100 * row['parameters_left']:.0f} % |")
+    few, many = (row["median"] for row in record["seconds"][-2:])
+    room = record["memory"]
+    lines += ["", f"Four times the operators take {many / few:.1f} times as long.", ""]
+    lines += [
+        f"VGG-16, MB: model {room['model']:.0f}, activations {room['activations']:.0f}, shrink {room['peak']:.0f}: "
+        f"{room['times_the_model']:.2f} models beyond the activations.",
+        "",
+        "MNIST: " + ", ".join(f"{key} {value}" for key, value in record["accuracy"].items()),
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--table", action="store_true", help="print the record as Markdown")
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    plain, normed, example = zeroed(False), zeroed(True), torch.randn(1, 1, 28, 28)
-    jobs: dict[str, Callable[[], object]] = {
-        "shrink LeNet-5": lambda: shrink(plain, example),
-        "shrink LeNet-5 with BatchNorm": lambda: shrink(normed, example),
-        "units LeNet-5": lambda: units(plain, example),
-        "torch.export LeNet-5": lambda: torch.export.export(plain, (example,)),
-        "forward LeNet-5": lambda: plain(example),
-    }
-    wall: dict[str, list[float]] = {name: [] for name in jobs}
-    work: dict[str, list[float]] = {name: [] for name in jobs}
-    for i in range(options.repeats + 1):
-        for name, job in jobs.items():
-            start, used = time.perf_counter(), time.process_time()
-            job()
-            if i:  # the first round warms up
-                wall[name].append(time.perf_counter() - start)
-                work[name].append(time.process_time() - used)
-    print(f"{'seconds':<30}  median     min     max   CPU median")
-    for name in jobs:
-        times = wall[name]
-        row = f"{statistics.median(times):>7.3f} {min(times):>7.3f} {max(times):>7.3f}"
-        print(f"{name:<30} {row} {statistics.median(work[name]):>12.3f}")
+    torch.set_num_threads(1)
+    if options.child:
+        print(CHILDREN[options.child]())
+        return
+    if not options.table:
+        packages = ("torch", "torchvision", "torch-pruning")
+        provenance = {**{name: version(name) for name in packages}, "threads": 1, "rounds": options.rounds}
+        # The accuracy first: without its data nothing else needs to be waited for.
+        found: dict[str, Any] = {"accuracy": accuracy(), "memory": memory(), "seconds": seconds(options.rounds)}
+        parts = [
+            f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {"provenance": provenance, **found}.items()
+        ]
+        records.write_text(RECORD, "{" + ",\n".join(parts) + "}\n")
+    print(table(records.measured("shrink")))
 
 
 if __name__ == "__main__":

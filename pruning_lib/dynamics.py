@@ -1,6 +1,6 @@
 """The dynamics of death: how both sides of a unit fade, when its weights die, and when it does.
 
-Derived in the chapter `weights-die-then-nodes`. With w_i· the weights that write unit i and w_·i those that read it,
+Derived in the chapter `weights-die-then-nodes`. ``w_i·`` writes unit i, ``w_·i`` reads it:
 
     in_i = ‖w_i·‖₂ |γ_i|        out_i = ‖w_·i‖₂        lag_i = t(out_i = 0) − t(in_i = 0)
 
