@@ -77,7 +77,8 @@ def check_promises(name: str, seed: int) -> None:
 def excused(small: Shrunk, layers: dict[str, Tensor]) -> int:
     """Count the units that stay because something has to."""
     found = [re.match(r"(\S+): (\d+) units? that carr.*: it is (.*)", note) for note in small.plan.notes]
-    return sum(int(m[2]) for m in found if m and m[1] in layers and any(why in m[3] for why in STRUCTURAL))
+    whole = sum(layer in small.plan.constants for layer in layers)  # a constant stands for a whole layer
+    return whole + sum(int(m[2]) for m in found if m and m[1] in layers and any(why in m[3] for why in STRUCTURAL))
 
 
 def assert_untouched(before: nn.Module, after: nn.Module) -> None:
