@@ -13,20 +13,40 @@ from pruning_lib.records import Row, choose, interval, paired
 
 Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 
-# Okabe & Ito's colours, with markers so that colour is not needed.
-LOOKS = {
-    "dense": ("#000000", "o"),
-    "l2": ("#999999", "s"),
-    "l1": ("#E69F00", "^"),
-    "group-lasso": ("#56B4E9", "D"),
-    "group-lasso-loss": ("#56B4E9", "d"),
-    "serene-exact": ("#009E73", "v"),
-    "serene-sampled": ("#009E73", "P"),
-    "serene-lower-bound": ("#0072B2", "X"),
-    "serene-local": ("#D55E00", "<"),
-    "serene-released": ("#CC79A7", ">"),
-    "uniform": ("#000000", "+"),
+# Okabe & Ito's colours, with markers so that colour is not needed; a panel a family.
+FAMILIES = {
+    "penalties on weights": {
+        "l2": ("#999999", "s"),
+        "l1": ("#E69F00", "^"),
+        "group-lasso": ("#56B4E9", "D"),
+        "group-lasso-loss": ("#0072B2", "d"),
+        "group-hoyer": ("#009E73", "p"),
+    },
+    "SeReNe": {
+        "serene-exact": ("#009E73", "v"),
+        "serene-sampled": ("#E69F00", "P"),
+        "serene-lower-bound": ("#0072B2", "X"),
+        "serene-local": ("#D55E00", "<"),
+        "serene-released": ("#CC79A7", ">"),
+    },
+    "stochastic pruning": {
+        "stochastic": ("#999999", "h"),
+        "stochastic-l2": ("#0072B2", "s"),
+        "stochastic-l1": ("#D55E00", "^"),
+    },
+    "guided": {
+        "guided-l2": ("#0072B2", "s"),
+        "guided-l1": ("#D55E00", "^"),
+        "guided-group-lasso": ("#009E73", "D"),
+    },
+    "scales of BatchNorm": {
+        "slimming": ("#E69F00", "^"),
+        "polarization": ("#0072B2", "v"),
+        "rni": ("#009E73", "D"),
+    },
 }
+STANDARD = {"dense": ("#000000", "o"), "uniform": ("#000000", "+")}
+"""In every panel, to compare with."""
 
 
 def cases(rows: list[Row]) -> dict[Case, list[Row]]:
@@ -53,7 +73,7 @@ def table(rows: list[Row]) -> str:
 
 def _section(target: str | None, here: dict[Case, list[Row]]) -> str:
     head = ["recipe", "method", "by", "λ", "seeds", "units", "MACs", "without unused inputs", "parameters ≠ 0"]
-    head += ["error, trained", "zeroed", "shift dropped", "last", "last − dense", "last − uniform"]
+    head += ["error, trained", "zeroed", "shift dropped", "recalibrated", "last", "last − dense", "last − uniform"]
     lines = [f"### {target or 'regularize, plateau, threshold'}", "", _line(head), _line(["---"] * len(head))]
     by_method = {case[:3]: chosen for case, chosen in here.items() if target}
     dense = by_method.get(("prune", "dense", "own"))
@@ -67,7 +87,7 @@ def _cells(case: Case, chosen: list[Row], dense: list[Row] | None, uniform: list
     layers = zip(*(row["units"] for row in chosen), strict=True)
     units = " · ".join(f"{statistics.fmean(layer):.0f}" for layer in layers)
     sizes = [f"{statistics.fmean(row[key] for row in chosen):,.0f}" for key in ("macs", "macs_used_inputs", "nonzero")]
-    errors = [_mean(chosen, f"{stage}test_error") for stage in ("trained_", "zeroed_", "dropped_", "")]
+    errors = [_mean(chosen, f"{stage}test_error") for stage in ("trained_", "zeroed_", "dropped_", "recalibrated_", "")]
     differences = [_difference(chosen, other) for other in (dense, uniform)]
     return [
         recipe, method, criterion or "", f"{strength:.0e}", str(len(chosen)), units, *sizes, *errors, *differences
@@ -95,32 +115,56 @@ def _line(cells: list[str]) -> str:
 
 
 def figure(rows: list[Row]) -> Figure:
-    """Return test error against multiply-adds: one curve a method, its intervals, both axes logarithmic."""
+    """Return test error against multiply-adds, a panel a family: one curve a method, logarithmic axes."""
     curves: dict[str, list[tuple[float, float, float]]] = {}
     for (recipe, method, criterion, _, _), chosen in cases(rows).items():
-        label = f"{method}, random" if criterion == "random" else f"{method}, loop" if recipe == "loop" else method
+        label = f"{method}, {criterion}" if criterion not in (None, "own") else method
+        label = f"{method}, loop" if recipe == "loop" else label
         point = (statistics.fmean(row["macs"] for row in chosen), *interval(row["test_error"] for row in chosen))
         curves.setdefault(label, []).append(point)
-    picture = Figure(figsize=(9, 5), layout="constrained")
-    axes = picture.subplots()
+    panels = {
+        family: {label: look for label in curves if (look := _look(label, STANDARD | looks))}
+        for family, looks in FAMILIES.items()
+        if any(_basis(label) in looks for label in curves)
+    }
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    picture = Figure(figsize=(5.5 * across, 4.2 * down), layout="constrained")
+    grid = picture.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (family, looks) in zip(grid, panels.items(), strict=False):
+        _panel(axes, family, {label: curves[label] for label in looks}, looks)
+    for axes in list(grid)[len(panels) :]:
+        axes.remove()
+    return picture
+
+
+def _panel(axes: Any, family: str, curves: dict[str, list[tuple[float, float, float]]], looks: dict[str, Any]) -> None:
     for label, points in curves.items():
         macs, mean, half = zip(*sorted(points), strict=True)
-        axes.errorbar(macs, mean, yerr=[h if math.isfinite(h) else 0 for h in half], label=label, **_look(label))
+        axes.errorbar(macs, mean, yerr=[h if math.isfinite(h) else 0 for h in half], label=label, **looks[label])
     axes.set(xscale="log", yscale="log", xlabel="multiply-adds for one example", ylabel="test error in percent")
+    axes.set_title(family, loc="left")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
         axis.set_minor_formatter(NullFormatter())
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(fontsize="x-small")
     axes.grid(alpha=0.3)
-    return picture
 
 
-def _look(label: str) -> dict[str, Any]:
+def _basis(label: str) -> str:
+    """Return the method that a curve is of, or whose architecture it takes."""
+    return label.partition(", ")[0].removeprefix("scratch-e-").removeprefix("scratch-b-")
+
+
+def _look(label: str, looks: dict[str, tuple[str, str]]) -> dict[str, Any] | None:
+    """Return a curve's style, or None if it belongs to another panel."""
+    if _basis(label) not in looks:
+        return None
     method, _, variant = label.partition(", ")
     control = method.startswith("scratch") or method == "uniform"
-    colour, marker = LOOKS[method.removeprefix("scratch-e-").removeprefix("scratch-b-")]
-    style = {"random": "--", "loop": "none"}.get(variant, ":" if control else "-")
+    colour, marker = looks[_basis(label)]
+    style = {"": ":" if control else "-", "loop": "none"}.get(variant, "--")
     face = {"markerfacecolor": "none"} if variant or control else {}
     return {"color": colour, "marker": marker, "linestyle": style, "markersize": 5, "linewidth": 1, "capsize": 2} | face

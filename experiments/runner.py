@@ -167,7 +167,8 @@ def accuracies(record: dict[str, Any]) -> str:
 def _changed(record: dict[str, Any]) -> list[str]:
     """Return where removing units changed an accuracy: it must not, to the digit."""
     pairs = [("trained", record["stages"].get("trained"), record["stages"].get("shrunk"))]
-    pairs += [(p["target"], p["stages"].get("zeroed"), p["stages"].get("shrunk")) for p in record["prunings"]]
+    whole = "dropped" if record["config"].get("shifts") == "drop" else "zeroed"
+    pairs += [(p["target"], p["stages"].get(whole), p["stages"].get("shrunk")) for p in record["prunings"]]
     return [
         f"removal changed the {part} accuracy ({where}) from {before[part]} to {after[part]}."
         for where, before, after in pairs

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.mnist import Bench, Config, run_loop, run_prune, run_scratch
+from experiments.bench import Bench, run_loop, run_prune, run_scratch
+from experiments.methods import Config
 from pruning_lib.records import Record, identifier, read_one
 from pruning_lib.train import flushed
 
@@ -54,28 +55,36 @@ def _source(config: Config, records: Path) -> Record | None:
 
 
 @dataclass(frozen=True)
-class LeNet300Protocol:
-    """Settings of `mnist-lenet300` and its small relatives.
+class Protocol:
+    """Settings of a suite on images in classes.
 
     Parameters
     ----------
+    network : dict
+        ``model`` and whatever its builder in `experiments.bench.NETWORKS` reads.
     strengths, loop_strengths : dict of str to tuple of float
         By method, for the recipes prune and loop.
     sources : dict of str to tuple of float
         Methods whose architectures the scratch controls take, with the strength for each target.
     seeds, loop_seeds : tuple of int
         Of prune and its controls, and of loop, which comes last.
+    more : dict
+        What every run shares beside the settings below: weight decay, precision, kinds of groups, …
+    criteria : dict of str to tuple of str
+        By what else units are ranked than by the method's own importance.
     """
 
     suite: str
     data: str
+    network: Config
     strengths: dict[str, tuple[float, ...]]
-    loop_strengths: dict[str, tuple[float, ...]]
     sources: dict[str, tuple[float, ...]]
+    loop_strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     loop_seeds: tuple[int, ...] = (0, 1, 2)
-    widths: tuple[int, int] = (300, 100)
     targets: tuple[str, ...] = ("fraction-0.5", "macs-0.25", "macs-0.10", "macs-0.05")
+    # Random pruning says something about networks without structure of their own.
+    criteria: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"dense": ("random",), "l2": ("random",)})
     epochs: int = 8
     finetune_epochs: int = 3
     loop_epochs: int = 15
@@ -86,6 +95,7 @@ class LeNet300Protocol:
     finetune_lr: float = 0.01
     loop_lr: float = 0.05
     momentum: float = 0.9
+    more: Config = field(default_factory=dict)
 
     def configs(self) -> list[Config]:
         """Return every run: seed by seed, pruning before its controls, the loop last."""
@@ -93,8 +103,8 @@ class LeNet300Protocol:
         return pruned + [config for seed in self.loop_seeds for config in self._loops(seed)]
 
     def _base(self, seed: int) -> Config:
-        base = {"suite": self.suite, "data": self.data, "model": "lenet300", "widths": list(self.widths), "seed": seed}
-        return base | {"batch_size": self.batch_size, "momentum": self.momentum, "lr": self.lr}
+        base = {"suite": self.suite, "data": self.data, **self.network, "seed": seed}
+        return base | {"batch_size": self.batch_size, "momentum": self.momentum, "lr": self.lr} | self.more
 
     def _of_seed(self, seed: int) -> list[Config]:
         base = self._base(seed)
@@ -122,13 +132,11 @@ class LeNet300Protocol:
         ]
 
     def _prune(self, method: str, strength: float) -> Config:
-        # Random pruning says something about networks without structure of their own.
-        criteria = ["own", "random"] if method in ("dense", "l2") else ["own"]
         return {
             "recipe": "prune",
             "method": method,
             "strength": strength,
-            "criteria": criteria,
+            "criteria": ["own", *self.criteria.get(method, ())],
             "targets": list(self.targets),
             "epochs": self.epochs,
             "finetune_epochs": self.finetune_epochs,
@@ -140,9 +148,10 @@ class LeNet300Protocol:
 # steps of 3 around the best validation accuracy of seed 0 at the targets, from shorter fine-tuning; where the best of
 # seed 0 then lay at the upper edge (L2, L1, serene-local), one more was added. Epochs are what 90 core-minutes allow.
 PROTOCOLS = {
-    "mnist-lenet300": LeNet300Protocol(
+    "mnist-lenet300": Protocol(
         suite="mnist-lenet300",
         data="mnist",
+        network={"model": "lenet300", "widths": [300, 100]},
         strengths={
             "dense": (0.0,),
             "l2": (3e-4, 1e-3, 3e-3, 1e-2),
@@ -155,15 +164,15 @@ PROTOCOLS = {
         loop_strengths={"l2": (3e-4, 1e-3), "l1": (3e-4, 1e-3), **dict.fromkeys(SERENE, (3e-4, 1e-3))},
         sources={"group-lasso": (1e-2, 1e-2, 3e-2, 3e-2), "serene-sampled": (1e-3, 3e-3, 3e-3, 3e-3)},
     ),
-    "digits-tiny": LeNet300Protocol(
+    "digits-tiny": Protocol(
         suite="digits-tiny",
         data="digits",
+        network={"model": "lenet300", "widths": [32, 16]},
         strengths={"dense": (0.0,), "group-lasso": (1e-2,), "serene-sampled": (1e-3,)},
         loop_strengths={"serene-sampled": (1e-3,)},
         sources={"group-lasso": (1e-2,)},
         seeds=(0, 1),
         loop_seeds=(0, 1),
-        widths=(32, 16),
         targets=("fraction-0.5",),
         epochs=6,
         finetune_epochs=1,

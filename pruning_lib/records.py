@@ -28,9 +28,10 @@ SHIPPED = Path(__file__).parent / "_records"
 MEASURED = "measured-"
 """Begins the names of shipped files that a benchmark wrote, not a suite of runs."""
 
-STAGES = ("trained", "zeroed", "dropped", "shrunk", "finetuned")
+STAGES = ("trained", "zeroed", "dropped", "recalibrated", "shrunk", "finetuned")
 """In order. trained: after the run's own training; zeroed: chosen units at zero, their shift kept; dropped: their shift
-at zero too; shrunk: removed; finetuned: trained on without penalty."""
+at zero too; recalibrated: dropped, then the statistics of BatchNorm computed anew; shrunk: zeroed (or dropped, where
+config["shifts"] says so) and removed; finetuned: shrunk and trained on without penalty."""
 
 METRICS: dict[str, type] = {
     "val_loss": float,

@@ -32,6 +32,8 @@ from pruning_lib.regularizers.base import Regularizer
 from pruning_lib.select import Hold, hold, threshold_weights
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""A batch of inputs and a generator on the CPU → another batch, as `pruning_lib.data.crop_and_flip`."""
 Schedule = Callable[[float], float]
 """Progress in [0, 1) → factor on a learning rate or a strength."""
 
@@ -329,6 +331,8 @@ def fit(
     batch_size: int = 128,
     schedule: Schedule | None = None,
     strength_schedule: Schedule | None = None,
+    augment: Augment | None = None,
+    autocast: torch.dtype | None = None,
     callbacks: Iterable[Callback] = (),
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -360,10 +364,15 @@ def fit(
     schedule, strength_schedule : callable, optional
         Progress in [0, 1) → factor on the learning rates, and on the regularizer's strength, at each step: `cosine`,
         ``steps(0.5, 0.75)``, ``ramp(0.2)``, or your own. Default: constant.
+    augment : callable, optional
+        Changes the inputs of each training batch: (inputs, generator) → inputs.
+    autocast : dtype, optional
+        ``torch.bfloat16``: the forward passes of the training compute in it where torch holds that safe. Losses,
+        penalties, weights and validation stay in the weights' own dtype.
     callbacks : iterable of Callback
         Called around each epoch, in this order.
     seed : int
-        Of the order of the examples.
+        Of the order of the examples, and of what `augment` draws.
     checkpoint : path, optional
         Written after each epoch, atomically. A run that finds its own goes on from there and ends identical to an
         uninterrupted one; a finished one is loaded without training.
@@ -387,7 +396,7 @@ def fit(
     """
     run = Run(model, optimizer, regularizer, train, val, loss_fn, epochs)
     schedules = (schedule or constant, strength_schedule or constant)
-    loop = _Loop(run, batch_size, schedules, list(callbacks), seed, checkpoint, progress)
+    loop = _Loop(run, batch_size, schedules, augment, autocast, list(callbacks), seed, checkpoint, progress)
     loop.check()
     if threads < 1:
         raise ValueError(f"fit got threads={threads}; it needs 1 or more.")
@@ -405,6 +414,8 @@ class _Loop:
     run: Run
     batch_size: int
     schedules: tuple[Schedule, Schedule]  # of the learning rates, of the strength
+    augment: Augment | None
+    autocast: torch.dtype | None
     callbacks: list[Callback]
     seed: int
     checkpoint: str | Path | None
@@ -484,7 +495,7 @@ class _Loop:
     def step(self, batch: Tensor, number: int) -> float:
         """Take one step and return its loss without penalty."""
         run = self.run
-        outputs = run.model(run.train.inputs[batch])
+        outputs = self.forward(run.train.inputs[batch])
         task = run.loss_fn(outputs, run.train.targets[batch])
         loss = task if run.regularizer is None else task + run.regularizer.penalty(outputs)
         value = float(loss.detach())
@@ -504,6 +515,15 @@ class _Loop:
             raise KeyboardInterrupt
         return float(task.detach())
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.augment is not None:
+            inputs = self.augment(inputs, self.generator)
+        if self.autocast is None:
+            return self.run.model(inputs)  # type: ignore[no-any-return]
+        with torch.autocast(inputs.device.type, self.autocast):
+            outputs: Tensor = self.run.model(inputs)
+        return outputs.to(inputs.dtype)
+
     def describe(self) -> dict[str, Any]:
         """Return what must agree between a checkpoint and the run that finds it."""
         run, regularizer = self.run, self.run.regularizer
@@ -517,7 +537,9 @@ class _Loop:
             "epochs": run.epochs,
             "batch size": self.batch_size,
             "seed": self.seed,
-            "schedule": [getattr(schedule, "__qualname__", type(schedule).__name__) for schedule in self.schedules],
+            "schedule": [_name(schedule) for schedule in self.schedules],
+            "augmentation": _name(self.augment),
+            "autocast": str(self.autocast),
             "optimizer": [type(run.optimizer).__name__, *map(str, groups)],
             "learning rates": self.rates,
             "regularizer": _settings(regularizer),
@@ -584,13 +606,28 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _settings(owner: object) -> list[str]:
-    """Return the class and the public numbers and texts of a regularizer or callback, as they are at the start."""
+    """Return the class and the public settings of a regularizer or callback, as they are at the start."""
     values = {k: v for k, v in getattr(owner, "__dict__", {}).items() if not k.startswith("_")}
-    return [type(owner).__name__, *(f"{k}={v}" for k, v in values.items() if isinstance(v, (int, float, str)))]
+    return [type(owner).__name__, *(f"{k}={_setting(v)}" for k, v in values.items())]
 
 
-def _checksum(targets: Tensor) -> int:
-    return zlib.crc32(targets.cpu().contiguous().numpy().tobytes())
+def _setting(value: object) -> object:
+    """Return what tells a setting from another: a number or text itself, a method's own settings, a tensor's sum."""
+    if isinstance(value, Tensor):
+        return _checksum(value)
+    if isinstance(value, Mapping):
+        return {str(key): _setting(item) for key, item in value.items()}
+    if hasattr(value, "penalty") and not isinstance(value, type):
+        return _settings(value)
+    return value if isinstance(value, (int, float, str)) else _name(value)
+
+
+def _name(value: object) -> str:
+    return getattr(value, "__qualname__", type(value).__name__)
+
+
+def _checksum(values: Tensor) -> int:
+    return zlib.crc32(values.detach().cpu().contiguous().numpy().tobytes())
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from pruning_lib import train as module
+from pruning_lib.channels import units
 from pruning_lib.data import TensorPair
 from pruning_lib.models import LeNet300
-from pruning_lib.regularizers import L2, GroupLasso, SeReNe
+from pruning_lib.regularizers import L2, GroupLasso, Guided, SeReNe, StochasticPruning
 from pruning_lib.train import (
     Callback,
     Run,
@@ -265,6 +266,8 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path: Path) -> None:
         ({"batch_size": 30}, "batch size"),
         ({"seed": 1}, "seed"),
         ({"schedule": cosine}, "schedule"),
+        ({"augment": lambda inputs, generator: inputs}, "augmentation"),
+        ({"autocast": torch.bfloat16}, "autocast"),
         ({"train": pair(90, 7)}, "data"),
     ],
 )
@@ -298,6 +301,69 @@ def test_other_strength_rate_or_width_is_another_configuration(tmp_path: Path) -
     for arguments, named in (((0.2, 1e-3), "learning rates"), ((0.1, 1e-2), "regularizer"), ((0.1, 1e-3, 4), "model")):
         with pytest.raises(ValueError, match=f"differs in {named}"):
             go(*arguments)
+
+
+def test_settings_within_a_regularizer_are_another_configuration(tmp_path: Path) -> None:
+    """What it guides, by which guidance, and what another method wraps."""
+    path = tmp_path / "run.pt"
+    model = network()
+    groups = units(model, TRAIN.inputs[:1])
+    first = Guided(model, 1e-3, base=L2, units=groups)
+    same_again = Guided(model, 1e-3, base=L2, units=groups)
+    others = (
+        Guided(model, 1e-3, base=GroupLasso, units=groups),
+        Guided(model, 1e-3, base=L2, guidance="step", units=groups),
+        StochasticPruning(model, 1e-3, base=L2),
+    )
+    arguments: dict[str, Any] = {"epochs": 1, "checkpoint": path, "progress": False}
+    for regularizer in (first, same_again):
+        fit(model, TRAIN, VAL, optimizer=SGD(model.parameters(), 0.1), regularizer=regularizer, **arguments)
+    for regularizer in others:
+        with pytest.raises(ValueError, match="differs in regularizer"):
+            fit(model, TRAIN, VAL, optimizer=SGD(model.parameters(), 0.1), regularizer=regularizer, **arguments)
+
+
+def test_augmentation_draws_from_the_seed_and_reaches_training_alone() -> None:
+    seen: list[torch.Tensor] = []
+
+    def noisy(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(torch.randn(len(inputs), generator=generator))
+        return inputs + seen[-1].view(-1, 1, 1, 1)
+
+    models = [network() for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        fit(
+            model,
+            TRAIN,
+            VAL,
+            epochs=2,
+            optimizer=SGD(model.parameters(), 0.1),
+            augment=noisy,
+            seed=seed,
+            progress=False,
+        )
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+    assert sum(map(len, seen)) == 3 * 2 * len(TRAIN.targets)
+
+
+def test_autocast_takes_the_steps_of_the_loop_written_out() -> None:
+    model, by_hand = network(), network()
+    fit(
+        model, TRAIN, VAL, epochs=1, optimizer=SGD(model.parameters(), 0.1), batch_size=len(TRAIN.targets),
+        autocast=torch.bfloat16, progress=False,
+    )  # fmt: skip
+    order = torch.randperm(len(TRAIN.targets), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = by_hand(TRAIN.inputs[order])
+    assert outputs.dtype is torch.bfloat16
+    F.cross_entropy(outputs.float(), TRAIN.targets[order]).backward()
+    SGD(by_hand.parameters(), 0.1).step()
+    assert same(model, by_hand)
+    plain = network()
+    optimizer = SGD(plain.parameters(), 0.1)
+    fit(plain, TRAIN, VAL, epochs=1, optimizer=optimizer, batch_size=len(TRAIN.targets), progress=False)
+    assert not same(model, plain)
 
 
 def test_other_settings_of_a_callback_are_another_configuration(tmp_path: Path) -> None:

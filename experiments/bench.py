@@ -1,4 +1,4 @@
-"""Protocols on MNIST-like data: train with a penalty, prune to targets, remove, fine-tune; and the controls.
+"""Protocols on images in classes: train with a penalty, prune to targets, remove, fine-tune; and the controls.
 
 Validation data chooses; the test set is read once, after everything that a run builds has been built.
 """
@@ -7,52 +7,43 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
 
+from experiments.methods import METHODS, Config, optimizer_of, prepare
 from pruning_lib import data
 from pruning_lib.channels import shrink
 from pruning_lib.channels import units as find_units
-from pruning_lib.measure import measure
-from pruning_lib.models import LeNet300
+from pruning_lib.measure import measure, recalibrate
+from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet
 from pruning_lib.records import Record
-from pruning_lib.regularizers import L1, L2, GroupLasso, Regularizer, SeReNe
-from pruning_lib.select import select, zero
+from pruning_lib.regularizers import L2, Regularizer, SeReNe
+from pruning_lib.select import cost, select, zero
 from pruning_lib.train import Callback, Epoch, History, ThresholdOnPlateau, constant, cosine, evaluate, fit
-from pruning_lib.units import Units, rows, weighted
+from pruning_lib.units import BatchNorm, Chosen, Units, rows, weighted
 
-Config = dict[str, Any]
-
-METHODS: dict[str, Callable[[nn.Module, Config, Units], Regularizer | None]] = {
-    "dense": lambda model, config, groups: None,
-    "l2": lambda model, config, groups: L2(model, config["strength"]),
-    "l1": lambda model, config, groups: L1(model, config["strength"]),
-    "group-lasso": lambda model, config, groups: GroupLasso(model, config["strength"], units=groups),
-    "group-lasso-loss": lambda model, config, groups: GroupLasso(model, config["strength"], apply="loss", units=groups),
-    "serene-exact": lambda model, config, groups: SeReNe(model, config["strength"], estimator="exact"),
-    "serene-sampled": lambda model, config, groups: SeReNe(
-        model,
-        config["strength"],
-        estimator="sampled",
-        every=config["every"],
-        smoothing=config["smoothing"],
-        seed=config["seed"],
-    ),
-    "serene-lower-bound": lambda model, config, groups: SeReNe(model, config["strength"], estimator="lower-bound"),
-    "serene-local": lambda model, config, groups: SeReNe(model, config["strength"], estimator="local"),
-    "serene-released": lambda model, config, groups: SeReNe(
-        model, config["strength"], estimator="exact", scaling="released"
-    ),
+# Data and networks by the names that configurations give them.
+DATA: dict[str, Callable[[], data.Split]] = {
+    "mnist": data.mnist,
+    "fashion-mnist": data.fashion_mnist,
+    "digits": data.digits,
 }
-DATA: dict[str, Callable[[], data.Split]] = {"mnist": data.mnist, "digits": data.digits}
+Shape = tuple[int, int, int]
+NETWORKS: dict[str, Callable[[Config, Shape, int], nn.Module]] = {
+    "lenet300": lambda config, shape, classes: LeNet300(classes, shape, tuple(config["widths"])),
+    "lenet300-bn": lambda config, shape, classes: LeNet300(classes, shape, tuple(config["widths"]), bn=True),
+    "lenet5": lambda config, shape, classes: LeNet5(classes, shape),
+    "lenet5-bn": lambda config, shape, classes: LeNet5(classes, shape, bn=True),
+    "vgg16": lambda config, shape, classes: VGG16(classes, config["width"], shape[0]),
+    "resnet20": lambda config, shape, classes: ResNet(20, classes, inputs=shape[0]),
+}
+RECALIBRATION = 5000  # training examples; also those that Taylor's importance sees
 
 
 @cache
@@ -79,25 +70,41 @@ class Bench:
         """Return one input, a batch of 1."""
         return self.split.train.inputs[:1]
 
-    def model(self, widths: tuple[int, int]) -> nn.Module:
-        """Return a fresh network, its weights drawn from the run's seed."""
+    def dense(self) -> nn.Module:
+        """Return the whole network, its weights drawn from the run's seed."""
         torch.manual_seed(self.config["seed"])
         channels, height, width = self.example.shape[1:]
-        return LeNet300(self.split.classes, (channels, height, width), widths)
+        return NETWORKS[self.config["model"]](self.config, (channels, height, width), self.split.classes)
+
+    def narrow(self, widths: Mapping[str, int]) -> nn.Module:
+        """Return the network with so many units in each group named, its weights drawn from the run's seed."""
+        model = self.dense()
+        groups = find_units(model, self.example)
+        zero(model, fewer(groups, widths), groups, shift="drop")
+        small = shrink(model, self.example).model
+        torch.manual_seed(self.config["seed"])
+        for module in small.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        return small
 
     def train(
         self, model: nn.Module, epochs: int, lr: float, regularizer: Regularizer | None = None, **more: Any
     ) -> History:
         """Train with the run's settings; `more` goes to `fit`."""
         config = self.config
+        low = config.get("precision") == "bfloat16"
+        if low:
+            model.to(memory_format=torch.channels_last)
         return fit(
             model,
             self.split.train,
             self.split.val,
             epochs=epochs,
-            optimizer=SGD(model.parameters(), lr, momentum=config["momentum"]),
+            optimizer=optimizer_of(model, config, lr),
             regularizer=regularizer,
             batch_size=config["batch_size"],
+            autocast=torch.bfloat16 if low else None,
             seed=config["seed"],
             progress=False,
             **more,
@@ -140,10 +147,49 @@ class Bench:
         }
 
 
+@dataclass(frozen=True)
+class Target:
+    """How small a network has to become: ``fraction-0.5`` of its units go, ``macs-0.25`` of its multiply-adds stay."""
+
+    kind: str
+    share: float
+
+    @classmethod
+    def of(cls, text: str) -> Target:
+        """Read a target's name."""
+        kind, share = text.split("-")
+        return cls(kind, float(share))
+
+    def budget(self, groups: Units) -> dict[str, Any]:
+        """Return what `select` is to be told."""
+        if self.kind == "fraction":
+            return {"fraction": self.share}
+        return {"macs": round(self.share * sum(groups.macs.values()))}
+
+    def uniform(self, groups: Units, kinds: frozenset[str]) -> dict[str, int]:
+        """Return widths scaled by one factor: by the fraction, or the largest within the budget."""
+        sizes = {name: group.size for name, group in groups.items() if group.kind in kinds}
+        if self.kind == "fraction":
+            return {name: round(size * (1 - self.share)) for name, size in sizes.items()}
+        first = next(iter(sizes.values()))
+        budget = self.budget(groups)["macs"]
+        for n in range(first, 0, -1):
+            widths = {name: max(1, round(size * n / first)) for name, size in sizes.items()}
+            if cost(fewer(groups, widths), groups) <= budget:
+                return widths
+        raise ValueError(f"No uniform width meets {self.kind}-{self.share}.")
+
+
+def fewer(groups: Units, widths: Mapping[str, int]) -> Chosen:
+    """Return the choice that leaves so many units of each group named, and all of the others."""
+    return {name: torch.arange(group.size) >= widths.get(name, group.size) for name, group in groups.items()}
+
+
 def run_prune(bench: Bench) -> Record:
     """Train with a penalty; then, for each criterion and target: zero, remove, fine-tune without penalty."""
     config = bench.config
-    model = bench.model(tuple(config["widths"]))
+    model = bench.dense()
+    prepare(model, config)
     groups = find_units(model, bench.example)
     regularizer = METHODS[config["method"]](model, config, groups)
     history = bench.train(
@@ -168,16 +214,19 @@ def run_prune(bench: Bench) -> Record:
 def _prune(
     bench: Bench, model: nn.Module, groups: Units, importance: dict[str, Tensor], criterion: str, target: str
 ) -> dict[str, Any]:
-    kind, share = target.split("-")
-    budget = {"fraction": float(share)} if kind == "fraction" else {"macs": round(float(share) * dense_macs(groups))}
-    chosen = select(importance, groups, **budget)
+    config = bench.config
+    budget = Target.of(target).budget(groups)
+    chosen = select(importance, groups, floor=config.get("floor", 1), kinds=_kinds(config), **budget)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
     zero(zeroed, chosen, groups, shift="keep")
-    small = shrink(zeroed, bench.example).model
+    small = shrink(zeroed if config.get("shifts", "keep") == "keep" else dropped, bench.example).model
     stages = {"zeroed": bench.stage(zeroed), "dropped": bench.stage(dropped), "shrunk": bench.stage(small)}
-    if bench.config["finetune_epochs"]:
-        bench.train(small, bench.config["finetune_epochs"], bench.config["finetune_lr"], schedule=cosine)
+    if any(isinstance(module, BatchNorm) for module in model.modules()):
+        recalibrate(dropped, bench.split.train.inputs[:RECALIBRATION])
+        stages["recalibrated"] = bench.stage(dropped)
+    if config["finetune_epochs"]:
+        bench.train(small, config["finetune_epochs"], config["finetune_lr"], schedule=cosine)
         stages["finetuned"] = bench.stage(small)
     return {"criterion": criterion, "target": target, "stages": stages}
 
@@ -185,7 +234,7 @@ def _prune(
 def run_loop(bench: Bench) -> Record:
     """SeReNe's own procedure: train to a plateau, threshold, hold, go on; then remove what is dead."""
     config = bench.config
-    model = bench.model(tuple(config["widths"]))
+    model = bench.dense()
     groups = find_units(model, bench.example)
     regularizer = METHODS[config["method"]](model, config, groups)
     callback = ThresholdOnPlateau(config["patience"], config["tolerance"])
@@ -204,43 +253,27 @@ def run_loop(bench: Bench) -> Record:
 def run_scratch(bench: Bench, source: Record | None) -> Record:
     """Train a small network from its first step: of uniform width, or of the widths that `source` found."""
     config = bench.config
-    widths = uniform_widths(bench, config["target"]) if source is None else found_widths(source, config["target"])
+    groups = find_units(bench.dense(), bench.example)
+    target = Target.of(config["target"])
+    widths = target.uniform(groups, _kinds(config)) if source is None else found_widths(source, config["target"])
     epochs = config["epochs"]
     if config["method"].startswith("scratch-b"):
-        assert source is not None
-        saved = source["stages"]["trained"]["macs"] / _macs_of(bench, widths)
+        saved = sum(groups.macs.values()) / cost(fewer(groups, widths), groups)
         epochs = round(epochs * min(saved, config["most"]))
-    model = bench.model(widths)
+    model = bench.narrow(widths)
     history = bench.train(model, epochs, config["lr"], schedule=cosine, checkpoint=bench.work / "trained.pt")
     return bench.record({"trained": bench.stage(model)}, [], history)
 
 
-def found_widths(source: Record, target: str) -> tuple[int, int]:
+def found_widths(source: Record, target: str) -> dict[str, int]:
     """Return the widths that a run's own criterion found at a target."""
     pruning = next(p for p in source["prunings"] if p["criterion"] == "own" and p["target"] == target)
-    first, second = pruning["stages"]["shrunk"]["units"].values()
-    return first, second
+    widths: dict[str, int] = pruning["stages"]["shrunk"]["units"]
+    return widths
 
 
-def uniform_widths(bench: Bench, target: str) -> tuple[int, int]:
-    """Return widths scaled by one factor: by the target fraction, or the largest within the target MACs."""
-    kind, share = target.split("-")
-    first, second = bench.config["widths"]
-    if kind == "fraction":
-        return round(first * (1 - float(share))), round(second * (1 - float(share)))
-    budget = float(share) * _macs_of(bench, (first, second))
-    fitting = [(n, max(1, round(second * n / first))) for n in range(1, first + 1)]
-    return max(widths for widths in fitting if _macs_of(bench, widths) <= budget)
-
-
-def dense_macs(groups: Units) -> int:
-    """Return the multiply-adds of the whole network for one example."""
-    return sum(groups.macs.values())
-
-
-def _macs_of(bench: Bench, widths: tuple[int, int]) -> int:
-    sizes = (bench.example.numel(), *widths, bench.split.classes)
-    return sum(a * b for a, b in pairwise(sizes))
+def _kinds(config: Config) -> frozenset[Any]:
+    return frozenset(config.get("kinds", ("inner", "stream")))
 
 
 def _random(importance: dict[str, Tensor], seed: int) -> dict[str, Tensor]:

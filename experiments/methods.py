@@ -1,0 +1,97 @@
+"""The methods that the suites compare, each built from a run's configuration, and the optimizer that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from pruning_lib.regularizers import (
+    L1,
+    L2,
+    GroupLasso,
+    Guided,
+    NetworkSlimming,
+    Polarization,
+    RecedingNeurons,
+    Regularizer,
+    SeReNe,
+    StochasticPruning,
+    bound_batchnorm,
+    receding_parameters,
+)
+from pruning_lib.units import BatchNorm, Units, bounded_scale
+
+Config = dict[str, Any]
+Build = Callable[[nn.Module, Config, Units], Regularizer | None]
+
+
+def _serene(**settings: Any) -> Build:
+    return lambda model, config, groups: SeReNe(model, config["strength"], **settings)
+
+
+def _sampled_serene(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+    more = {key: config[key] for key in ("every", "smoothing", "seed")}
+    return SeReNe(model, config["strength"], estimator="sampled", **more)
+
+
+def _guided(base: type[L1] | type[L2] | type[GroupLasso]) -> Build:
+    return lambda model, config, groups: Guided(
+        model, config["strength"], base=base, guidance=config["guidance"], units=groups
+    )
+
+
+def _stochastic(base: type[L1] | type[L2]) -> Build:
+    return lambda model, config, groups: StochasticPruning(
+        model, config["strength"], base=base, temperature=config["temperature"], seed=config["seed"]
+    )
+
+
+def _sampling_alone(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+    # Without a penalty it is the temperature that varies; records call it strength.
+    return StochasticPruning(model, temperature=config["strength"], seed=config["seed"])
+
+
+METHODS: dict[str, Build] = {
+    "dense": lambda model, config, groups: None,
+    "l2": lambda model, config, groups: L2(model, config["strength"]),
+    "l1": lambda model, config, groups: L1(model, config["strength"]),
+    "group-lasso": lambda model, config, groups: GroupLasso(model, config["strength"], units=groups),
+    "group-lasso-loss": lambda model, config, groups: GroupLasso(model, config["strength"], apply="loss", units=groups),
+    "serene-exact": _serene(estimator="exact"),
+    "serene-sampled": _sampled_serene,
+    "serene-lower-bound": _serene(estimator="lower-bound"),
+    "serene-local": _serene(estimator="local"),
+    "serene-released": _serene(estimator="exact", scaling="released"),
+    "stochastic": _sampling_alone,
+    "stochastic-l2": _stochastic(L2),
+    "stochastic-l1": _stochastic(L1),
+    "guided-l2": _guided(L2),
+    "guided-l1": _guided(L1),
+    "guided-group-lasso": _guided(GroupLasso),
+    "slimming": lambda model, config, groups: NetworkSlimming(model, config["strength"], units=groups),
+    "polarization": lambda model, config, groups: Polarization(model, config["strength"], t=config["t"], units=groups),
+    "rni": lambda model, config, groups: RecedingNeurons(
+        model, config["strength"], shift=config["shift"], units=groups
+    ),
+}
+
+
+def prepare(model: nn.Module, config: Config) -> None:
+    """Bound or set the scales of a fresh model's BatchNorms as the method wants them, in place."""
+    if config["method"] == "rni":
+        bound_batchnorm(model)
+    elif "scale" in config:
+        for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
+            nn.init.constant_(norm.weight, config["scale"])
+
+
+def optimizer_of(model: nn.Module, config: Config, lr: float) -> Optimizer:
+    """Return SGD with the run's settings; bounded scales learn ten times as fast and do not decay, as published."""
+    decay = config.get("weight_decay", 0.0)
+    norms = (module for module in model.modules() if isinstance(module, BatchNorm))
+    bounded = any(bounded_scale(norm) is not None for norm in norms)
+    parameters = receding_parameters(model, lr, decay) if bounded else model.parameters()
+    return SGD(parameters, lr, momentum=config["momentum"], weight_decay=decay)
