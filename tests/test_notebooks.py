@@ -14,7 +14,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import chapters, compare, inputs, notebooks, rules, stored, veil
+from tools import chapters, compare, inputs, notebooks, rules, status, stored, veil
 
 SLUGS = chapters.slugs()
 each_chapter = pytest.mark.parametrize("slug", SLUGS or [pytest.param("", marks=pytest.mark.skip("no chapter yet"))])
@@ -38,6 +38,10 @@ def test_stored_outputs_are_those_of_the_code_the_library_and_the_records_of_tod
     shown = notebooks.stored(slug)
     assert shown is not None
     assert shown.metadata["pruning_lib"]["inputs"] == notebooks.inputs(shown), "outputs are stale; run `make notebooks`"
+
+
+def test_the_status_page_is_that_of_the_stored_notebooks_and_records() -> None:
+    assert status.PAGE.read_text(encoding="utf-8") == status.page(), "run `make notebooks`"
 
 
 @each_chapter

@@ -6,8 +6,10 @@ import argparse
 import base64
 import io
 import os
+import platform
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one in the home folder
@@ -19,6 +21,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from PIL import Image
 
+from tools import status
 from tools.chapters import NOTEBOOKS, STUDENTS, chapter, slugs, without_solutions
 from tools.inputs import digest
 from tools.rules import broken
@@ -51,7 +54,9 @@ def build(slug: str, *, again: bool = False) -> str:
     """
     fresh, old = chapter(slug), stored(slug)
     fresh.metadata["pruning_lib"] = {"inputs": inputs(fresh)}
-    if old is not None and not again and old.metadata.get("pruning_lib") == fresh.metadata["pruning_lib"]:
+    before_it = old.metadata.get("pruning_lib", {}) if old is not None else {}
+    if old is not None and not again and before_it.get("inputs") == inputs(fresh):
+        fresh.metadata |= {key: old.metadata[key] for key in ("pruning_lib", "language_info") if key in old.metadata}
         for cell, before in zip(code(fresh), code(old), strict=True):
             cell.outputs, cell.execution_count = before.outputs, before.execution_count
         done = "is current" if content(fresh) == content(old) else "has new text around its stored outputs"
@@ -59,10 +64,16 @@ def build(slug: str, *, again: bool = False) -> str:
         seconds = execute(fresh)
         if seconds > SECONDS:
             raise SystemExit(f"{slug} ran for {seconds:.0f} s; a chapter may run for {SECONDS} s. Nothing was stored.")
+        fresh.metadata["pruning_lib"] |= {"seconds": round(seconds), "versions": versions()}
         done = f"was executed in {seconds:.0f} s"
     nbformat.validate(fresh)
     write(fresh, NOTEBOOKS / f"{slug}.ipynb")
     return f"{slug} {done}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a chapter's outputs were made with."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}
 
 
 def execute(notebook: NotebookNode) -> float:
@@ -139,6 +150,7 @@ def main() -> int:
             raise SystemExit(f"{slug}: a cell failed, nothing was stored.\n{error}") from None
         shown = stored(slug)
         faults += [f"{slug}: {fault}" for fault in broken(shown)] if shown else []
+    status.PAGE.write_text(status.page(), encoding="utf-8")
     print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
     return 1 if faults else 0
 

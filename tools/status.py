@@ -1,0 +1,74 @@
+"""The page of the book that says of every chapter when and how it ran; `make notebooks` writes it. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tools.chapters import NOTEBOOKS, ROOT
+
+PAGE = ROOT / "book" / "status.md"
+HEAD = """# Status of the chapters
+
+Every chapter is executed from its first cell to its last before it is stored, and again by the tests. This page is
+written from what the notebooks hold. *Seconds*: one run on one thread of a processor, exercises and solutions included.
+*Cells*: of code. *Exercises*: all with solutions, which ran too.
+
+| chapter | seconds | cells | figures | exercises | kB | Python | torch | NumPy |
+|---|---:|---:|---:|---:|---:|---|---|---|
+"""
+RECORDS = """
+## Records
+
+Runs whose records the chapters read. `python -m experiments run SUITE` makes them again, `… check` compares them with
+their suite.
+
+| suite | runs | seeds | core-hours | torch |
+|---|---:|---:|---:|---|
+"""
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    chapters = "\n".join(chapter(path) for path in in_order())
+    folders = sorted(path for path in (ROOT / "experiments" / "records").glob("*") if path.is_dir())
+    return HEAD + chapters + "\n" + RECORDS + "\n".join(suite(folder) for folder in folders) + "\n"
+
+
+def in_order() -> list[Path]:
+    """Return the stored notebooks in the order of the table of contents, others after them."""
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    return sorted(
+        NOTEBOOKS.glob("*.ipynb"),
+        key=lambda path: (found if (found := toc.find(f"/{path.stem}\n")) >= 0 else len(toc), path.stem),
+    )
+
+
+def chapter(path: Path) -> str:
+    """Return a notebook's line."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    texts = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    title = next(text for text in texts if text.startswith("# ")).splitlines()[0][2:]
+    about: dict[str, Any] = notebook["metadata"]["pruning_lib"]
+    versions = about.get("versions", {})
+    cells = [
+        f"[{title}](../notebooks/{path.name})",
+        about.get("seconds", ""),
+        len(code),
+        sum("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"]),
+        sum("{exercise-start}" in text or "```{exercise}" in text for text in texts),
+        round(path.stat().st_size / 1000),
+        *(versions.get(name, "") for name in ("python", "torch", "numpy")),
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def suite(folder: Path) -> str:
+    """Return a suite's line."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    seeds = len({record["config"]["seed"] for record in records})
+    hours = sum(record["provenance"]["seconds"] for record in records) / 3600
+    torch = ", ".join(sorted({record["provenance"]["torch"] for record in records}))
+    return f"| `{folder.name}` | {len(records)} | {seeds} | {hours:.1f} | {torch} |"
