@@ -13,7 +13,14 @@ from pruning_lib.train import flushed
 
 SERENE = ("serene-exact", "serene-sampled", "serene-lower-bound", "serene-local", "serene-released")
 SERENE_STRENGTHS = (1e-3, 3e-3, 1e-2)
-MORE = {"serene-sampled": {"every": 2, "smoothing": 0.7}}  # settings that a method has beside its strength
+MORE: dict[str, Config] = {  # settings that a method has beside its strength
+    "serene-sampled": {"every": 2, "smoothing": 0.7},
+    **dict.fromkeys(("stochastic-l2", "stochastic-l1"), {"temperature": 0.1}),
+    **dict.fromkeys(("guided-l2", "guided-l1", "guided-group-lasso"), {"guidance": "linear"}),
+    "slimming": {"scale": 0.5},
+    "polarization": {"scale": 0.5, "t": 1.2},
+    "rni": {"shift": 3.0},
+}
 
 
 @dataclass(frozen=True)
@@ -160,9 +167,29 @@ PROTOCOLS = {
             "group-lasso-loss": (1e-3, 3e-3, 1e-2),
             **dict.fromkeys(SERENE, SERENE_STRENGTHS),
             "serene-local": (*SERENE_STRENGTHS, 3e-2),
+            "stochastic": (0.1, 0.2, 0.4),
+            "stochastic-l2": (1e-3, 3e-3, 1e-2),
+            "stochastic-l1": (3e-4, 1e-3, 3e-3),
+            "guided-l2": (1e-3, 3e-3, 1e-2),
+            "guided-l1": (1e-3, 3e-3, 1e-2),
+            "guided-group-lasso": (1e-2, 3e-2, 1e-1),
         },
         loop_strengths={"l2": (3e-4, 1e-3), "l1": (3e-4, 1e-3), **dict.fromkeys(SERENE, (3e-4, 1e-3))},
         sources={"group-lasso": (1e-2, 1e-2, 3e-2, 3e-2), "serene-sampled": (1e-3, 3e-3, 3e-3, 3e-3)},
+    ),
+    "mnist-lenet300-bn": Protocol(
+        suite="mnist-lenet300-bn",
+        data="mnist",
+        network={"model": "lenet300-bn", "widths": [300, 100]},
+        strengths={
+            "dense": (0.0,),
+            "l2": (3e-4, 1e-3, 3e-3),
+            "group-lasso": (3e-3, 1e-2, 3e-2),
+            "slimming": (3e-4, 1e-3, 3e-3),
+            "polarization": (3e-4, 1e-3, 3e-3),
+            "rni": (1e-2, 3e-2, 1e-1),
+        },
+        sources={"rni": (3e-2, 3e-2, 3e-2, 3e-2), "slimming": (1e-3, 1e-3, 1e-3, 1e-3)},
     ),
     "digits-tiny": Protocol(
         suite="digits-tiny",
@@ -181,7 +208,8 @@ PROTOCOLS = {
     ),
 }
 ABOUT = {
-    "mnist-lenet300": "penalties, estimators of SeReNe and controls on MNIST, 5 seeds",
+    "mnist-lenet300": "penalties, estimators of SeReNe, sampling, guidance and controls on MNIST, 5 seeds",
+    "mnist-lenet300-bn": "the same network with BatchNorm: penalties on its scales, on weights, and controls, 5 seeds",
     "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
 }
 SUITES = {name: Suite(name, ABOUT[name], protocol.configs) for name, protocol in PROTOCOLS.items()}
