@@ -15,8 +15,8 @@ SERENE = ("serene-exact", "serene-sampled", "serene-lower-bound", "serene-local"
 SERENE_STRENGTHS = (1e-3, 3e-3, 1e-2)
 MORE: dict[str, Config] = {  # settings that a method has beside its strength
     "serene-sampled": {"every": 2, "smoothing": 0.7},
-    **dict.fromkeys(("stochastic-l2", "stochastic-l1"), {"temperature": 0.1}),
-    **dict.fromkeys(("guided-l2", "guided-l1", "guided-group-lasso"), {"guidance": "linear"}),
+    **{method: {"temperature": 0.1} for method in ("stochastic-l2", "stochastic-l1")},
+    **{method: {"guidance": "linear"} for method in ("guided-l2", "guided-l1", "guided-group-lasso")},
     "slimming": {"scale": 0.5},
     "polarization": {"scale": 0.5, "t": 1.2},
     "rni": {"shift": 3.0},
