@@ -3,6 +3,7 @@
 The library of *Pruning by Regularization*; every public name is derived in one of its chapters.
 """
 
+from pruning_lib import importance
 from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
 from pruning_lib.dynamics import Dynamics
 from pruning_lib.measure import Measurement, measure, recalibrate
@@ -22,7 +23,7 @@ from pruning_lib.regularizers import (
     receding_parameters,
     unbind_batchnorm,
 )
-from pruning_lib.select import Hold, hold, select, threshold_weights, zero
+from pruning_lib.select import Hold, hold, iterative, select, threshold_weights, zero
 from pruning_lib.train import ThresholdOnPlateau, evaluate, fit, flushed
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "fit",
     "flushed",
     "hold",
+    "importance",
+    "iterative",
     "load",
     "measure",
     "recalibrate",

@@ -50,8 +50,9 @@ def select(
     Parameters
     ----------
     importance : mapping of str to Tensor
-        {layer: (units,)}, higher = keep, as `importance()` of any method returns it. Layers whose units cannot go are
-        passed over; several layers of one group are averaged.
+        {layer: (channels,)} or {group: (units,)}, higher = keep, as `importance()` of any method and the functions of
+        `pruning_lib.importance` return it. Layers whose units cannot go are passed over; several layers of one group
+        are averaged.
     groups : Units
         From `pruning_lib.units(model, example)`. Groups without importance stay whole and do not count.
     fraction : float, optional
@@ -64,7 +65,8 @@ def select(
         As many units go as leave ``loss_fn(model)``, a validation loss, within (1 + tolerance) of the loss before,
         found by bisection on copies of `model`. Give exactly one of `fraction`, `macs`, `threshold`, `loss_fn`.
     scope : {"global", "local"}
-        Rank all units together, or each group by itself (`fraction` then holds in each group).
+        Rank all units together, or each group by itself: a fraction then holds in each group, and a budget or a loss
+        takes the same share of every group, to within a unit.
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
     kinds : iterable of {"inner", "stream"}
@@ -91,7 +93,7 @@ def select(
     if scope == "local" and fraction is not None:
         return ranking.masks({name: share_of(fraction, len(score)) for name, score in scores.items()}, warn=True)
     if scope == "local":
-        raise ValueError("scope='local' goes with fraction= or threshold=; a budget or a loss ranks all units at once.")
+        ranking = _Ranking({name: _quantiles(score) for name, score in scores.items()}, groups, floor, round_to)
     if fraction is not None:
         return ranking.lowest(share_of(fraction, ranking.total), warn=True)
     if macs is not None:
@@ -104,6 +106,11 @@ def select(
 def share_of(fraction: float, count: int) -> int:
     """Return ⌊fraction · count⌋; 0.29 of 100 is 29, although its nearest double times 100 lies below."""
     return math.floor(fraction * count + 1e-9)
+
+
+def _quantiles(score: Tensor) -> Tensor:
+    """Return where each unit stands among its group, in (0, 1); ties by index."""
+    return (torch.argsort(torch.argsort(score, stable=True)) + 0.5) / len(score)
 
 
 class _Ranking:
@@ -183,9 +190,11 @@ def _by_group(importance: Mapping[str, Tensor], groups: Units, kinds: frozenset[
     for layer, score in importance.items():
         if layer in groups.fixed:
             continue
-        name = groups.translate(layer)
+        name = _group_of(layer, groups)
         group = groups[name]
         index = next(member.index for member in (*group.writers, *group.norms) if member.layer == layer)
+        if layer == name and score.shape == (group.size,):  # of units, where the layer may have other channels too
+            index = torch.arange(group.size)
         if score.shape != index.shape:
             raise ValueError(
                 f"importance of '{layer}' has shape {tuple(score.shape)}; the layer has {len(index)} units."
@@ -193,17 +202,28 @@ def _by_group(importance: Mapping[str, Tensor], groups: Units, kinds: frozenset[
         if score.isnan().any():
             raise ValueError(f"importance of '{layer}' holds NaN; did the training diverge?")
         if group.kind in kinds:
-            collected.setdefault(name, []).append(_unit_mean(score.detach().cpu().double(), index.cpu(), group.size))
+            collected.setdefault(name, []).append(unit_mean(score.detach().cpu().double(), index.cpu(), group.size))
     if not collected:
         raise ValueError("select found no group to choose from; importance names none, or kinds excludes all of them.")
     return {name: torch.stack(collected[name]).nanmean(0) for name in groups if name in collected}
 
 
-def _unit_mean(score: Tensor, index: Tensor, size: int) -> Tensor:
+def _group_of(layer: str, groups: Units) -> str:
+    """Return the group that a layer with importance belongs to."""
+    try:
+        return groups.translate(layer)
+    except ValueError as error:
+        raise ValueError(
+            f"select got importance of a layer whose units cannot go: {error} Leave it out, or build the method with "
+            "units=groups, which does."
+        ) from None
+
+
+def unit_mean(score: Tensor, index: Tensor, size: int) -> Tensor:
     """Average a layer's score over the channels of each unit; NaN for units it does not write."""
     known = index >= 0
-    total = torch.zeros(size, dtype=score.dtype).index_add_(0, index[known], score[known])
-    return total / torch.zeros(size, dtype=score.dtype).index_add_(0, index[known], torch.ones_like(score[known]))
+    total = score.new_zeros(size).index_add_(0, index[known], score[known])
+    return total / score.new_zeros(size).index_add_(0, index[known], torch.ones_like(score[known]))
 
 
 def cost(chosen: Mapping[str, Tensor], groups: Units) -> int:
@@ -431,7 +451,7 @@ def _emissions(model: nn.Module, groups: Units, chosen: Mapping[str, Tensor], in
             value = arguments[0].detach().double()
             axis = -1 if isinstance(module, nn.Linear) else 1
             channels = value.movedim(axis, -1).flatten(0, -2).mean(0)
-            found[group.name] = _unit_mean(channels, group.readers[0].index.to(channels.device), group.size)
+            found[group.name] = unit_mean(channels, group.readers[0].index.to(channels.device), group.size)
 
         return hook
 
@@ -459,6 +479,76 @@ def _check_means(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], chosen
                 f"shift='mean' missed the mean of a unit of '{name}' by {gap.max():.2g}: its activation does not "
                 "return a positive number as it is. Use shift='keep'; nothing was changed."
             )
+
+
+def iterative(
+    model: nn.Module,
+    groups: Units,
+    importance: Callable[[nn.Module], Mapping[str, Tensor]],
+    train: Callable[[nn.Module], object],
+    *,
+    rounds: int,
+    fraction: float | None = None,
+    macs: int | None = None,
+    shift: Literal["keep", "drop"] = "keep",
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Chosen:
+    """Prune in rounds: judge the units, zero the least important, hold them there, train. One round is one-shot.
+
+    Every round leaves the same share of what the one before it left, of units or of multiply-adds: after r of R rounds
+    (1 − fraction)^(r/R). What is gone stays gone, whatever is judged later.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place; `shrink` it afterwards.
+    groups : Units
+        From `pruning_lib.units(model, example)`.
+    importance : callable
+        model → what `select` takes, as in ``lambda model: prl.importance.magnitude(model, groups)``.
+    train : callable
+        model → anything: some epochs of training, after every round.
+    rounds : int
+        R ≥ 1.
+    fraction, macs : optional
+        What the last round reaches, as `select` means it; exactly one of them.
+    shift, optimizer : optional
+        As `zero` takes them; an optimizer that outlives the rounds has to be named, for its momentum.
+    **options
+        Of `select`: scope, floor, kinds, round_to.
+
+    Returns
+    -------
+    dict of str to Tensor
+        {group name: bool (units,)}, True = zeroed.
+
+    Raises
+    ------
+    ValueError
+        If `rounds` is below 1, not exactly one target is given, or `select` or `zero` refuse.
+    """
+    if rounds < 1:
+        raise ValueError(f"iterative got rounds={rounds}; it needs at least 1, which is one-shot pruning.")
+    if (fraction is None) == (macs is None):
+        raise ValueError("iterative needs exactly one of fraction and macs: what the last round reaches.")
+    full = sum(groups.macs.values())
+    gone: Chosen = {}
+    for done in (r / rounds for r in range(1, rounds + 1)):
+        scores = _by_group(importance(model), groups, frozenset(("inner", "stream")))
+        for name, mask in gone.items():
+            if name in scores:
+                scores[name][mask] = -math.inf
+        target = {"fraction": 1 - (1 - fraction) ** done} if fraction is not None else {}
+        target |= {"macs": round(full * (macs / full) ** done)} if macs is not None else {}
+        gone = select(scores, groups, **target, **options)
+        zero(model, gone, groups, shift=shift, optimizer=optimizer)
+        held = hold(model, optimizer)
+        try:
+            train(model)
+        finally:
+            held.remove()
+    return gone
 
 
 @torch.no_grad()

@@ -71,6 +71,32 @@ def test_norm_names_are_translated_and_groups_without_importance_stay():
     assert gone(select({"1": SCORES["0"]}, groups_of_chain(), fraction=0.5)) == {"0": [1, 3], "5": []}
 
 
+def test_scores_may_come_by_group_one_a_unit():
+    """A layer that writes two units by two channels each, and something else by a fifth."""
+    group = Group("a", 2, "inner", (Member("a", torch.tensor([0, 1, 1, 0, -1])),), (), ())
+    groups = Units([group], {})
+    assert gone(select({"a": torch.tensor([2.0, 1.0])}, groups, fraction=0.5)) == {"a": [1]}
+    assert gone(select({"a": torch.tensor([1.0, 3.0, 3.0, 2.0, 0.0])}, groups, fraction=0.5)) == {"a": [0]}
+    with pytest.raises(ValueError, match=r"importance of 'a' has shape \(3,\); the layer has 5"):
+        select({"a": torch.ones(3)}, groups, fraction=0.5)
+
+
+def test_scope_local_takes_equal_shares_to_a_budget_and_to_a_loss():
+    groups, model = groups_of_chain(), chain()
+    # By standing in its group, (i + ½)/n: ⅛ in "0", ⅙ in "5", ⅜ in "0", ½ in "5" …
+    assert gone(select(SCORES, groups, macs=500, scope="local")) == {"0": [1], "5": []}  # 432 + 36 + 6
+    assert gone(select(SCORES, groups, macs=470, scope="local")) == {"0": [1], "5": [0]}  # 432 + 24 + 4
+    assert gone(select(SCORES, groups, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}  # 288 + 16 + 4
+
+    def count(m: nn.Module) -> float:
+        return 1.0 + sum((row == 0).all().item() for layer in (m[0], m[5]) for row in layer.weight.flatten(1))
+
+    found = select(SCORES, groups, loss_fn=count, tolerance=2.0, model=model, scope="local")
+    assert gone(found) == {"0": [1], "5": [0]}
+    shifted = {"0": SCORES["0"], "5": SCORES["5"] + 100}
+    assert gone(select(shifted, groups, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}, "scale says nothing"
+
+
 def test_cost_counts_what_each_layer_writes_and_reads():
     groups = groups_of_chain()
     nothing = select(SCORES, groups, fraction=0.0)
@@ -136,6 +162,10 @@ def test_wrong_use_of_select_is_named():
         select(SCORES, groups, fraction=0.5, macs=100)
     with pytest.raises(ValueError, match="'conv9' names no prunable group. The groups are 0, 5"):
         select({"conv9": torch.ones(2)}, groups, fraction=0.5)
+    with pytest.raises(
+        ValueError, match=r"importance of a layer whose units cannot go: .* build the method with units="
+    ):
+        select({"bn_of_the_output": torch.ones(2)}, groups, fraction=0.5)
     with pytest.raises(ValueError, match=r"importance of '0' has shape \(3,\); the layer has 4 units"):
         select({"0": torch.ones(3)}, groups, fraction=0.5)
     with pytest.raises(ValueError, match="importance of '5' holds NaN"):

@@ -1,0 +1,210 @@
+"""SELECT: importances of units that need no penalty; controls in every table, met in the chapter `serene`.
+
+    magnitude    ‖w_i‖_p, or |γ_i|, or ‖w_i‖_p |γ_i| / √(v_i + ε), the row that is left once BatchNorm is folded away
+    taylor       |∂L/∂z_i| at z_i = 1, where z_i multiplies what unit i emits: the loss moves by that when i goes
+    random       U(0, 1)
+
+Each returns {group: (units,)}, higher = keep, as `select` takes it. A network of uniform width comes from any of them
+by ``select(…, scope="local")``, which takes the same share of every group, to a fraction or to a budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning_lib.select import unit_mean
+from pruning_lib.units import BatchNorm, Member, Units, Weighted, rows
+
+
+@torch.no_grad()
+def magnitude(
+    model: nn.Module,
+    groups: Units,
+    *,
+    norm: float = 2,
+    of: Literal["weights", "scales", "folded"] = "weights",
+) -> dict[str, Tensor]:
+    """Return how large the weights of each unit are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that `groups` were made from; not changed.
+    groups : Units
+        From `pruning_lib.units(model, example)`.
+    norm : float
+        p ≥ 1 of ‖w_i‖_p, over the incoming weights without bias. 2, or 1 as in Li et al. (2017, arXiv 1608.08710).
+    of : {"weights", "scales", "folded"}
+        ‖w_i‖_p; |γ_i| of the BatchNorms (groups without one are left out, so they stay whole); or their product over
+        the running deviation. BatchNorm divides by the length of a row, so that ‖w_i‖ alone then says little.
+
+    Returns
+    -------
+    dict of str to Tensor
+        {group: (units,)}; a mean over the layers where several write or rescale a unit.
+
+    Raises
+    ------
+    ValueError
+        If a layer of `groups` is missing, `of` is unknown, `norm` is below 1, no group has a scale
+        (``of="scales"``), or a BatchNorm keeps no running variance (``of="folded"``).
+    """
+    if of not in ("weights", "scales", "folded"):
+        raise ValueError(f"magnitude got of={of!r}; choose 'weights', 'scales' or 'folded'.")
+    if not norm >= 1:
+        raise ValueError(f"magnitude got norm={norm!r}; it is p ≥ 1 of ‖w‖_p.")
+    modules = _modules(model, groups)
+    found: dict[str, Tensor] = {}
+    for name, group in groups.items():
+        lengths = {m: rows(modules[m.layer]).flatten(1).norm(norm, dim=1) for m in group.writers}
+        scales = {m: _scale(modules[m.layer], m.layer, divide=of == "folded") for m in group.norms}
+        if of != "scales":
+            found[name] = _mean(lengths, group.size)
+        if of != "weights" and scales:
+            found[name] = found.get(name, 1) * _mean(scales, group.size)
+    if not found:
+        raise ValueError("magnitude(of='scales') found no group with a BatchNorm; use of='weights'.")
+    return found
+
+
+def taylor(
+    model: nn.Module,
+    groups: Units,
+    data: tuple[Tensor, Tensor],
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    *,
+    batch_size: int = 128,
+) -> dict[str, Tensor]:
+    """Return by how much the loss would move, to first order, without each unit (Molchanov et al., 2019, 1906.10771).
+
+    z_i stands where layers read the unit, whoever wrote it. Behind a ReLU |∂L/∂z_i| is the paper's sum over the weights
+    of a unit, |Σ_j w_ij ∂L/∂w_ij + b_i ∂L/∂b_i|, or with BatchNorm that of its gate, |γ_i ∂L/∂γ_i + β_i ∂L/∂β_i|.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that `groups` were made from. It runs in evaluation mode; weights, statistics, gradients and modes
+        are then what they were. Frozen and computed weights make no difference.
+    groups : Units
+        From `pruning_lib.units(model, example)`.
+    data : (Tensor, Tensor)
+        Inputs (examples, …) and targets (examples, …), of training data, on the model's device.
+    loss_fn : callable
+        Mean loss of (outputs, targets), a scalar.
+    batch_size : int
+        Examples that one derivative is taken over. Signs cancel within a batch, not between: the result is the root of
+        the mean square over batches.
+
+    Returns
+    -------
+    dict of str to Tensor
+        {group: (units,)}, in units of the loss.
+
+    Raises
+    ------
+    ValueError
+        If a layer of `groups` is missing, `data` is empty, `batch_size` is below 1, or a layer is read past its module.
+    """
+    modules = _modules(model, groups)
+    count = len(data[0])
+    if batch_size < 1 or not count:
+        raise ValueError(f"taylor got {count} examples and batch_size={batch_size}; it needs at least 1 of each.")
+    like = next(model.parameters())
+    gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in groups.items()}
+    squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
+    readers = [(name, member) for name, group in groups.items() for member in group.readers]
+    handles: list[Any] = []
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for name, member in readers:
+            gate = gates[name].requires_grad_()
+            handles.append(modules[member.layer].register_forward_pre_hook(_gated(gate, member)))
+        model.eval()
+        for x, y in zip(torch.split(data[0], batch_size), torch.split(data[1], batch_size), strict=True):
+            for name, slope in _slopes(model, gates, loss_fn, x, y).items():
+                squares[name] += slope.square() * (len(x) / count)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return {name: square.sqrt() for name, square in squares.items()}
+
+
+def random(groups: Units, seed: int = 0) -> dict[str, Tensor]:
+    """Return numbers drawn evenly from [0, 1): what any other importance has to beat.
+
+    Parameters
+    ----------
+    groups : Units
+        From `pruning_lib.units(model, example)`.
+    seed : int
+        The same seed gives the same numbers.
+
+    Returns
+    -------
+    dict of str to Tensor
+        {group: (units,)}.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(group.size, generator=generator) for name, group in groups.items()}
+
+
+def _modules(model: nn.Module, groups: Units) -> dict[str, Any]:
+    """Return the model's modules by name, or raise ValueError if one that `groups` name is missing."""
+    modules: dict[str, Any] = dict(model.named_modules())
+    for group in groups.values():
+        for member in (*group.writers, *group.norms, *group.readers):
+            if member.layer not in modules:
+                owner = type(model).__name__
+                raise ValueError(f"{owner} has no layer '{member.layer}'; the groups come from another model.")
+    return modules
+
+
+def _mean(values: dict[Member, Tensor], size: int) -> Tensor:
+    """Return each unit's mean over the layers that know it, shape (units,)."""
+    found = [unit_mean(value, member.index.to(value.device), size) for member, value in values.items()]
+    return torch.stack(found).nanmean(0)
+
+
+def _scale(norm: BatchNorm, name: str, *, divide: bool) -> Tensor:
+    """Return |γ|, or |γ|/√(v + ε), of a BatchNorm, shape (channels,)."""
+    scale: Tensor = norm.weight.abs() if norm.affine else torch.ones(norm.num_features)
+    if not divide:
+        return scale
+    if norm.running_var is None:
+        raise ValueError(f"magnitude(of='folded') needs the running variance of '{name}', which keeps none.")
+    return scale.to(norm.running_var) / (norm.running_var + norm.eps).sqrt()
+
+
+def _gated(gate: Tensor, member: Member) -> Callable[[nn.Module, Any], Any]:
+    """Return a hook that multiplies a layer's input by the units' gates, whose values are 1."""
+
+    def hook(layer: nn.Module, args: Any) -> Any:
+        x, *rest = args
+        assert isinstance(layer, Weighted)
+        index = member.index.to(x.device)
+        # The gates alone carry a slope here, and 0 is added: the outputs stay what they are to the bit.
+        factor = (index >= 0) * (gate - 1)[index.clamp(min=0)]
+        trailing = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)
+        return (x + factor.view(-1, *[1] * trailing) * x.detach(), *rest)
+
+    return hook
+
+
+@torch.enable_grad()
+def _slopes(
+    model: nn.Module, gates: dict[str, Tensor], loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """Return ∂L/∂z of every gate that stands somewhere."""
+    standing = {name: gate for name, gate in gates.items() if gate.requires_grad}
+    slopes = torch.autograd.grad(loss_fn(model(x), y), list(standing.values()), allow_unused=True)
+    for name, slope in zip(standing, slopes, strict=True):
+        if slope is None:
+            raise ValueError(f"taylor saw no layer read the units of '{name}'; a weight is used without its module.")
+    return dict(zip(standing, slopes, strict=True))

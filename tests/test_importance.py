@@ -1,0 +1,347 @@
+"""Importances without a penalty: against NumPy, the true change of the loss, and what they are worth on digits."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import pruning_lib as prl
+from pruning_lib import importance
+from pruning_lib.models import LeNet300, ResNet
+
+
+class Residual(nn.Module):
+    """A stream of two convolutions with BatchNorm, read by a depthwise one, a transposed one and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn_a = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b, self.bn_b = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
+        self.up = nn.ConvTranspose2d(4, 3, 2)
+        self.out = nn.Linear(3 * 25, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.bn_a(self.a(x)))
+        x = x + self.bn_b(self.b(x))
+        x = torch.relu(self.up(torch.relu(self.depthwise(x))))
+        return self.out(x.flatten(1))
+
+
+def network(make=Residual, shape=(2, 6, 6), seed: int = 0) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Return a network in float64 with statistics of its own, 12 examples and their classes."""
+    torch.manual_seed(seed)
+    model = make().double()
+    x, y = torch.randn(12, *shape, dtype=torch.float64), torch.randint(3, (12,))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.2, 1.5)
+            nn.init.normal_(module.bias)
+    for _ in range(3):
+        model(x)
+    return model, x, y
+
+
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_magnitude_is_the_norm_of_what_a_unit_reads_averaged_over_its_writers(norm):
+    model, x, _ = network()
+    found = importance.magnitude(model, prl.units(model, x), norm=norm)
+    w = {name: p.detach().numpy() for name, p in model.named_parameters()}
+
+    def length(rows):
+        return np.linalg.norm(rows.reshape(len(rows), -1), norm, axis=1)
+
+    stream = np.mean([length(w[f"{name}.weight"]) for name in ("a", "b", "depthwise")], axis=0)
+    assert found.keys() == {"a", "up"}
+    assert found["a"].numpy() == pytest.approx(stream)
+    assert found["up"].numpy() == pytest.approx(length(w["up.weight"].swapaxes(0, 1)))
+
+
+def test_scales_are_gamma_and_leave_out_groups_that_have_none():
+    model, x, _ = network()
+    found = importance.magnitude(model, prl.units(model, x), of="scales")
+    assert found.keys() == {"a"}
+    assert torch.allclose(found["a"], (model.bn_a.weight.abs() + model.bn_b.weight.abs()) / 2)
+
+
+def test_folded_is_the_row_that_torch_folds_and_ignores_what_batchnorm_undoes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten())
+    x = torch.randn(9, 2, 5, 5)
+    nn.init.uniform_(model[1].weight, -1, 1)
+    groups = prl.units(model, x)
+    model(x)
+    folded = torch.nn.utils.fusion.fuse_conv_bn_eval(copy.deepcopy(model[0]).eval(), copy.deepcopy(model[1]).eval())
+    found = importance.magnitude(model, groups, of="folded")["0"]
+    assert torch.allclose(found, folded.weight.flatten(1).norm(dim=1))
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+        model[0].bias.mul_(3)
+        model[1].running_mean.mul_(3)
+        model[1].running_var.mul_(9)
+        model[1].eps *= 9
+    assert torch.allclose(importance.magnitude(model, groups, of="folded")["0"], found)
+    assert torch.allclose(importance.magnitude(model, groups)["0"], model[0].weight.flatten(1).norm(dim=1))
+
+
+def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    with torch.no_grad():
+        return F.cross_entropy(copy.deepcopy(model).eval()(x), y).item()
+
+
+def scaled_columns(model: nn.Module, groups, name: str, unit: int, factor: float) -> nn.Module:
+    """Return a copy in which every layer reads the unit multiplied by a factor."""
+    model = copy.deepcopy(model)
+    layers = dict(model.named_modules())
+    for member in groups[name].readers:
+        layer = layers[member.layer]
+        columns = layer.weight.detach().movedim(0 if isinstance(layer, nn.ConvTranspose2d) else 1, 0)
+        columns[member.index == unit] *= factor
+    return model
+
+
+class Branches(nn.Module):
+    """One convolution read by two others, one of them twice; beside them, what a concatenation puts behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.two = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 2, 1)
+        self.out = nn.Linear(5 * 36, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = torch.cat([torch.relu(self.one(torch.relu(self.one(x)))), torch.tanh(self.two(x))], 1)
+        return self.out(x.flatten(1))
+
+
+@pytest.mark.parametrize("make", [two_layers, Residual, Branches])
+def test_taylor_is_the_slope_of_the_loss_along_the_removal_of_a_unit(make):
+    model, x, y = network(make, (2, 2, 2) if make is two_layers else (2, 6, 6))
+    groups = prl.units(model, x)
+    found = importance.taylor(model, groups, (x, y))
+    for name, group in groups.items():
+        for unit in range(group.size):
+            ends = [loss_of(scaled_columns(model, groups, name, unit, 1 + h), x, y) for h in (1e-4, -1e-4)]
+            assert found[name][unit].item() == pytest.approx(abs(ends[0] - ends[1]) / 2e-4, rel=1e-5, abs=1e-9)
+
+
+def test_taylor_is_what_the_loss_loses_when_a_small_unit_goes():
+    """To first order: a unit ten times smaller is missed by a remainder a hundred times smaller."""
+    model, x, y = network(two_layers, (2, 2, 2))
+    groups = prl.units(model, x)
+    for size in (1e-2, 1e-3):
+        for layer in (model[1], model[3]):
+            small = copy.deepcopy(model)
+            rows = dict(small.named_modules())[next(n for n, m in model.named_modules() if m is layer)]
+            with torch.no_grad():
+                rows.weight[1] *= size
+                rows.bias[1] *= size
+            name = next(n for n, m in small.named_modules() if m is rows)
+            gone = copy.deepcopy(small)
+            mask = torch.arange(groups[name].size) == 1
+            prl.zero(gone, {name: mask}, groups, shift="drop")
+            true = abs(loss_of(gone, x, y) - loss_of(small, x, y))
+            assert importance.taylor(small, groups, (x, y))[name][1].item() == pytest.approx(true, abs=0.1 * size**2)
+            assert true > 0.2 * size**2
+
+
+def test_behind_a_relu_taylor_is_the_papers_sum_over_weights_and_its_gate():
+    model, x, y = network(two_layers, (2, 2, 2))
+    F.cross_entropy(model(x), y).backward()
+    w, b = model[1].weight, model[1].bias
+    expected = ((w * w.grad).sum(1) + b * b.grad).abs()
+    model.zero_grad()
+    groups = prl.units(model, x)
+    assert torch.allclose(importance.taylor(model, groups, (x, y))["1"], expected)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 4), nn.Flatten()).double()
+    nn.init.normal_(model[1].bias)
+    model.eval()
+    F.cross_entropy(model(x := torch.randn(9, 2, 6, 6, dtype=torch.float64)), y[:9]).backward()
+    gamma, beta = model[1].weight, model[1].bias
+    expected = (gamma * gamma.grad + beta * beta.grad).abs()
+    assert torch.allclose(importance.taylor(model, prl.units(model, x), (x, y[:9]))["0"], expected)
+
+
+def test_batches_enter_by_their_mean_square():
+    model, x, y = network(two_layers, (2, 2, 2))
+    groups = prl.units(model, x)
+    parts = [importance.taylor(model, groups, (x[part], y[part]))["1"] for part in (slice(0, 8), slice(8, 12))]
+    expected = torch.sqrt((8 * parts[0] ** 2 + 4 * parts[1] ** 2) / 12)
+    assert torch.allclose(importance.taylor(model, groups, (x, y), batch_size=8)["1"], expected)
+
+
+def test_taylor_leaves_everything_as_it_was():
+    model, x, y = network()
+    model.train()
+    model.bn_a.eval()
+    model.a.requires_grad_(False)
+    model.out.weight.grad = torch.full_like(model.out.weight, 7.0)
+    groups = prl.units(model, x)
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        frozen = importance.taylor(model, groups, (x, y))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert [m.training for m in (model, model.bn_a, model.bn_b)] == [True, False, True]
+    assert (model.out.weight.grad == 7).all()
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "out.weight")
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    model.requires_grad_(True)
+    assert torch.equal(frozen["a"], importance.taylor(model, groups, (x, y))["a"])
+
+    def broken(outputs, targets):
+        raise RuntimeError("no such loss")
+
+    with pytest.raises(RuntimeError, match="no such loss"):
+        importance.taylor(model, groups, (x, y), broken)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert model.training
+    assert not model.bn_a.training
+
+
+def test_random_repeats_by_its_seed_alone():
+    model, x, _ = network()
+    groups = prl.units(model, x)
+    state = torch.get_rng_state()
+    a, b, c = (importance.random(groups, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(a["a"], b["a"])
+    assert not torch.equal(a["a"], c["a"])
+    assert {name: len(value) for name, value in a.items()} == {"a": 4, "up": 3}
+
+
+def test_scope_local_makes_uniform_widths_at_a_fraction_and_at_a_budget():
+    model = LeNet300()
+    groups = prl.units(model, torch.zeros(1, 1, 28, 28))
+    scores = importance.random(groups, 0)
+    halved = prl.select(scores, groups, fraction=0.5, scope="local")
+    assert [int(mask.sum()) for mask in halved.values()] == [150, 50]
+    budget = prl.select(scores, groups, macs=60_000, scope="local")
+    kept = [int((~mask).sum()) for mask in budget.values()]
+    assert kept[0] / 300 == pytest.approx(kept[1] / 100, abs=0.01)
+    assert 784 * kept[0] + kept[0] * kept[1] + 10 * kept[1] <= 60_000
+    assert 784 * (kept[0] + 1) + (kept[0] + 1) * (kept[1] + 1) + 10 * (kept[1] + 1) > 60_000
+
+
+def test_all_work_on_a_residual_network():
+    torch.manual_seed(0)
+    model = ResNet(8)
+    x, y = torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
+    groups = prl.units(model, x[:1])
+    for scores in (
+        importance.magnitude(model, groups, norm=1),
+        importance.magnitude(model, groups, of="folded"),
+        importance.taylor(model, groups, (x, y)),
+        importance.random(groups),
+    ):
+        assert {name: len(score) for name, score in scores.items()} == {n: g.size for n, g in groups.items()}
+        assert all((score >= 0).all() and score.std() > 0 for score in scores.values())
+        chosen = prl.select(scores, groups, fraction=0.25)
+        assert sum(int(mask.sum()) for mask in chosen.values()) == sum(g.size for g in groups.values()) // 4
+
+
+def test_wrong_use_is_named():
+    model, x, y = network()
+    groups = prl.units(model, x)
+    with pytest.raises(ValueError, match="of='gamma'; choose 'weights', 'scales' or 'folded'"):
+        importance.magnitude(model, groups, of="gamma")
+    with pytest.raises(ValueError, match=r"norm=0.5; it is p ≥ 1"):
+        importance.magnitude(model, groups, norm=0.5)
+    with pytest.raises(ValueError, match="Sequential has no layer 'a'; the groups come from another model"):
+        importance.magnitude(two_layers(), groups)
+    with pytest.raises(ValueError, match="found no group with a BatchNorm; use of='weights'"):
+        importance.magnitude(two_layers(), prl.units(two_layers(), torch.zeros(1, 8)), of="scales")
+    with pytest.raises(ValueError, match="0 examples and batch_size=128; it needs at least 1"):
+        importance.taylor(model, groups, (x[:0], y[:0]))
+    model.bn_a.running_var = None
+    with pytest.raises(ValueError, match="needs the running variance of 'bn_a'"):
+        importance.magnitude(model, groups, of="folded")
+
+
+@pytest.fixture(scope="module")
+def digits_net() -> tuple[nn.Module, prl.data.Split]:
+    split = prl.data.digits()
+    torch.manual_seed(0)
+    model = LeNet300(10, tuple(split.train.inputs.shape[1:]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    prl.fit(model, split.train, split.val, epochs=12, optimizer=optimizer, progress=False)
+    return model, split
+
+
+def test_on_digits_magnitude_and_taylor_beat_random(digits_net):
+    """Four of five hidden units go from a trained network, none of them trained after."""
+    model, split = digits_net
+    groups = prl.units(model, split.train.inputs[:1])
+    losses = {}
+    for name, scores in {
+        "magnitude": importance.magnitude(model, groups),
+        "taylor": importance.taylor(model, groups, split.train),
+        **{f"random {seed}": importance.random(groups, seed) for seed in range(5)},
+    }.items():
+        pruned = copy.deepcopy(model)
+        prl.zero(pruned, prl.select(scores, groups, fraction=0.8, scope="local"), groups, shift="drop")
+        losses[name] = prl.evaluate(pruned, split.train).loss
+    chance = [losses[f"random {seed}"] for seed in range(5)]
+    assert losses["magnitude"] < 0.8 * min(chance)
+    assert losses["taylor"] < 0.8 * min(chance)
+
+
+def test_rounds_leave_equal_shares_and_hold_what_is_gone():
+    torch.manual_seed(0)
+    model, x, y = network(two_layers, (2, 2, 2))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).double()
+    groups = prl.units(model, x)
+    widths, seeds = [], iter(range(9))
+
+    def train(model):
+        zeros = model[1].weight == 0
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        assert torch.equal(model[1].weight == 0, zeros)
+        widths.append(int((model[1].weight != 0).any(1).sum()))
+
+    chosen = prl.iterative(model, groups, lambda _: importance.random(groups, next(seeds)), train, rounds=4,
+                           fraction=15 / 16)  # fmt: skip
+    assert widths == [8, 4, 2, 1], "each round halves what is left, whatever the judge says of what has gone"
+    assert torch.equal(chosen["1"], (model[1].weight == 0).all(1))
+    assert not model[1].weight._backward_hooks, "nothing is held afterwards"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def test_rounds_meet_a_budget_by_equal_factors_and_one_round_is_one_shot():
+    model, x, _ = network(two_layers, (2, 2, 2))
+    groups = prl.units(model, x)  # 40 + 20 + 12 multiply-adds
+    costs = []
+
+    def judge(model):
+        return importance.magnitude(model, groups)
+
+    def train(model):
+        costs.append(prl.measure(prl.shrink(model, x).model, x[:1]).macs)
+
+    twice = copy.deepcopy(model)
+    prl.iterative(twice, groups, judge, train, rounds=2, macs=18, shift="drop")
+    assert costs[0] <= 36
+    assert costs[1] <= 18
+    once = copy.deepcopy(model)
+    chosen = prl.iterative(once, groups, judge, lambda _: None, rounds=1, macs=18)
+    expected = prl.select(judge(model), groups, macs=18)
+    assert all(torch.equal(chosen[name], expected[name]) for name in groups)
+    with pytest.raises(ValueError, match="rounds=0; it needs at least 1"):
+        prl.iterative(model, groups, judge, train, rounds=0, macs=18)
+    with pytest.raises(ValueError, match="exactly one of fraction and macs"):
+        prl.iterative(model, groups, judge, train, rounds=1, macs=18, fraction=0.5)
