@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.methods import METHODS, Config, optimizer_of, prepare
-from pruning_lib import data
+from pruning_lib import data, importance
 from pruning_lib.channels import shrink
 from pruning_lib.channels import units as find_units
 from pruning_lib.measure import measure, recalibrate
@@ -43,7 +43,7 @@ NETWORKS: dict[str, Callable[[Config, Shape, int], nn.Module]] = {
     "vgg16": lambda config, shape, classes: VGG16(classes, config["width"], shape[0]),
     "resnet20": lambda config, shape, classes: ResNet(20, classes, inputs=shape[0]),
 }
-RECALIBRATION = 5000  # training examples; also those that Taylor's importance sees
+EXAMPLES = 5000  # of the training set, for what reads data without training
 
 
 @cache
@@ -206,25 +206,40 @@ def run_prune(bench: Bench) -> Record:
     own = (regularizer or L2(model, 0.0)).importance()
     prunings: list[dict[str, Any]] = []
     for criterion in config["criteria"]:
-        importance = own if criterion == "own" else _random(own, config["seed"])
-        prunings += [_prune(bench, model, groups, importance, criterion, target) for target in config["targets"]]
+        ranks = own if criterion == "own" else _ranks(bench, model, groups, criterion)
+        prunings += [_prune(bench, model, groups, ranks, criterion, target) for target in config["targets"]]
     return bench.record(stages, prunings, history)
 
 
+def _ranks(bench: Bench, model: nn.Module, groups: Units, criterion: str) -> dict[str, Tensor]:
+    """Return an importance that is not the method's own."""
+    if criterion == "random":
+        return importance.random(groups, bench.config["seed"])
+    if criterion == "taylor":
+        inputs, targets = bench.split.train
+        return importance.taylor(model, groups, (inputs[:EXAMPLES], targets[:EXAMPLES]))
+    of: dict[str, Any] = {"magnitude": "weights", "scales": "scales", "folded": "folded"}
+    return importance.magnitude(model, groups, of=of[criterion])
+
+
 def _prune(
-    bench: Bench, model: nn.Module, groups: Units, importance: dict[str, Tensor], criterion: str, target: str
+    bench: Bench, model: nn.Module, groups: Units, ranks: dict[str, Tensor], criterion: str, target: str
 ) -> dict[str, Any]:
     config = bench.config
     budget = Target.of(target).budget(groups)
-    chosen = select(importance, groups, floor=config.get("floor", 1), kinds=_kinds(config), **budget)
+    chosen = select(ranks, groups, floor=config.get("floor", 1), kinds=_kinds(config), **budget)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
     zero(zeroed, chosen, groups, shift="keep")
     small = shrink(zeroed if config.get("shifts", "keep") == "keep" else dropped, bench.example).model
     stages = {"zeroed": bench.stage(zeroed), "dropped": bench.stage(dropped), "shrunk": bench.stage(small)}
     if any(isinstance(module, BatchNorm) for module in model.modules()):
-        recalibrate(dropped, bench.split.train.inputs[:RECALIBRATION])
+        recalibrate(dropped, bench.split.train.inputs[:EXAMPLES])
         stages["recalibrated"] = bench.stage(dropped)
+    if config.get("averaged") and config["method"] != "rni":  # bounded scales come without a shift
+        averaged = copy.deepcopy(model)
+        zero(averaged, chosen, groups, shift="mean", inputs=bench.split.train.inputs[:EXAMPLES])
+        stages["averaged"] = bench.stage(averaged)
     if config["finetune_epochs"]:
         bench.train(small, config["finetune_epochs"], config["finetune_lr"], schedule=cosine)
         stages["finetuned"] = bench.stage(small)
@@ -274,11 +289,6 @@ def found_widths(source: Record, target: str) -> dict[str, int]:
 
 def _kinds(config: Config) -> frozenset[Any]:
     return frozenset(config.get("kinds", ("inner", "stream")))
-
-
-def _random(importance: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(len(value), generator=generator) for name, value in importance.items()}
 
 
 def _unused_input_macs(model: nn.Module) -> int:

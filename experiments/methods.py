@@ -45,7 +45,12 @@ def _guided(base: type[L1] | type[L2] | type[GroupLasso]) -> Build:
 
 def _stochastic(base: type[L1] | type[L2]) -> Build:
     return lambda model, config, groups: StochasticPruning(
-        model, config["strength"], base=base, temperature=config["temperature"], seed=config["seed"]
+        model,
+        config["strength"],
+        base=base,
+        probability=config.get("probability", "gaussian"),
+        temperature=config["temperature"],
+        seed=config["seed"],
     )
 
 
@@ -77,6 +82,12 @@ METHODS: dict[str, Build] = {
         model, config["strength"], shift=config["shift"], units=groups
     ),
 }
+
+# Readings of the two methods that are reconstructions; the suites set what is read differently.
+GUIDANCES = ("constant", "linear", "quadratic", "exponential", "step")
+KERNELS = ("gaussian", "laplace", "sigmoid", "deterministic")
+METHODS |= {f"guided-group-lasso-{guidance}": METHODS["guided-group-lasso"] for guidance in GUIDANCES}
+METHODS |= {f"stochastic-l2-{kernel}": METHODS["stochastic-l2"] for kernel in KERNELS}
 
 
 def prepare(model: nn.Module, config: Config) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.bench import Bench, run_loop, run_prune, run_scratch
-from experiments.methods import Config
+from experiments.methods import GUIDANCES, KERNELS, Config
 from pruning_lib.records import Record, identifier, read_one
 from pruning_lib.train import flushed
 
@@ -20,7 +20,21 @@ MORE: dict[str, Config] = {  # settings that a method has beside its strength
     "slimming": {"scale": 0.5},
     "polarization": {"scale": 0.5, "t": 1.2},
     "rni": {"shift": 3.0},
+    **{f"guided-group-lasso-{guidance}": {"guidance": guidance} for guidance in GUIDANCES},
+    **{f"stochastic-l2-{kernel}": {"temperature": 0.1, "probability": kernel} for kernel in KERNELS},
 }
+PENALIZED: dict[str, tuple[float, ...]] = {  # the middle strengths of mnist-lenet300 and its twin
+    "dense": (0.0,),
+    "l2": (1e-3,),
+    "group-lasso": (1e-2,),
+    "slimming": (1e-3,),
+    "polarization": (1e-3,),
+    "rni": (3e-2,),
+    "stochastic-l2": (3e-3,),
+    "guided-group-lasso": (3e-2,),
+    "serene-sampled": (3e-3,),
+}
+ALL_CRITERIA = ("magnitude", "scales", "folded", "taylor", "random")
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,30 @@ PROTOCOLS = {
         },
         sources={"rni": (3e-2, 3e-2, 3e-2, 3e-2), "slimming": (1e-3, 1e-3, 1e-3, 1e-3)},
     ),
+    # One epoch of fine-tuning: what is compared is the choice.
+    "ablation-criteria": Protocol(
+        suite="ablation-criteria",
+        data="mnist",
+        network={"model": "lenet300-bn", "widths": [300, 100]},
+        strengths=PENALIZED,
+        sources={},
+        criteria=dict.fromkeys(PENALIZED, ALL_CRITERIA),
+        seeds=(0, 1, 2),
+        targets=("fraction-0.5", "macs-0.25"),
+        finetune_epochs=1,
+        more={"averaged": True},
+    ),
+    "ablation-readings": Protocol(
+        suite="ablation-readings",
+        data="mnist",
+        network={"model": "lenet300", "widths": [300, 100]},
+        strengths={
+            **{f"guided-group-lasso-{guidance}": (1e-2, 3e-2) for guidance in GUIDANCES},
+            **{f"stochastic-l2-{kernel}": (1e-3, 3e-3) for kernel in KERNELS},
+        },
+        sources={},
+        seeds=(0, 1, 2),
+    ),
     "digits-tiny": Protocol(
         suite="digits-tiny",
         data="digits",
@@ -210,6 +248,8 @@ PROTOCOLS = {
 ABOUT = {
     "mnist-lenet300": "penalties, estimators of SeReNe, sampling, guidance and controls on MNIST, 5 seeds",
     "mnist-lenet300-bn": "the same network with BatchNorm: penalties on its scales, on weights, and controls, 5 seeds",
+    "ablation-criteria": "penalty × criterion on LeNet-300 with BatchNorm, and what becomes of the shift β, 3 seeds",
+    "ablation-readings": "guidance families and sampling kernels on MNIST, 3 seeds",
     "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
 }
 SUITES = {name: Suite(name, ABOUT[name], protocol.configs) for name, protocol in PROTOCOLS.items()}
