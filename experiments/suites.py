@@ -205,6 +205,32 @@ PROTOCOLS = {
         },
         sources={"rni": (3e-2, 3e-2, 3e-2, 3e-2), "slimming": (1e-3, 1e-3, 1e-3, 1e-3)},
     ),
+    # Strengths: published ones where there are any and one step above, for the training is an eighth as long; for the
+    # others such that a unit without any gradient would lose about half of its length or all of it. Not searched.
+    "cifar10-vgg16-quarter": Protocol(
+        suite="cifar10-vgg16-quarter",
+        data="cifar10",
+        network={"model": "vgg16", "width": 0.25},
+        strengths={
+            "dense": (0.0,),
+            "rni": (1e-3, 1e-2),
+            "slimming": (1e-4, 1e-3),
+            "stochastic-l2": (1e-3, 3e-3),
+            "group-lasso": (1e-3, 3e-3),
+            "guided-group-lasso": (1e-3, 3e-3),
+            "serene-sampled": (1e-4, 1e-3),
+            "polarization": (1e-4, 1e-3),
+        },
+        sources={"rni": (1e-2, 1e-2, 1e-2)},
+        criteria={"dense": ("taylor", "random")},
+        seeds=(0, 1, 2),
+        targets=("fraction-0.5", "fraction-0.6", "fraction-0.9"),
+        epochs=15,
+        finetune_epochs=4,
+        finetune_lr=0.02,
+        batch_size=128,
+        more={"weight_decay": 5e-4, "precision": "bfloat16", "augment": True, "shifts": "drop", "floor": 3},
+    ),
     # One epoch of fine-tuning: what is compared is the choice.
     "ablation-criteria": Protocol(
         suite="ablation-criteria",
@@ -248,6 +274,7 @@ PROTOCOLS = {
 ABOUT = {
     "mnist-lenet300": "penalties, estimators of SeReNe, sampling, guidance and controls on MNIST, 5 seeds",
     "mnist-lenet300-bn": "the same network with BatchNorm: penalties on its scales, on weights, and controls, 5 seeds",
+    "cifar10-vgg16-quarter": "VGG-16 of a quarter of the width on CIFAR-10: 50, 60, 90 % of channels, 3 seeds",
     "ablation-criteria": "penalty × criterion on LeNet-300 with BatchNorm, and what becomes of the shift β, 3 seeds",
     "ablation-readings": "guidance families and sampling kernels on MNIST, 3 seeds",
     "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
