@@ -1,0 +1,117 @@
+"""What a run does: networks of given widths, uniform budgets, and every method from its first step to its record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.bench import Bench, Target, fewer, found_widths, run_prune, run_scratch
+from experiments.methods import METHODS, optimizer_of, prepare
+from experiments.suites import ALL_CRITERIA, MORE, PROTOCOLS
+from pruning_lib.channels import units
+from pruning_lib.measure import measure
+from pruning_lib.models import LeNet300
+from pruning_lib.records import validate
+from pruning_lib.select import cost
+from pruning_lib.units import BatchNorm, bounded_scale
+
+SMALL = replace(
+    PROTOCOLS["digits-tiny"], network={"model": "lenet300-bn", "widths": [32, 16]}, epochs=1, finetune_epochs=1
+)
+
+
+def config(protocol: Any = SMALL, method: str = "dense", strength: float = 1e-3, **more: Any) -> dict[str, Any]:
+    return protocol._base(0) | protocol._prune(method, strength) | MORE.get(method, {}) | more
+
+
+def test_a_narrow_network_is_the_one_its_constructor_would_draw(tmp_path: Path) -> None:
+    bench = Bench(config(model="lenet300"), tmp_path)
+    torch.manual_seed(0)
+    expected = LeNet300(10, (1, 8, 8), (5, 3))
+    narrow = bench.narrow({"fc1": 5, "fc2": 3})
+    assert all(torch.equal(a, b) for a, b in zip(narrow.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_narrow_residual_network_keeps_its_stream(tmp_path: Path) -> None:
+    bench = Bench(config(model="resnet20"), tmp_path)
+    groups = units(bench.dense(), bench.example)
+    widths = Target.of("macs-0.25").uniform(groups, frozenset({"inner"}))
+    assert set(widths) == {f"blocks.{i}.conv1" for i in range(9)}
+    small: Any = bench.narrow(widths)
+    assert [block.conv1.out_channels for block in small.blocks] == list(widths.values())
+    assert [block.conv2.out_channels for block in small.blocks] == [16] * 3 + [32] * 3 + [64] * 3
+    for norm in (module for module in small.modules() if isinstance(module, nn.BatchNorm2d)):
+        assert (norm.weight == 1).all()
+        assert not norm.bias.any()
+
+
+@pytest.mark.parametrize("target", ["macs-0.25", "macs-0.05", "fraction-0.5"])
+def test_uniform_widths_are_the_largest_within_the_budget(tmp_path: Path, target: str) -> None:
+    bench = Bench(config(), tmp_path)
+    groups = units(bench.dense(), bench.example)
+    widths = Target.of(target).uniform(groups, frozenset({"inner"}))
+    if target == "fraction-0.5":
+        assert widths == {"fc1": 16, "fc2": 8}
+        return
+    macs = Target.of(target).budget(groups)["macs"]
+    small = bench.narrow(widths)
+    assert measure(small, bench.example).macs == cost(fewer(groups, widths), groups) <= macs
+    n = widths["fc1"] + 1
+    assert 64 * n + n * max(1, round(16 * n / 32)) + max(1, round(16 * n / 32)) * 10 > macs
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_runs_from_its_first_step_to_a_whole_record(tmp_path: Path, method: str) -> None:
+    run = config(method=method, criteria=["own"], finetune_epochs=0, strength=0.0 if method == "dense" else 1e-2)
+    record = run_prune(Bench(run, tmp_path))
+    validate(record | {"provenance": {}})
+    assert record["config"] == run
+    (pruning,) = record["prunings"]
+    assert pruning["stages"]["shrunk"]["test_accuracy"] == pruning["stages"]["zeroed"]["test_accuracy"]
+    assert {"zeroed", "dropped", "recalibrated", "shrunk"} == pruning["stages"].keys()
+
+
+def test_units_are_ranked_by_every_criterion_and_scratch_takes_the_widths_found(tmp_path: Path) -> None:
+    run = config(criteria=["own", *ALL_CRITERIA], averaged=True, shifts="drop", scale=0.5)
+    record = run_prune(Bench(run, tmp_path)) | {"provenance": {}}
+    validate(record)
+    chosen = {p["criterion"]: p["stages"] for p in record["prunings"]}
+    assert chosen.keys() == {"own", *ALL_CRITERIA}
+    for stages in chosen.values():
+        assert sum(stages["shrunk"]["units"].values()) == 24
+        assert stages["shrunk"]["val_accuracy"] == stages["dropped"]["val_accuracy"]
+        assert {"averaged", "recalibrated", "finetuned"} <= stages.keys()
+    assert chosen["own"]["zeroed"] == chosen["magnitude"]["zeroed"]  # without a penalty they are one
+    assert len({str(stages["zeroed"]) for stages in chosen.values()}) > 2
+    scratch = run | {"recipe": "control", "method": "scratch-e-dense", "target": "fraction-0.5", "epochs": 1}
+    trained = run_scratch(Bench(scratch, tmp_path / "scratch"), record)["stages"]["trained"]
+    assert trained["units"] == found_widths(record, "fraction-0.5") == chosen["own"]["shrunk"]["units"]
+
+
+def test_scales_start_and_learn_as_the_method_wants(tmp_path: Path) -> None:
+    model = Bench(config(), tmp_path).dense()
+    prepare(model, config(method="slimming"))
+    assert all((m.weight == 0.5).all() for m in model.modules() if isinstance(m, BatchNorm))
+    (group,) = optimizer_of(model, config(weight_decay=0.1), 0.2).param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.2, 0.1)
+    bounded = Bench(config(), tmp_path).dense()
+    prepare(bounded, config(method="rni"))
+    assert all(bounded_scale(m) is not None for m in bounded.modules() if isinstance(m, BatchNorm))
+    others, scales = optimizer_of(bounded, config(weight_decay=0.1), 0.2).param_groups
+    assert (others["lr"], others["weight_decay"], scales["lr"], scales["weight_decay"]) == (0.2, 0.1, 2.0, 0.0)
+
+
+def test_low_precision_and_channels_last_reach_a_record(tmp_path: Path) -> None:
+    # With shifts kept a representative stays in each layer, and the budget is passed by what it costs.
+    run = config(model="resnet20", precision="bfloat16", kinds=["inner"], floor=3, weight_decay=5e-4, shifts="drop")
+    record = run_prune(Bench(run | {"criteria": ["own"], "targets": ["macs-0.50"], "finetune_epochs": 0}, tmp_path))
+    (pruning,) = record["prunings"]
+    shrunk = pruning["stages"]["shrunk"]
+    assert shrunk["macs"] <= 0.5 * record["stages"]["trained"]["macs"]
+    assert min(units for name, units in shrunk["units"].items() if "conv1" in name) >= 3
+    assert all(units in (16, 32, 64) for name, units in shrunk["units"].items() if "conv2" in name)
