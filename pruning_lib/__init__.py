@@ -11,6 +11,7 @@ from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.regularizers import (
     L1,
     L2,
+    GroupHoyer,
     GroupLasso,
     Guided,
     NetworkSlimming,
@@ -31,6 +32,7 @@ __all__ = [
     "L2",
     "VGG16",
     "Dynamics",
+    "GroupHoyer",
     "GroupLasso",
     "Guided",
     "Hold",

@@ -26,6 +26,7 @@ from pruning_lib.models import LeNet5
 from pruning_lib.regularizers import (
     L1,
     L2,
+    GroupHoyer,
     GroupLasso,
     Guided,
     NetworkSlimming,
@@ -72,6 +73,20 @@ METHODS: dict[str, Method] = {
     **{f"L2 {mode}": Method(partial(L2, apply=mode)) for mode in modes(L2)},
     **{f"GroupLasso {mode}": Method(partial(GroupLasso, apply=mode)) for mode in modes(GroupLasso)},
     **{
+        f"GroupLasso {over} {mode}": Method(
+            partial(GroupLasso, over=over, apply=mode), needs_units=True, reach=(*reach, "fc1.")
+        )
+        for over, reach in (("columns", ()), ("coupled", ("conv2.", "bn2.")))
+        for mode in modes(GroupLasso)
+    },
+    **{f"GroupHoyer {mode}": Method(partial(GroupHoyer, apply=mode)) for mode in modes(GroupHoyer)},
+    **{
+        f"GroupHoyer both {mode}": Method(
+            partial(GroupHoyer, over="both", apply=mode), needs_units=True, reach=("conv2.", "fc1.")
+        )
+        for mode in modes(GroupHoyer)
+    },
+    **{
         f"Guided {base.__name__} {mode}": Method(partial(Guided, base=base, apply=mode), needs_units=True)
         for base in (L1, L2, GroupLasso)
         for mode in modes(Guided)
@@ -90,7 +105,7 @@ METHODS: dict[str, Method] = {
 }
 KINDS = ("L1 prox", "GroupLasso loss", "NetworkSlimming loss", "RecedingNeurons", "StochasticPruning", "SeReNe exact")
 """One of each kind of method, for pairs."""
-NEED_PLAIN_SCALES = ("NetworkSlimming prox", "Polarization")
+NEED_PLAIN_SCALES = ("NetworkSlimming prox", "Polarization", "GroupLasso coupled prox", "GroupLasso coupled decay")
 """Steps and clamps of a scale that `bound_batchnorm` computes from another would change nothing; refused in words."""
 
 

@@ -11,11 +11,13 @@ from pruning_lib.regularizers.receding import (
     unbind_batchnorm,
 )
 from pruning_lib.regularizers.serene import SeReNe
+from pruning_lib.regularizers.sparsity import GroupHoyer
 from pruning_lib.regularizers.stochastic import StochasticPruning
 
 __all__ = [
     "L1",
     "L2",
+    "GroupHoyer",
     "GroupLasso",
     "Guided",
     "NetworkSlimming",

@@ -237,7 +237,7 @@ class GroupLasso(WeightPenalty):
         if over == "rows" or units is None:
             self._blocks = [row_block(name, layer) for name, layer in self._layers.items()]
         else:
-            self._blocks = _unit_blocks(model, units, over, in_place=self.apply in ("prox", "decay"))
+            self._blocks = unit_blocks(model, units, over, self, in_place=self.apply in ("prox", "decay"))
         self._penalized = list(dict.fromkeys(side.module for block in self._blocks for side in block.sides))
         self._place = {module: place for place, module in enumerate(self._penalized)}
 
@@ -312,7 +312,7 @@ class Side:
             lengths: Tensor = torch.linalg.vector_norm(view, 2, list(range(2, view.ndim))).flatten()
         else:
             # Not a norm over two axes that are apart, which takes seven times as long.
-            lengths = view.square().sum(1).flatten(2).sum(2).sqrt().flatten()
+            lengths = view.square().sum(1).unsqueeze(2).flatten(2).sum(2).sqrt().flatten()
         if self.unit is None:
             return lengths
         # What belongs to no unit is gathered in a last place.
@@ -353,7 +353,7 @@ class Block:
         reach_ = part.new_tensor(reaches).unsqueeze(1)
         # Each part alone asks for at least so much; Newton's method on 1/‖·‖, nearly a line, rises from there.
         n = (part - reach_).amax(0).clamp(min=1e-12)
-        gone = (part / (n + reach_)).square().sum(0) < 1
+        gone = torch.where(part > 0, part / reach_, 0.0).square().sum(0) <= 1
         for _ in range(8):
             ratio = part / (n + reach_)
             norm = ratio.square().sum(0).sqrt().clamp(min=1e-12)
@@ -375,7 +375,7 @@ def row_block(name: str, layer: Weighted) -> Block:
     return Block(name, (Side(layer, 1, None, layer.weight.shape[unit_axis(layer)]),))
 
 
-def _unit_blocks(model: nn.Module, units: Units, over: str, *, in_place: bool) -> list[Block]:
+def unit_blocks(model: nn.Module, units: Units, over: str, owner: object, *, in_place: bool) -> list[Block]:
     """Return the groups over columns (a block a reader) or the coupled ones (a block a group of units)."""
     modules: dict[str, Any] = dict(unwrapped(model).named_modules())
 
@@ -388,10 +388,14 @@ def _unit_blocks(model: nn.Module, units: Units, over: str, *, in_place: bool) -
         norms = tuple(member for member in group.norms if modules[member.layer].affine)
         outputs = () if over == "columns" else (*group.writers, *norms)
         if in_place:
-            check_plain({m.layer: modules[m.layer] for m in (*outputs, *group.readers)}, "GroupLasso")
+            check_plain({m.layer: modules[m.layer] for m in (*outputs, *group.readers)}, type(owner).__name__)
         columns = [side(member, 2, group.size) for member in group.readers]
         if over == "columns":
             blocks += [Block(name, (column,)) for column in columns]
         else:
             blocks.append(Block(name, (*(side(member, 1, group.size) for member in outputs), *columns)))
+    if not blocks:
+        raise ValueError(
+            f"{type(owner).__name__} over {over} found no layer that reads a unit in {type(unwrapped(model)).__name__}."
+        )
     return blocks

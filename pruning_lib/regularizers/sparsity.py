@@ -1,0 +1,102 @@
+"""DeepHoyer's Group-HS (Yang, Wen & Li, 2020, arXiv 1908.09979), a baseline in the chapter `serene`.
+
+    R = λ Σ_l (Σ_i ‖w_i‖₂)² / Σ_i ‖w_i‖₂² = λ Σ_l A²/B        ∂R/∂w_i = 2λ (A/B) (1/‖w_i‖₂ − A/B) w_i
+
+w_i: the weights of group i of layer l; A, B: the sums of their lengths, and of the squares of these, in the layer.
+A²/B says how many groups there are: k groups of equal length and nothing else give k. A layer times a number has the
+same, so no layer is shortened as a whole: groups shorter than B/A are pulled down, and the others are lifted.
+
+L0 by hard-concrete gates (Louizos et al., 2018) is not here: it is no penalty on weights, but draws a gate for every
+unit in the forward pass, and trains parameters that the gates have of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pruning_lib.regularizers.base import checked_choice
+from pruning_lib.regularizers.norms import WeightPenalty, joined, row_block, unit_blocks
+from pruning_lib.units import Units
+
+
+class GroupHoyer(WeightPenalty):
+    """Concentrate the length of each layer in few groups, without shortening the layer as a whole.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its linear and convolution weights are penalized, biases are not.
+    strength : float
+        λ ≥ 0.
+    apply : {"loss", "gradient", "decay"}
+        A term of the loss, as published; or one of the other ways of `pruning_lib.regularizers.norms`. None of them
+        reaches exact zeros: select by a fraction, a budget or a threshold afterwards, as the paper does.
+    over : {"rows", "columns", "both"}
+        What a group is: what one layer's unit reads; what one layer reads from a unit, several channels behind a
+        flatten being one group; or both, each with its own term, as published.
+    units : Units, optional
+        Penalize only the rows that write these units and the columns that read them; required but for rows.
+
+    Raises
+    ------
+    ValueError
+        If `strength` is negative or not finite, a choice is unknown, no layer is found, `units` are missing or those of
+        another model, or a weight that is to be changed in place is computed from others.
+
+    Notes
+    -----
+    The released code sums over the columns of the first layer as well: the inputs. Here only units are groups. B is the
+    sum over the groups penalized, which is ‖W‖² where they are the whole layer.
+    """
+
+    ways = ("loss", "gradient", "decay")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strength: float,
+        *,
+        apply: Literal["loss", "gradient", "decay"] = "loss",
+        over: Literal["rows", "columns", "both"] = "rows",
+        units: Units | None = None,
+    ) -> None:
+        self.over = checked_choice(over, "over", ("rows", "columns", "both"))
+        if over != "rows" and units is None:
+            raise ValueError(
+                f"GroupHoyer over {over} needs units=pruning_lib.units(model, example): they say who reads a unit."
+            )
+        super().__init__(model, strength, apply, units)
+        self._blocks = [] if over == "columns" else [row_block(name, layer) for name, layer in self._layers.items()]
+        if over != "rows" and units is not None:
+            self._blocks += unit_blocks(model, units, "columns", self, in_place=self.apply == "decay")
+        self._penalized = list(dict.fromkeys(block.sides[0].module for block in self._blocks))
+        self._place = {module: place for place, module in enumerate(self._penalized)}
+
+    def _lengths(self, weights: list[Tensor]) -> list[Tensor]:
+        """Return the lengths of each block's groups, each of shape (units,)."""
+        return [block.sides[0].lengths(weights[self._place[block.sides[0].module]]) for block in self._blocks]
+
+    def _value(self, weights: list[Tensor]) -> Tensor:
+        # A block that is all 0 counts 0.
+        parts = [(a.sum().square(), a.square().sum()) for a in self._lengths(weights)]
+        return torch.stack([top / torch.where(bottom > 0, bottom, 1) for top, bottom in parts]).sum()
+
+    def _slopes(self, weights: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
+        factors: dict[nn.Module, Tensor] = {}
+        for block, lengths in zip(self._blocks, self._lengths(weights), strict=True):
+            side = block.sides[0]
+            ratio = lengths.sum() / lengths.square().sum()
+            pull = 2 * factor * ratio * (1 / lengths - ratio)
+            # What is 0 has slope 0.
+            pull = torch.where(lengths > 0, pull, 0)
+            mine = side.spread(pull, 0.0, weights[self._place[side.module]])
+            # A weight in a row and a column is pulled by both.
+            factors[side.module] = factors[side.module] + mine if side.module in factors else mine
+        for module, weight in zip(self._penalized, weights, strict=True):
+            slope = torch.empty_like(weight)
+            torch.mul(joined(module, weight), factors[module], out=joined(module, slope))
+            yield slope
