@@ -32,6 +32,7 @@ from pruning_lib.units import BatchNorm, Chosen, Units, rows, weighted
 DATA: dict[str, Callable[[], data.Split]] = {
     "mnist": data.mnist,
     "fashion-mnist": data.fashion_mnist,
+    "cifar10": data.cifar10,
     "digits": data.digits,
 }
 Shape = tuple[int, int, int]
@@ -104,6 +105,7 @@ class Bench:
             optimizer=optimizer_of(model, config, lr),
             regularizer=regularizer,
             batch_size=config["batch_size"],
+            augment=data.crop_and_flip if config.get("augment") else None,
             autocast=torch.bfloat16 if low else None,
             seed=config["seed"],
             progress=False,

@@ -1,4 +1,4 @@
-"""Small image data as tensors in memory: scikit-learn's digits, MNIST, Fashion-MNIST.
+"""Small image data as tensors in memory: scikit-learn's digits, MNIST, Fashion-MNIST, CIFAR-10.
 
 Archives are looked for under ``root`` if it is given, else under the folder that the environment variable
 ``PRUNING_LIB_DATA`` names, then under ``~/.cache/pruning_lib``. They are read as they are: a folder may be read-only.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import lzma
 import os
 import sys
 from collections.abc import Sequence
@@ -170,12 +171,114 @@ def fashion_mnist(root: str | Path | None = None, *, seed: int = 0, validation: 
     return _idx_split("fashion_mnist", root, seed, validation)
 
 
+CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+CIFAR_FOLDER = "cifar-10/cifar-10-batches-bin"
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+CIFAR_RECORDS = 10_000  # in a file
+CIFAR_RECORD = 1 + 3 * 32 * 32  # label, then red, green, blue, row by row
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def cifar10(root: str | Path | None = None, *, seed: int = 0, validation: int = 5000) -> Split:
+    """Return CIFAR-10: 60,000 photographs of 32 × 32 pixels in ten classes, the official test set untouched.
+
+    Parameters
+    ----------
+    root : path, optional
+        Folder that holds the six files of the binary version below ``cifar-10/cifar-10-batches-bin/``, as they are
+        (``data_batch_1.bin``) or compressed one by one (``data_batch_1.bin.xz``); by default the places that this
+        module's docstring names.
+    seed : int
+        Of the permutation that carves the validation examples from the 50,000 training examples.
+    validation : int
+        How many examples to carve, 1 … 49,999.
+
+    Returns
+    -------
+    Split
+        Inputs of shape (n, 3, 32, 32), each channel less its mean over its deviation on the training set:
+        (0.4914, 0.4822, 0.4465) and (0.2470, 0.2435, 0.2616).
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is nowhere; the message says which file goes where.
+    ValueError
+        If a file does not hold 10,000 records of a label below 10 and 3,072 bytes, or `validation` is out of range.
+    """
+    if not 0 < validation < 50_000:
+        raise ValueError(f"validation must lie in 1 … 49,999 examples, got {validation}.")
+    *batches, test = (_records(path) for path in _find_cifar(root))
+    both = np.concatenate(batches)
+    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed)).numpy()
+    val, train = order[:validation], order[validation:]
+    return Split(_photographs(both[train]), _photographs(both[val]), _photographs(test))
+
+
+def crop_and_flip(inputs: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Return each image of a batch at a random place, zeros moving in at the border, and mirrored by a fair coin.
+
+    Parameters
+    ----------
+    inputs : Tensor
+        (n, channels, height, width), on any device.
+    generator : torch.Generator
+        On the CPU; two equal ones give equal batches on every device.
+    padding : int
+        By how many pixels an image moves at most, up, down, left and right.
+    """
+    n, _, height, width = inputs.shape
+    down, right = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
+    flip = torch.rand(n, generator=generator) < 0.5
+    columns = torch.where(flip.unsqueeze(1), torch.arange(width).flip(0), torch.arange(width))
+    y = (down.unsqueeze(1) + torch.arange(height)).to(inputs.device)
+    x = (right.unsqueeze(1) + columns).to(inputs.device)
+    padded = torch.nn.functional.pad(inputs, (padding,) * 4).permute(0, 2, 3, 1)
+    example = torch.arange(n, device=inputs.device)
+    return padded[example.view(-1, 1, 1), y.unsqueeze(2), x.unsqueeze(1)].permute(0, 3, 1, 2)
+
+
+def _find_cifar(root: str | Path | None) -> list[Path]:
+    folders = [base / CIFAR_FOLDER for base in _roots(root)]
+    found: list[Path] = []
+    for file in CIFAR_FILES:
+        places = [folder / name for folder in folders for name in (file, f"{file}.xz")]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"CIFAR-10 is not here: {file} belongs into {folders[-1]}; `python -m pruning_lib.data fetch cifar10` "
+                "downloads and unpacks the binary version."
+            )
+        found.append(path)
+    return found
+
+
+def _records(path: Path) -> np.ndarray:
+    """Return a file's records, (10000, 3073) bytes; its own checksum vouches for what xz compressed."""
+    try:
+        raw = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+    except lzma.LZMAError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and fetch it again.") from error
+    if len(raw) == CIFAR_RECORDS * CIFAR_RECORD:
+        table = np.frombuffer(raw, np.uint8).reshape(CIFAR_RECORDS, -1)
+        if table[:, 0].max() < 10:
+            return table
+    raise ValueError(f"{path} does not hold {CIFAR_RECORDS:,} records of CIFAR-10's binary version; fetch it again.")
+
+
+def _photographs(table: np.ndarray) -> TensorPair:
+    inputs = torch.from_numpy(table[:, 1:].reshape(-1, 3, 32, 32).copy()).float().div_(255)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CIFAR_MEAN, CIFAR_STD))
+    return TensorPair(inputs.sub_(mean).div_(std), torch.from_numpy(table[:, 0].copy()).long())
+
+
 def fetch(name: str, root: str | Path | None = None) -> Path:
     """Download a data set's archives, verified by checksum, and return the folder that holds them.
 
     Parameters
     ----------
-    name : {"mnist", "fashion_mnist"}
+    name : {"mnist", "fashion_mnist", "cifar10"}
         The data set.
     root : path, optional
         Below which folder to put it; ``~/.cache/pruning_lib`` by default. What lies there and is whole is kept.
@@ -186,8 +289,18 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
         If no mirror gives an archive.
     """
     from torchvision import datasets  # only needed to download, and slow to import
-    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.utils import download_and_extract_archive, download_url
 
+    if name == "cifar10":
+        whole = Path(root or CACHE).expanduser() / CIFAR_FOLDER
+        if not all((whole / file).is_file() for file in CIFAR_FILES):
+            try:
+                download_and_extract_archive(CIFAR_URL, str(whole.parent), md5=CIFAR_MD5, remove_finished=True)
+            except (OSError, RuntimeError) as error:
+                raise ConnectionError(
+                    f"{CIFAR_URL} gave no CIFAR-10 ({error}); unpack it into {whole.parent} by hand."
+                ) from error
+        return whole
     archives = _archives(name)
     folder = Path(root or CACHE).expanduser() / archives.folder
     mirrors: list[str] = getattr(datasets, archives.dataset).mirrors
@@ -207,7 +320,7 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
 
 def _archives(name: str) -> _Archives:
     if name not in ARCHIVES:
-        raise ValueError(f"There is no data set '{name}'; there are {', '.join(ARCHIVES)}.")
+        raise ValueError(f"There is no data set '{name}'; there are {', '.join(ARCHIVES)}, cifar10.")
     return ARCHIVES[name]
 
 
@@ -231,11 +344,16 @@ def _pair(images: np.ndarray, labels: np.ndarray, archives: _Archives) -> Tensor
     return TensorPair(inputs, torch.from_numpy(labels).long())
 
 
-def _find(name: str, root: str | Path | None) -> list[Path]:
-    archives = _archives(name)
+def _roots(root: str | Path | None) -> list[Path]:
+    """Return where data is looked for, in this order."""
     named = os.environ.get("PRUNING_LIB_DATA")
     roots = [Path(root)] if root else [*([Path(named)] if named else []), CACHE]
-    folders = [base.expanduser() / archives.folder for base in roots]
+    return [base.expanduser() for base in roots]
+
+
+def _find(name: str, root: str | Path | None) -> list[Path]:
+    archives = _archives(name)
+    folders = [base / archives.folder for base in _roots(root)]
     found: list[Path] = []
     for file in FILES:
         path = next((folder / file for folder in folders if (folder / file).is_file()), None)
@@ -268,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``python -m pruning_lib.data fetch NAME``."""
     parser = argparse.ArgumentParser(prog="python -m pruning_lib.data", description="Fetch image data into a cache.")
     command = parser.add_subparsers(required=True, metavar="fetch").add_parser("fetch", help="download and verify")
-    command.add_argument("name", choices=list(ARCHIVES))
+    command.add_argument("name", choices=[*ARCHIVES, "cifar10"])
     command.add_argument("--root", help=f"folder to put it below (default {CACHE})")
     options = parser.parse_args(arguments)
     try:

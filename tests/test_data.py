@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,68 @@ def test_an_unknown_name_is_answered_with_those_there_are() -> None:
 def test_the_library_does_not_import_torchvision() -> None:
     code = "import sys, pruning_lib.data, pruning_lib.models; sys.exit('torchvision' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.ndarray]:
+    """Return a root with six files of 100 random records, one of them compressed, and all the records."""
+    monkeypatch.setattr(data, "CIFAR_RECORDS", 100)
+    table = np.random.default_rng(0).integers(0, 256, (600, data.CIFAR_RECORD), dtype=np.uint8)
+    table[:, 0] %= 10
+    folder = tmp_path / data.CIFAR_FOLDER
+    folder.mkdir(parents=True)
+    for i, name in enumerate(data.CIFAR_FILES):
+        raw = table[100 * i : 100 * (i + 1)].tobytes()
+        if i == 2:
+            (folder / f"{name}.xz").write_bytes(lzma.compress(raw, preset=0))
+        else:
+            (folder / name).write_bytes(raw)
+    monkeypatch.setattr(data, "CACHE", tmp_path / "nothing")
+    monkeypatch.delenv("PRUNING_LIB_DATA", raising=False)
+    return tmp_path, table
+
+
+def test_cifar_is_every_record_once_in_channels_then_rows(photographs: tuple[Path, np.ndarray]) -> None:
+    root, table = photographs
+    split = data.cifar10(root, validation=70)
+    assert [len(pair.targets) for pair in (split.train, split.val, split.test)] == [430, 70, 100]
+    first = table[500]  # the test set keeps its order
+    pixel = (first[1 + 1024 * 2 + 32 * 5 + 9] / 255 - data.CIFAR_MEAN[2]) / data.CIFAR_STD[2]
+    assert split.test.inputs[0, 2, 5, 9].item() == pytest.approx(pixel, rel=1e-5)
+    assert split.test.targets.tolist() == table[500:, 0].tolist()
+    both = torch.cat([split.val.targets, split.train.targets])
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(both, torch.from_numpy(table[:500, 0]).long()[order])
+
+
+def test_cifar_that_is_missing_or_damaged_is_named(photographs: tuple[Path, np.ndarray]) -> None:
+    root, _ = photographs
+    folder = root / data.CIFAR_FOLDER
+    with pytest.raises(ValueError, match="1 … 49,999"):
+        data.cifar10(root, validation=50_000)
+    whole = (folder / "data_batch_3.bin.xz").read_bytes()
+    (folder / "data_batch_3.bin.xz").write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match=r"data_batch_3.bin.xz is damaged .* fetch it again"):
+        data.cifar10(root)
+    (folder / "data_batch_3.bin.xz").write_bytes(whole)
+    short = (folder / "data_batch_1.bin").read_bytes()
+    (folder / "data_batch_1.bin").write_bytes(b"\x0b" + short[1:])  # a label of 11
+    with pytest.raises(ValueError, match="does not hold 100 records"):
+        data.cifar10(root)
+    (folder / "data_batch_1.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data_batch_1.bin belongs into .*fetch cifar10"):
+        data.cifar10(root)
+
+
+def test_crops_and_flips_are_those_of_a_loop() -> None:
+    inputs = torch.randn(50, 3, 6, 5)
+    out = data.crop_and_flip(inputs, torch.Generator().manual_seed(3), padding=2)
+    g = torch.Generator().manual_seed(3)
+    down, right = torch.randint(0, 5, (2, 50), generator=g)
+    flip = torch.rand(50, generator=g) < 0.5
+    assert 5 < flip.sum() < 45
+    for i in range(50):
+        large = torch.zeros(3, 10, 9)
+        large[:, 2:8, 2:7] = inputs[i]
+        part = large[:, down[i] : down[i] + 6, right[i] : right[i] + 5]
+        assert torch.equal(out[i], part.flip(2) if flip[i] else part)
