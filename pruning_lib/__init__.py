@@ -6,6 +6,7 @@ The library of *Pruning by Regularization*; every public name is derived in one 
 from pruning_lib import importance
 from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
 from pruning_lib.dynamics import Dynamics
+from pruning_lib.field import shrinkage_field
 from pruning_lib.measure import Measurement, measure, recalibrate
 from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.regularizers import (
@@ -64,6 +65,7 @@ __all__ = [
     "save",
     "select",
     "shrink",
+    "shrinkage_field",
     "threshold_weights",
     "unbind_batchnorm",
     "units",

@@ -9,7 +9,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
+
+from pruning_lib.field import Field
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -46,6 +48,31 @@ def style() -> None:
             "lines.linewidth": 1.8,
         }
     )
+
+
+def shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) -> Figure:
+    """Draw shrinkage fields side by side: one dot a unit, one colour and marker a method.
+
+    Parameters
+    ----------
+    fields : mapping of str to Field
+        {legend: what `pruning_lib.shrinkage_field` returned}, at most seven.
+    relative : bool
+        Divide importances and rates by each method's largest, so that shapes compare. Otherwise draw them as they are;
+        then all should be per the same unit.
+    """
+    figure, axes = plt.subplots()
+    for (name, field), color, marker in zip(fields.items(), COLORS, MARKERS, strict=False):
+        x, y = field.importance, field.rate
+        if relative:
+            x, y = x / x.abs().max(), y / y.abs().max()
+        axes.plot(x.numpy(), y.numpy(), linestyle="none", marker=marker, markersize=4, color=color, label=name)
+    which = "largest = 1" if relative else "as they are"
+    units = " or ".join(dict.fromkeys(field.per for field in fields.values()))
+    axes.set(xlabel=f"importance of a unit, {which}", ylabel=f"what a step takes from it,\nper {units}")
+    axes.axhline(0, color="#000000", linewidth=0.8, linestyle="-")
+    axes.legend(fontsize="small")
+    return figure
 
 
 def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str], *, name: str, title: str) -> HTML:

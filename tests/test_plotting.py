@@ -5,8 +5,10 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from pruning_lib import plotting
+from pruning_lib.field import Field
 
 
 def frames(count: int) -> list[plt.Figure]:
@@ -45,3 +47,19 @@ def luminance(color: str) -> float:
 def test_series_differ_by_line_and_marker_as_well_as_colour():
     assert len(set(plotting.COLORS)) == len(set(plotting.MARKERS)) == len(set(map(str, plotting.LINES))) == 7
     assert all(1.05 / (luminance(color) + 0.05) >= 2 for color in plotting.COLORS[:4]), "visible on white"
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_fields_are_drawn_dot_by_dot_in_shapes_that_differ(relative: bool) -> None:
+    x = torch.linspace(0.1, 2, 5, dtype=torch.float64)
+    fields = {
+        "L2": Field(x, 3 * x, "lr × strength", ["fc1"] * 5),
+        "group lasso": Field(x, torch.ones_like(x), "lr × strength", ["fc1"] * 5),
+    }
+    figure = plotting.shrinkage_field(fields, relative=relative)
+    first, second = (line for line in figure.axes[0].lines if line.get_marker() != "None")
+    assert first.get_marker() != second.get_marker()
+    assert list(first.get_xdata()) == pytest.approx(list(x / 2 if relative else x))
+    assert list(first.get_ydata()) == pytest.approx(list(x / 2 if relative else 3 * x))
+    assert "per lr × strength" in figure.axes[0].get_ylabel()
+    plt.close(figure)
