@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning_lib.regularizers import SeReNe
+from pruning_lib.regularizers import SeReNe, bound_batchnorm
 from pruning_lib.regularizers.serene import reduce_slopes
 from pruning_lib.units import Group, Member, Units
 
@@ -578,6 +578,33 @@ def test_a_shared_batchnorm_stands_for_the_layer_use_that_it_follows():
         reg.penalty(model(x))
         values.append(reg.sensitivity()["layer"])
     assert torch.allclose(*values)
+
+
+def test_a_bounded_scale_decays_with_its_row():
+    """The scale itself is multiplied, from σ(−60) to σ(40); a dead one stays dead, one below 1e-30 stays."""
+    model, x = make(norm=True)
+    bound_batchnorm(model)
+    gamma, dead = model.norm.parametrizations.weight.original, model.norm.parametrizations.weight[0].dead
+    for start in ([-2.0, 0.5, 3.0], [-60.0, 40.0, -75.0]):
+        with torch.no_grad():
+            gamma.copy_(torch.tensor(start))
+        before = model.norm.weight.detach().clone()
+        reg = SeReNe(model, 0.1, estimator="exact")
+        reg.penalty(model(x))
+        reg.update(torch.optim.SGD(model.parameters(), lr=1.0))
+        keep = 1 - 0.1 * (1 - reg.sensitivity()["conv"].double()).clamp(min=0)
+        assert (keep < 1).all()
+        wanted = torch.where(gamma > -70, before * keep, before)
+        assert torch.allclose(model.norm.weight, wanted, rtol=1e-6)
+        reg.remove()
+    kept = gamma.detach().clone()
+    dead[0] = True
+    for reg, held in ((SeReNe(model, 0.0, estimator="exact"), [gamma]), (SeReNe(model, 0.5, estimator="exact"), [])):
+        reg.penalty(model(x))
+        reg.update(torch.optim.SGD([model.conv.weight, *held], lr=1.0))
+        assert torch.equal(gamma, kept), "strength 0, or not in the optimizer"
+        assert model.norm.weight[0] == 0
+        reg.remove()
 
 
 def test_a_tied_weight_is_felt_wherever_it_is_used():

@@ -44,7 +44,7 @@ from pruning_lib.regularizers.base import (
     snap,
     unwrapped,
 )
-from pruning_lib.units import BatchNorm, Units, Weighted, rows
+from pruning_lib.units import BatchNorm, Units, Weighted, bounded_scale, rows
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -59,7 +59,8 @@ class SeReNe(Regularizer):
     model : nn.Module
         Its linear and convolution layers are observed by hooks, in eager mode; one whose forward is not called (the
         `out_proj` of a MultiheadAttention) does not decay. Where a BatchNorm follows directly, p is its output and its
-        scale γ decays with the row, if it is a parameter; the released code takes p before it and leaves γ.
+        scale decays with the row, bounded (`bound_batchnorm`) or not; the released code takes p before it and leaves
+        the scale. A scale that is computed in another way stays.
     strength : float
         λ in [0, 1), a share of the weight per step. The authors' code uses 1e-4 by default.
     estimator : {"sampled", "exact", "lower-bound", "local"}
@@ -175,8 +176,8 @@ class SeReNe(Regularizer):
             weight = rows(layer)
             if layer.weight.requires_grad and id(layer.weight) in trained:
                 snap(weight.mul_(keep.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1))))
-            if norm is not None and norm.affine and norm.weight.requires_grad and id(norm.weight) in trained:
-                snap(norm.weight.mul_(keep.to(norm.weight.dtype)))
+            if norm is not None and norm.affine:
+                _decay_scale(norm, keep, trained)
         self._step += 1
 
     def sensitivity(self) -> dict[str, Tensor]:
@@ -305,6 +306,21 @@ class SeReNe(Regularizer):
                 assert slope is not None
                 values.setdefault(name, []).append(torch.ones_like(slope) if edge.node is last else slope)
         return {name: torch.stack(uses).mean(0) for name, uses in values.items()}
+
+
+def _decay_scale(norm: BatchNorm, keep: Tensor, trained: Mapping[int, float]) -> None:
+    """Multiply the scale of a BatchNorm by `keep`, if it is trained; a bounded one, σ(γ), through its γ."""
+    bounded = bounded_scale(norm)
+    scale = norm.weight if bounded is None else bounded[0]
+    if not scale.requires_grad or id(scale) not in trained:
+        return
+    keep = keep.to(scale.dtype)
+    if bounded is None:
+        snap(scale.mul_(keep))
+    else:
+        # The γ of keep·σ(γ); σ(−69) is 1e-30, and lower ones stay.
+        lower = keep.log() - torch.logaddexp((1 - keep).log(), -scale)
+        scale.copy_(torch.maximum(lower, scale.clamp(max=-69.0)))
 
 
 def _checked_share(strength: float, owner: object) -> float:
