@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lib import L1, L2, GroupLasso, Guided, LeNet300, Regularizer, SeReNe, StochasticPruning
+from pruning_lib import L1, L2, GroupHoyer, GroupLasso, Guided, LeNet300, Regularizer, SeReNe, StochasticPruning
 from pruning_lib import units as find_units
 from pruning_lib.data import TensorPair, mnist
 from pruning_lib.train import flushed
@@ -40,6 +40,11 @@ METHODS: dict[str, Maker] = {
     "L2, prox": lambda m, u: L2(m, 0.5, apply="prox"),
     "group lasso, loss": lambda m, u: GroupLasso(m, 0.05, apply="loss", units=u),
     "group lasso, prox": lambda m, u: GroupLasso(m, 0.05, units=u),
+    "columns, prox": lambda m, u: GroupLasso(m, 0.05, over="columns", units=u),
+    "coupled, loss": lambda m, u: GroupLasso(m, 0.05, apply="loss", over="coupled", units=u),
+    "coupled, prox": lambda m, u: GroupLasso(m, 0.05, over="coupled", units=u),
+    "group Hoyer": lambda m, u: GroupHoyer(m, 0.05, units=u),
+    "group Hoyer, both": lambda m, u: GroupHoyer(m, 0.05, over="both", units=u),
     "guided L2, prox": lambda m, u: Guided(m, 0.5, apply="prox", units=u),
     "guided group lasso, prox": lambda m, u: Guided(m, 0.05, base=GroupLasso, units=u),
     "stochastic pruning": lambda m, u: StochasticPruning(m, 0.5, units=u),

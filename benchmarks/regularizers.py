@@ -39,6 +39,7 @@ from pruning_lib import units as find_units
 from pruning_lib.regularizers import (
     L1,
     L2,
+    GroupHoyer,
     GroupLasso,
     Guided,
     NetworkSlimming,
@@ -93,7 +94,16 @@ METHODS: dict[str, Maker] = {
     "L2, loss": lambda m, u, x: L2(m, 1e-6, apply="loss"),
     "L2, prox": lambda m, u, x: L2(m, 1e-6, apply="prox"),
     "group lasso, loss": lambda m, u, x: GroupLasso(m, 1e-6, apply="loss"),
+    "group lasso, gradient": lambda m, u, x: GroupLasso(m, 1e-6, apply="gradient"),
+    "group lasso, decay": lambda m, u, x: GroupLasso(m, 1e-6, apply="decay"),
     "group lasso, prox": lambda m, u, x: GroupLasso(m, 1e-6, apply="prox"),
+    "columns, loss": lambda m, u, x: GroupLasso(m, 1e-6, apply="loss", over="columns", units=u),
+    "columns, prox": lambda m, u, x: GroupLasso(m, 1e-6, over="columns", units=u),
+    "coupled, loss": lambda m, u, x: GroupLasso(m, 1e-6, apply="loss", over="coupled", units=u),
+    "coupled, prox": lambda m, u, x: GroupLasso(m, 1e-6, over="coupled", units=u),
+    "coupled, prox, two rates": lambda m, u, x: GroupLasso(m, 1e-6, over="coupled", units=u),
+    "group Hoyer": lambda m, u, x: GroupHoyer(m, 1e-6),
+    "group Hoyer, both": lambda m, u, x: GroupHoyer(m, 1e-6, over="both", units=u),
     "guided L2, loss": lambda m, u, x: Guided(m, 1e-6, units=u),
     "guided group lasso, prox": lambda m, u, x: Guided(m, 1e-6, base=GroupLasso, units=u),
     "slimming, loss": lambda m, u, x: NetworkSlimming(m, 1e-6),
@@ -108,6 +118,8 @@ if importlib.util.find_spec("torch_pruning") is not None:
     METHODS["Torch-Pruning's group norm"] = lambda m, u, x: TorchPruning(m, x)
 TURN = 3
 """Steps a turn: SeReNe's sampled estimator measures at one of three."""
+TWO_RATES = ("coupled, prox, two rates",)
+"""Here the scales have a learning rate of their own, and the proximal map a root to find."""
 SCALES = ("slimming, loss", "slimming, prox", "polarization", "receding neurons")
 """These need a BatchNorm, which LeNet-5 has not."""
 
@@ -128,7 +140,10 @@ class Stepper:
         self.model = make()
         example = torch.zeros(2, *shape[1:])
         self.reg = METHODS[method](self.model, find_units(self.model, example), example)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        short = [p for p in self.model.parameters() if p.ndim == 1] if method in TWO_RATES else []
+        rest = [p for p in self.model.parameters() if all(p is not other for other in short)]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": short, "lr": 0.1}]
+        self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
         if (reg := self.reg) is not None and isinstance(reg, TorchPruning):
             self.optimizer.register_step_pre_hook(lambda *_: reg.regularize())
         self.x, self.y = torch.randn(shape), torch.randint(10, shape[:1])

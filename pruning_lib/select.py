@@ -212,10 +212,11 @@ def _group_of(layer: str, groups: Units) -> str:
     """Return the group that a layer with importance belongs to."""
     try:
         return groups.translate(layer)
-    except ValueError as error:
+    except ValueError:
         raise ValueError(
-            f"select got importance of a layer whose units cannot go: {error} Leave it out, or build the method with "
-            "units=groups, which does."
+            f"select got importance of '{layer}', which writes and rescales no group: its units cannot go, or it is of "
+            "another network. Leave it out, or build the method with units=groups, which does. The groups are "
+            f"{', '.join(groups) or 'none'}."
         ) from None
 
 
