@@ -1,0 +1,191 @@
+"""Task metrics of the medical suites: Dice and instance F1 of maps, AUROC and balanced accuracy of images.
+
+    Dice = 2 |P ∩ T| / (|P| + |T|)        F1 = 2 TP / (2 TP + FP + FN), a pair counts where IoU = |p ∩ t| / |p ∪ t| > ½
+
+The suites `nuclei-unet` and `covid-cnn` report them; the page `datasets` says what they are measured on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def dice(predicted: Tensor, targets: Tensor) -> float:
+    """Return the Dice coefficient of two maps, pooled over all pixels of all images (Dice, 1945).
+
+    Parameters
+    ----------
+    predicted, targets : Tensor
+        Of one shape; what is not 0 is foreground.
+
+    Returns
+    -------
+    float
+        In 0 … 1; 1 if neither map has any foreground.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    _same_shape("dice", predicted, targets)
+    p, t = predicted != 0, targets != 0
+    total = int(p.sum() + t.sum())
+    return 2 * int((p & t).sum()) / total if total else 1.0
+
+
+def instance_f1(predicted: Tensor, instances: Tensor) -> float:
+    """Return the F1 score of objects found, matched one to one where their IoU is above one half.
+
+    Two objects of one map cannot both cover more than half of one object of the other, so the matching is unique.
+    Objects are pooled over all images: one with many counts more.
+
+    Parameters
+    ----------
+    predicted : Tensor
+        (n, height, width), 0 for background. A boolean map, or one of 0 and 1, is cut into its `components` first:
+        touching objects then count as one.
+    instances : Tensor
+        (n, height, width) integers, 0 for background, another number for each object of an image.
+
+    Returns
+    -------
+    float
+        In 0 … 1; 1 if neither map has any object.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are not (n, height, width).
+    """
+    _same_shape("instance_f1", predicted, instances)
+    if predicted.dtype == torch.bool or int(predicted.max()) <= 1:
+        predicted = components(predicted)
+    elif predicted.dim() != 3:
+        raise ValueError(f"instance_f1 expects maps of shape (n, height, width), got {tuple(predicted.shape)}.")
+    p, t = _numbered(predicted), _numbered(instances)
+    sizes_p, sizes_t = torch.bincount(p), torch.bincount(t)
+    pairs, overlap = torch.unique(p * len(sizes_t) + t, return_counts=True)
+    a, b = pairs // len(sizes_t), pairs % len(sizes_t)
+    union = sizes_p[a] + sizes_t[b] - overlap
+    hits = int(((a > 0) & (b > 0) & (2 * overlap > union)).sum())
+    objects = len(sizes_p) + len(sizes_t) - 2  # the background of each is number 0
+    return 2 * hits / objects if objects else 1.0
+
+
+def components(maps: Tensor) -> Tensor:
+    """Return the connected components of foreground, where pixels touch along an edge.
+
+    Every pixel points at itself; neighbours then point at the smaller of their two roots and paths are halved, until
+    nothing changes. The number of rounds grows with the logarithm of an object's length.
+
+    Parameters
+    ----------
+    maps : Tensor
+        (n, height, width); what is not 0 is foreground.
+
+    Returns
+    -------
+    Tensor
+        (n, height, width) int64: 0 for background, 1, 2, … for the components of each image, in reading order.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another.
+    """
+    if maps.dim() != 3:
+        raise ValueError(f"components expects maps of shape (n, height, width), got {tuple(maps.shape)}.")
+    on = maps != 0
+    pixel = torch.arange(on.numel(), device=maps.device).view_as(maps)
+    right, down = on[:, :, 1:] & on[:, :, :-1], on[:, 1:] & on[:, :-1]
+    one = torch.cat([pixel[:, :, 1:][right], pixel[:, 1:][down]])
+    other = torch.cat([pixel[:, :, :-1][right], pixel[:, :-1][down]])
+    root = pixel.flatten().clone()
+    while not torch.equal(root[one], root[other]):
+        low = torch.minimum(root[one], root[other])
+        for end in (one, other):
+            root = root.scatter_reduce(0, root[end], low, "amin")
+        while not torch.equal(root, jumped := root[root]):
+            root = jumped
+    first = (root == pixel.flatten()).view_as(maps) & on
+    counted = first.flatten(1).cumsum(1).flatten()
+    return torch.where(on, counted[root].view_as(maps), 0)
+
+
+def auroc(scores: Tensor, targets: Tensor) -> float:
+    """Return the area under the ROC curve, one class against the rest, averaged over the classes.
+
+    Parameters
+    ----------
+    scores : Tensor
+        (n, classes) logits or probabilities. Two classes are ranked by the difference of their scores.
+    targets : Tensor
+        (n,) classes.
+
+    Returns
+    -------
+    float
+        In 0 … 1; chance is ½ whatever the share of a class.
+
+    Raises
+    ------
+    ValueError
+        If a class has no example, or all of them.
+    """
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    classes = scores.shape[1]
+    counts = targets.bincount(minlength=classes)
+    if len(counts) > classes or counts.min() == 0 or classes < 2:
+        raise ValueError(
+            f"auroc needs examples of each of {classes} classes, got {counts.tolist()}; use a larger part."
+        )
+    scores = scores.detach().double().cpu()
+    if classes == 2:
+        scores = torch.stack([scores[:, 0] - scores[:, 1], scores[:, 1] - scores[:, 0]], 1)
+    truth = targets.cpu()
+    areas = [roc_auc_score((truth == c).numpy(), scores[:, c].numpy()) for c in range(classes)]
+    return float(sum(areas) / classes)
+
+
+def balanced_accuracy(predicted: Tensor, targets: Tensor) -> float:
+    """Return the mean over classes of the share of their examples that were recognized.
+
+    Parameters
+    ----------
+    predicted, targets : Tensor
+        (n,) classes. Classes that no target has are left out.
+
+    Returns
+    -------
+    float
+        In 0 … 1; always answering one class gives 1 / classes.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or there is no example.
+    """
+    _same_shape("balanced_accuracy", predicted, targets)
+    if not len(targets):
+        raise ValueError("balanced_accuracy got no example.")
+    counts = targets.bincount()
+    right = targets[predicted == targets].bincount(minlength=len(counts))
+    return float((right[counts > 0] / counts[counts > 0]).mean())
+
+
+def _numbered(maps: Tensor) -> Tensor:
+    """Return (pixels,) numbers: 0 for background, 1, 2, … for every object of every image."""
+    most = int(maps.max()) + 1
+    image = torch.arange(len(maps), device=maps.device).view(-1, 1, 1) * most
+    values = torch.where(maps != 0, maps.long() + image, 0).flatten()
+    objects, numbers = torch.unique(values, return_inverse=True)
+    shifted: Tensor = numbers if int(objects[0]) == 0 else numbers + 1
+    return shifted
+
+
+def _same_shape(name: str, one: Tensor, other: Tensor) -> None:
+    if one.shape != other.shape:
+        raise ValueError(f"{name} got shapes {tuple(one.shape)} and {tuple(other.shape)}, which have to be equal.")
