@@ -204,7 +204,7 @@ PROTOCOLS = {
             "rni": (1e-2, 3e-2, 1e-1),
         },
         sources={"rni": (3e-2, 3e-2, 3e-2, 3e-2), "slimming": (1e-3, 1e-3, 1e-3, 1e-3)},
-        # 0.01, 0.03 or 0.1: the best validation accuracy of the unpenalized network and of rni, seed 0, at 10 % of MACs.
+        # Of 0.01, 0.03 and 0.1 the best validation error of the unpenalized network at 10 % of MACs, seed 0.
         finetune_lr=0.03,
     ),
     # Strengths: published ones where there are any and one step above, for the training is an eighth as long; for the
