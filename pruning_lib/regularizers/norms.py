@@ -76,7 +76,8 @@ class WeightPenalty(Regularizer):
         if self.apply == "prox":
             self._prox(weights, steps)
         else:
-            for weight, slope, step in zip(weights, self._slopes(weights, 1.0), steps, strict=True):
+            slopes = self._slopes(weights, self._lengths(weights), 1.0)
+            for weight, slope, step in zip(weights, slopes, steps, strict=True):
                 if step:
                     snap(weight.sub_(slope, alpha=step))
 
@@ -84,11 +85,15 @@ class WeightPenalty(Regularizer):
         """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
         return incoming_norms(self._layers)
 
-    def _value(self, weights: list[Tensor]) -> Tensor:
+    def _lengths(self, weights: list[Tensor]) -> list[Tensor]:
+        """Return the lengths of groups that value and slopes are made of, if there are groups."""
+        return []
+
+    def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         """Return R/λ, a scalar."""
         raise NotImplementedError
 
-    def _slopes(self, weights: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
+    def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
         """Yield factor · ∂(R/λ)/∂w of each weight, in its shape."""
         raise NotImplementedError
 
@@ -102,14 +107,16 @@ class _Term(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, method: WeightPenalty, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(*weights)
-        ctx.method = method
-        return weights[0].new_zeros(()) if method.apply == "gradient" else method._value(list(weights))
+        lengths = method._lengths(list(weights))
+        ctx.save_for_backward(*weights, *lengths)
+        ctx.method, ctx.count = method, len(weights)
+        return weights[0].new_zeros(()) if method.apply == "gradient" else method._value(list(weights), lengths)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.method._slopes(list(ctx.saved_tensors), factor)
+        weights, lengths = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        return None, *ctx.method._slopes(list(weights), list(lengths), factor)
 
 
 class L1(WeightPenalty):
@@ -136,10 +143,10 @@ class L1(WeightPenalty):
     def __init__(self, model: nn.Module, strength: float, *, apply: Apply = "prox", units: Units | None = None) -> None:
         super().__init__(model, strength, apply, units)
 
-    def _value(self, weights: list[Tensor]) -> Tensor:
+    def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         return torch.stack([weight.abs().sum() for weight in weights]).sum()
 
-    def _slopes(self, weights: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
+    def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
         return (weight.sign().mul_(factor) for weight in weights)
 
     def _prox(self, weights: list[Tensor], steps: list[float]) -> None:
@@ -172,10 +179,10 @@ class L2(WeightPenalty):
     def __init__(self, model: nn.Module, strength: float, *, apply: Apply = "loss", units: Units | None = None) -> None:
         super().__init__(model, strength, apply, units)
 
-    def _value(self, weights: list[Tensor]) -> Tensor:
+    def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         return torch.stack([0.5 * weight.square().sum() for weight in weights]).sum()
 
-    def _slopes(self, weights: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
+    def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
         return (weight * factor for weight in weights)
 
     def _prox(self, weights: list[Tensor], steps: list[float]) -> None:
@@ -247,8 +254,8 @@ class GroupLasso(WeightPenalty):
             return super().importance()
         weights = [module.weight.detach() for module in self._penalized]
         squares: dict[str, Tensor] = {}
-        for block in self._blocks:
-            square = block.length(self._parts(block, weights)).square()
+        for block, length in zip(self._blocks, self._lengths(weights), strict=True):
+            square = length.square()
             squares[block.name] = squares[block.name] + square if block.name in squares else square
         return {name: square.sqrt() for name, square in squares.items()}
 
@@ -256,17 +263,19 @@ class GroupLasso(WeightPenalty):
         """Return the lengths of the units' parts on each side of a block, each of shape (units,)."""
         return [side.lengths(weights[self._place[side.module]]) for side in block.sides]
 
-    def _value(self, weights: list[Tensor]) -> Tensor:
-        return torch.stack([block.length(self._parts(block, weights)).sum() for block in self._blocks]).sum()
+    def _lengths(self, weights: list[Tensor]) -> list[Tensor]:
+        return [block.length(self._parts(block, weights)) for block in self._blocks]
 
-    def _slopes(self, weights: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
+    def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
+        return torch.stack([length.sum() for length in lengths]).sum()
+
+    def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
         divisors: dict[nn.Module, Tensor] = {}
-        for block in self._blocks:
-            length = block.length(self._parts(block, weights))
+        for block, length in zip(self._blocks, lengths, strict=True):
             # What is 0 has slope 0; what belongs to no unit is divided by infinity.
-            length = torch.where(length > 0, length, 1)
+            divisor = torch.where(length > 0, length, 1)
             for side in block.sides:
-                mine = side.spread(length, torch.inf, weights[self._place[side.module]])
+                mine = side.spread(divisor, torch.inf, weights[self._place[side.module]])
                 other = divisors.get(side.module)
                 # A weight in two groups is pulled by both: w/a + w/b.
                 divisors[side.module] = mine if other is None else 1 / (1 / mine + 1 / other)

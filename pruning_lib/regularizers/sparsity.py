@@ -77,22 +77,20 @@ class GroupHoyer(WeightPenalty):
         self._place = {module: place for place, module in enumerate(self._penalized)}
 
     def _lengths(self, weights: list[Tensor]) -> list[Tensor]:
-        """Return the lengths of each block's groups, each of shape (units,)."""
         return [block.sides[0].lengths(weights[self._place[block.sides[0].module]]) for block in self._blocks]
 
-    def _value(self, weights: list[Tensor]) -> Tensor:
+    def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         # A block that is all 0 counts 0.
-        parts = [(a.sum().square(), a.square().sum()) for a in self._lengths(weights)]
+        parts = [(a.sum().square(), a.square().sum()) for a in lengths]
         return torch.stack([top / torch.where(bottom > 0, bottom, 1) for top, bottom in parts]).sum()
 
-    def _slopes(self, weights: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
+    def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
         factors: dict[nn.Module, Tensor] = {}
-        for block, lengths in zip(self._blocks, self._lengths(weights), strict=True):
+        for block, length in zip(self._blocks, lengths, strict=True):
             side = block.sides[0]
-            ratio = lengths.sum() / lengths.square().sum()
-            pull = 2 * factor * ratio * (1 / lengths - ratio)
+            ratio = length.sum() / length.square().sum()
             # What is 0 has slope 0.
-            pull = torch.where(lengths > 0, pull, 0)
+            pull = torch.where(length > 0, 2 * factor * ratio * (1 / length - ratio), 0)
             mine = side.spread(pull, 0.0, weights[self._place[side.module]])
             # A weight in a row and a column is pulled by both.
             factors[side.module] = factors[side.module] + mine if side.module in factors else mine
