@@ -8,7 +8,7 @@ from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
 from pruning_lib.dynamics import Dynamics
 from pruning_lib.field import shrinkage_field
 from pruning_lib.measure import Measurement, measure, recalibrate
-from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
+from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.regularizers import (
     L1,
     L2,
@@ -32,6 +32,7 @@ __all__ = [
     "L1",
     "L2",
     "VGG16",
+    "ConvNet",
     "Dynamics",
     "GroupHoyer",
     "GroupLasso",

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pruning_lib.channels import shrink
 from pruning_lib.measure import measure
-from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet, UNet
+from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
 
 
 def parameters(model: nn.Module) -> int:
@@ -74,6 +75,32 @@ def test_vgg16_has_the_published_size(width: float) -> None:
     assert found.macs == sum(9 * a * b * s * s for (a, b), s in zip(pairs, SIDES, strict=True)) + last * 10
     if width == 1:
         assert (found.parameters, found.macs) == (14_728_266, 313_201_664)
+
+
+@pytest.mark.parametrize("widths", [(16, 32, 64), (5,), (4, 6, 8, 10)])
+def test_convnet_counts_and_takes_any_size(widths: tuple[int, ...]) -> None:
+    pairs = list(pairwise((3, *widths)))
+    found = measure(ConvNet(widths=widths), torch.randn(1, 3, 128, 96))
+    assert found.parameters == sum(9 * a * b + 2 * b for a, b in pairs) + (widths[-1] + 1) * 10
+    areas = [128 * 96 // 4**level for level in range(len(widths))]
+    assert found.macs == sum(9 * a * b * area for (a, b), area in zip(pairs, areas, strict=True)) + widths[-1] * 10
+    assert ConvNet(3, 1, widths)(torch.randn(2, 1, 16, 35)).shape == (2, 3)
+
+
+def test_convnet_computes_what_its_formula_says_and_shrinks() -> None:
+    model = ConvNet(4, 2, widths=(3,)).eval()
+    with torch.no_grad():
+        model.bn1.weight.copy_(torch.tensor([1.0, 0.0, 2.0]))
+        model.bn1.bias.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    x = torch.randn(2, 2, 8, 9)
+    w = model.state_dict()
+    hidden = F.conv2d(x, w["conv1.weight"], padding=1) / (1 + 1e-5) ** 0.5
+    hidden = (hidden * w["bn1.weight"].view(3, 1, 1) + w["bn1.bias"].view(3, 1, 1)).clamp(min=0)
+    pooled = hidden[:, :, :8, :8].reshape(2, 3, 4, 2, 4, 2).amax((3, 5)).mean((2, 3))
+    torch.testing.assert_close(model(x), pooled @ w["fc.weight"].T + w["fc.bias"])
+    small = shrink(model, x).model
+    assert small.conv1.out_channels == 2
+    torch.testing.assert_close(small(x), model(x))
 
 
 @pytest.mark.parametrize("depth", [20, 32, 56])
@@ -147,5 +174,7 @@ def test_sizes_that_make_no_network_are_named() -> None:
         ResNet(20, width=15)
     with pytest.raises(ValueError, match="positive factor, got 0"):
         VGG16(width=0)
+    with pytest.raises(ValueError, match=r"one convolution at least, got \(\)"):
+        ConvNet(widths=())
     with pytest.raises(ValueError, match="depth must be at least 1"):
         UNet(depth=0)
