@@ -7,6 +7,7 @@ import hashlib
 import lzma
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -158,13 +159,13 @@ def test_the_library_does_not_import_torchvision() -> None:
 @pytest.fixture
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.ndarray]:
     """Return a root with six files of 100 random records, one of them compressed, and all the records."""
-    monkeypatch.setattr(data, "CIFAR_RECORDS", 100)
     table = np.random.default_rng(0).integers(0, 256, (600, data.CIFAR_RECORD), dtype=np.uint8)
     table[:, 0] %= 10
     folder = tmp_path / data.CIFAR_FOLDER
     folder.mkdir(parents=True)
     for i, name in enumerate(data.CIFAR_FILES):
         raw = table[100 * i : 100 * (i + 1)].tobytes()
+        monkeypatch.setitem(data.CIFAR_SHA1, name, (hashlib.sha1(raw).hexdigest(), "of the repaired copy"))
         if i == 2:
             (folder / f"{name}.xz").write_bytes(lzma.compress(raw, preset=0))
         else:
@@ -197,13 +198,39 @@ def test_cifar_that_is_missing_or_damaged_is_named(photographs: tuple[Path, np.n
     with pytest.raises(ValueError, match=r"data_batch_3.bin.xz is damaged .* fetch it again"):
         data.cifar10(root)
     (folder / "data_batch_3.bin.xz").write_bytes(whole)
-    short = (folder / "data_batch_1.bin").read_bytes()
-    (folder / "data_batch_1.bin").write_bytes(b"\x0b" + short[1:])  # a label of 11
-    with pytest.raises(ValueError, match="does not hold 100 records"):
+    one = (folder / "data_batch_1.bin").read_bytes()
+    (folder / "data_batch_1.bin").write_bytes(one[:-1] + bytes([one[-1] ^ 1]))  # a grey level off
+    with pytest.raises(ValueError, match=r"data_batch_1.bin is damaged or of another version: its SHA-1 is"):
         data.cifar10(root)
     (folder / "data_batch_1.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"data_batch_1.bin belongs into .*fetch cifar10"):
         data.cifar10(root)
+
+
+def test_a_repaired_copy_is_read_and_named(
+    photographs: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    root, _ = photographs
+    before = data.cifar10(root, validation=70)
+    assert not recwarn.list
+    monkeypatch.setitem(data.CIFAR_SHA1, "test_batch.bin", ("another", data.CIFAR_SHA1["test_batch.bin"][0]))
+    with pytest.warns(UserWarning, match=r"cifar-10-batches-bin is a repaired copy: 93 of its 60,000 images"):
+        after = data.cifar10(root, validation=70)
+    assert torch.equal(before.test.inputs, after.test.inputs)
+
+
+@pytest.mark.slow  # 20 s: six files of xz
+def test_real_cifar(data_root: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # either copy will do
+        split = data.cifar10(data_root)
+    assert (len(split.train.targets), len(split.val.targets), len(split.test.targets)) == (45_000, 5_000, 10_000)
+    assert torch.cat([split.train.targets, split.val.targets]).bincount().tolist() == [5000] * 10
+    assert split.test.targets.bincount().tolist() == [1000] * 10
+    for channel in range(3):
+        pixels = torch.cat([split.train.inputs[:, channel], split.val.inputs[:, channel]])
+        assert abs(pixels.mean().item()) < 1e-3
+        assert pixels.std().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_crops_and_flips_are_those_of_a_loop() -> None:
