@@ -82,8 +82,9 @@ def taylor(
 ) -> dict[str, Tensor]:
     """Return by how much the loss would move, to first order, without each unit (Molchanov et al., 2019, 1906.10771).
 
-    z_i stands where layers read the unit, whoever wrote it. Behind a ReLU |∂L/∂z_i| is the paper's sum over the weights
-    of a unit, |Σ_j w_ij ∂L/∂w_ij + b_i ∂L/∂b_i|, or with BatchNorm that of its gate, |γ_i ∂L/∂γ_i + β_i ∂L/∂β_i|.
+    This is the paper's gate, standing where layers read the unit, whoever wrote it. Behind a ReLU |∂L/∂z_i| is
+    |Σ_j w_ij ∂L/∂w_ij + b_i ∂L/∂b_i| over the weights of a unit, or |γ_i ∂L/∂γ_i + β_i ∂L/∂β_i| with BatchNorm. The
+    paper's other criterion, by weights, adds their squares instead, so that signs do not cancel.
 
     Parameters
     ----------

@@ -152,7 +152,7 @@ def test_taylor_is_what_the_loss_loses_when_a_small_unit_goes():
             assert true > 0.2 * size**2
 
 
-def test_behind_a_relu_taylor_is_the_papers_sum_over_weights_and_its_gate():
+def test_behind_a_relu_taylor_is_the_sum_over_the_weights_of_a_unit_or_over_scale_and_shift():
     model, x, y = network(two_layers, (2, 2, 2))
     F.cross_entropy(model(x), y).backward()
     w, b = model[1].weight, model[1].bias

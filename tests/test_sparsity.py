@@ -100,7 +100,7 @@ def test_a_layer_times_a_number_costs_the_same_and_equal_rows_cost_one_each():
 
 
 def test_short_rows_are_pulled_and_long_ones_lifted():
-    """Lengths 1, 2, 3: A = 6, B = 14, so that what is shorter than 14/6 sinks."""
+    """Lengths 1, 2, 3: a = 6, q = 14, so that what is shorter than 14/6 sinks."""
     layer = nn.Linear(1, 3, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0], [2.0], [-3.0]]))

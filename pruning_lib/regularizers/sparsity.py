@@ -1,10 +1,10 @@
 """DeepHoyer's Group-HS (Yang, Wen & Li, 2020, arXiv 1908.09979), a baseline in the chapter `serene`.
 
-    R = λ Σ_l (Σ_i ‖w_i‖₂)² / Σ_i ‖w_i‖₂² = λ Σ_l A²/B        ∂R/∂w_i = 2λ (A/B) (1/‖w_i‖₂ − A/B) w_i
+    R = λ Σ_l (Σ_i ‖w_i‖₂)² / Σ_i ‖w_i‖₂² = λ Σ_l a²/q        ∂R/∂w_i = 2λ (a/q) (1/‖w_i‖₂ − a/q) w_i
 
-w_i: the weights of group i of layer l; A, B: the sums of their lengths, and of the squares of these, in the layer.
-A²/B says how many groups there are: k groups of equal length and nothing else give k. A layer times a number has the
-same, so no layer is shortened as a whole: groups shorter than B/A are pulled down, and the others are lifted.
+w_i: the weights of group i of layer l; a, q: the sums of their lengths, and of the squares of these, in the layer.
+a²/q says how many groups there are: k groups of equal length and nothing else give k. A layer times a number has the
+same, so no layer is shortened as a whole: groups shorter than q/a are pulled down, and the others are lifted.
 
 L0 by hard-concrete gates (Louizos et al., 2018) is not here: it is no penalty on weights, but draws a gate for every
 unit in the forward pass, and trains parameters that the gates have of their own.
@@ -49,7 +49,7 @@ class GroupHoyer(WeightPenalty):
 
     Notes
     -----
-    The released code sums over the columns of the first layer as well: the inputs. Here only units are groups. B is the
+    The released code sums over the columns of the first layer as well: the inputs. Here only units are groups. q is the
     sum over the groups penalized, which is ‖W‖² where they are the whole layer.
     """
 
