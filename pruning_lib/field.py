@@ -77,7 +77,8 @@ def shrinkage_field(
     lr : float
         Learning rate of the step; small, as the field is a slope.
     repeats : int
-        Steps to average over, each from the same weights: for methods that draw at random.
+        Steps to average over, each from the same weights: for methods that draw at random. What `StochasticPruning`
+        masks would stay masked from step to step; measure it under ``mode="regrow"``, whose single step is the same.
 
     Returns
     -------
@@ -112,18 +113,20 @@ def _fall(
     weights, state = _copy(model.state_dict()), _copy(regularizer.state_dict())
     optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr)
     falls = torch.zeros_like(before)
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(repeats):
-            optimizer.zero_grad()
-            penalty = regularizer.penalty(model(inputs.to(torch.float64)))
-            if penalty.requires_grad:
-                penalty.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            regularizer.update(optimizer)
-            falls += before - _joined(regularizer.importance())
-            model.load_state_dict(weights)
-    optimizer.zero_grad()
-    regularizer.load_state_dict(state)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(repeats):
+                optimizer.zero_grad()
+                penalty = regularizer.penalty(model(inputs.to(torch.float64)))
+                if penalty.requires_grad:
+                    penalty.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                regularizer.update(optimizer)
+                falls += before - _joined(regularizer.importance())
+                model.load_state_dict(weights)
+    finally:
+        optimizer.zero_grad()
+        regularizer.load_state_dict(state)
     return falls / repeats
 
 

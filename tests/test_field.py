@@ -162,3 +162,14 @@ def test_misuse_is_named() -> None:
     model.fc1.half()
     with pytest.raises(ValueError, match="one floating dtype"):
         shrinkage_field(L2(model, 0.1), model, X)
+
+
+def test_a_model_that_fails_comes_back_as_it_was() -> None:
+    model = network()
+    reg = StochasticPruning(model, 0.1, seed=4)
+    before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(reg.state_dict())
+    with pytest.raises(RuntimeError):
+        shrinkage_field(reg, model, X[:, :, :2])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert str(state) == str(reg.state_dict())
