@@ -3,7 +3,7 @@
 The library of *Pruning by Regularization*; every public name is derived in one of its chapters.
 """
 
-from pruning_lib import importance
+from pruning_lib import importance, metrics
 from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
 from pruning_lib.dynamics import Dynamics
 from pruning_lib.field import shrinkage_field
@@ -61,6 +61,7 @@ __all__ = [
     "iterative",
     "load",
     "measure",
+    "metrics",
     "recalibrate",
     "receding_parameters",
     "save",

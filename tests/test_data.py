@@ -7,8 +7,12 @@ import hashlib
 import lzma
 import subprocess
 import sys
+import tarfile
 import warnings
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -219,8 +223,39 @@ def test_a_repaired_copy_is_read_and_named(
     assert torch.equal(before.test.inputs, after.test.inputs)
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_fetching_cifar_unpacks_the_archive_and_keeps_what_is_there(
+    photographs: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, table = photographs
+    whole = data.cifar10(root, validation=70)
+    archive = tmp_path / "cifar.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        for i, name in enumerate(data.CIFAR_FILES):
+            (tmp_path / name).write_bytes(table[100 * i : 100 * (i + 1)].tobytes())
+            packed.add(tmp_path / name, f"cifar-10-batches-bin/{name}")
+    monkeypatch.setattr(data, "CIFAR_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    other = tmp_path / "other"
+    with HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(data, "CIFAR_URL", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
+        assert data.fetch("cifar10", other) == other / data.CIFAR_FOLDER
+        server.shutdown()
+    assert torch.equal(data.cifar10(other, validation=70).train.inputs, whole.train.inputs)
+    monkeypatch.setattr(data, "CIFAR_URL", "http://127.0.0.1:9/")
+    assert data.fetch("cifar10", other) == other / data.CIFAR_FOLDER
+    with pytest.raises(ConnectionError, match=r"gave no CIFAR-10 .*unpack it into .*cifar-10 by hand"):
+        data.fetch("cifar10", tmp_path / "third")
+
+
 @pytest.mark.slow  # 20 s: six files of xz
 def test_real_cifar(data_root: Path) -> None:
+    if not (data_root / data.CIFAR_FOLDER).is_dir():
+        pytest.skip(f"{data_root} holds no CIFAR-10.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # either copy will do
         split = data.cifar10(data_root)

@@ -157,8 +157,15 @@ def test_missing_and_damaged_files_are_named(small: Small, name: str, file: str)
         load(small[0])
 
 
+def there(root: Path, file: str) -> Path:
+    """Return the root, or skip: nobody may hand the file on, so that CI lacks it as well."""
+    if not (root / file).is_file():
+        pytest.skip(f"{root / file} was not built here.")
+    return root
+
+
 def test_real_nuclei(data_root: Path) -> None:
-    split = data.nuclei(data_root)
+    split = data.nuclei(there(data_root, data.NUCLEI_FILE))
     assert disjoint(split, "group")
     assert sorted(joined(split, "index").tolist()) == list(range(664))
     instances = joined(split, "instances")
@@ -169,7 +176,7 @@ def test_real_nuclei(data_root: Path) -> None:
 
 
 def test_real_chest_xrays(data_root: Path) -> None:
-    split = data.chest_xrays(data_root)
+    split = data.chest_xrays(there(data_root, data.XRAY_FILE))
     assert disjoint(split, "patient")
     targets = torch.cat([pair.targets for pair in (split.train, split.val, split.test)])
     sources, restricted = joined(split, "source"), joined(split, "noncommercial") > 0
@@ -182,9 +189,7 @@ def test_real_chest_xrays(data_root: Path) -> None:
 
 
 def test_flags_of_the_real_nuclei_are_those_that_their_file_holds(data_root: Path) -> None:
-    if not (data_root / data.NUCLEI_FILE).is_file():
-        pytest.skip("The nuclei are not there.")
-    with np.load(data_root / data.NUCLEI_FILE, allow_pickle=False) as stored:
+    with np.load(there(data_root, data.NUCLEI_FILE) / data.NUCLEI_FILE, allow_pickle=False) as stored:
         assert np.array_equal(derived.is_colour(stored["images"]), stored["is_colour"])
         assert np.array_equal(derived.dark_background(stored["images"]), stored["dark_background"])
 
