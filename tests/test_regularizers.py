@@ -483,3 +483,36 @@ def test_on_digits_l2_leaves_no_zero_l1_scatters_them_and_group_lasso_takes_whol
     expected = {L2: zeros.sum() == 0, L1: dead.sum() == 0 and living > 0.2, GroupLasso: dead.sum() > 5 and living == 0}
     assert expected[method]  # [L1: 0.31; group lasso: 14 to 17 of 60 rows]
     assert prl.evaluate(model, split.val).accuracy > 0.9  # [≥ 0.94]
+
+
+@pytest.mark.parametrize("over", ["columns", "coupled"])
+def test_groups_of_a_residual_stream_are_what_its_members_say(over):
+    """Several writers and scales a unit, shortcuts that pad: recomputed channel by channel; one short unit goes."""
+    torch.manual_seed(0)
+    model = prl.ResNet(8)
+    x = torch.randn(2, 3, 32, 32)
+    groups = prl.units(model, x)
+    layers, lengths = dict(model.named_modules()), {}
+    for name, group in groups.items():
+        squares = np.zeros(group.size)
+        outputs = (*group.writers, *group.norms) if over == "coupled" else ()
+        for member, axis in [(m, 0) for m in outputs] + [(m, 1) for m in group.readers]:
+            weight = layers[member.layer].weight.detach().double().numpy()
+            for channel, unit in enumerate(member.index.tolist()):
+                if unit >= 0:
+                    squares[unit] += (np.take(weight, channel, axis) ** 2).sum()
+        lengths[name] = np.sqrt(squares)
+    reg = GroupLasso(model, 1.0, over=over, units=groups)
+    for name, value in reg.importance().items():
+        assert value.numpy() == pytest.approx(lengths[name], rel=1e-5)
+    group = groups["blocks.1.conv1"]
+    with torch.no_grad():
+        for weight in (layers[member.layer].weight for member in (*group.writers, *group.norms)):
+            weight[5] *= 1e-3
+        layers[group.readers[0].layer].weight[:, 5] *= 1e-3
+    reg.update(torch.optim.SGD(model.parameters(), lr=0.05))
+    gone = {name: (value == 0).nonzero().flatten().tolist() for name, value in reg.importance().items()}
+    assert gone == {name: [5] if name == group.name else [] for name in groups}
+    shrunk = prl.shrink(model, x)
+    assert prl.units(shrunk.model, x)[group.name].size == group.size - 1
+    assert shrunk.max_error < 1e-5
