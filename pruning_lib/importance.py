@@ -62,13 +62,14 @@ def magnitude(
     found: dict[str, Tensor] = {}
     for name, group in groups.items():
         lengths = {m: rows(modules[m.layer]).flatten(1).norm(norm, dim=1) for m in group.writers}
-        scales = {m: _scale(modules[m.layer], m.layer, divide=of == "folded") for m in group.norms}
+        norms = [m for m in group.norms if modules[m.layer].affine or of == "folded"]
+        scales = {m: _scale(modules[m.layer], m.layer, divide=of == "folded") for m in norms}
         if of != "scales":
             found[name] = _mean(lengths, group.size)
         if of != "weights" and scales:
             found[name] = found.get(name, 1) * _mean(scales, group.size)
     if not found:
-        raise ValueError("magnitude(of='scales') found no group with a BatchNorm; use of='weights'.")
+        raise ValueError("magnitude(of='scales') found no group with a BatchNorm that has a scale; use of='weights'.")
     return found
 
 
@@ -175,12 +176,12 @@ def _mean(values: dict[Member, Tensor], size: int) -> Tensor:
 
 def _scale(norm: BatchNorm, name: str, *, divide: bool) -> Tensor:
     """Return |γ|, or |γ|/√(v + ε), of a BatchNorm, shape (channels,)."""
-    scale: Tensor = norm.weight.abs() if norm.affine else torch.ones(norm.num_features)
     if not divide:
-        return scale
+        return norm.weight.abs()
     if norm.running_var is None:
         raise ValueError(f"magnitude(of='folded') needs the running variance of '{name}', which keeps none.")
-    return scale.to(norm.running_var) / (norm.running_var + norm.eps).sqrt()
+    deviation = (norm.running_var + norm.eps).sqrt()
+    return norm.weight.abs() / deviation if norm.affine else 1 / deviation
 
 
 def _gated(gate: Tensor, member: Member) -> Callable[[nn.Module, Any], Any]:

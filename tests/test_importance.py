@@ -89,6 +89,12 @@ def test_folded_is_the_row_that_torch_folds_and_ignores_what_batchnorm_undoes():
         model[1].eps *= 9
     assert torch.allclose(importance.magnitude(model, groups, of="folded")["0"], found)
     assert torch.allclose(importance.magnitude(model, groups)["0"], model[0].weight.flatten(1).norm(dim=1))
+    rows, deviation = model[0].weight.flatten(1).norm(dim=1), (model[1].running_var + model[1].eps).sqrt()
+    model[1] = plain = nn.BatchNorm2d(4, affine=False, eps=model[1].eps)
+    plain.running_var.copy_(deviation**2 - plain.eps)
+    assert torch.allclose(importance.magnitude(model, groups, of="folded")["0"], rows / deviation)
+    with pytest.raises(ValueError, match="no group with a BatchNorm that has a scale"):
+        importance.magnitude(model, groups, of="scales")
 
 
 def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
@@ -258,7 +264,7 @@ def test_wrong_use_is_named():
         importance.magnitude(model, groups, norm=0.5)
     with pytest.raises(ValueError, match="Sequential has no layer 'a'; the groups come from another model"):
         importance.magnitude(two_layers(), groups)
-    with pytest.raises(ValueError, match="found no group with a BatchNorm; use of='weights'"):
+    with pytest.raises(ValueError, match="found no group with a BatchNorm that has a scale; use of='weights'"):
         importance.magnitude(two_layers(), prl.units(two_layers(), torch.zeros(1, 8)), of="scales")
     with pytest.raises(ValueError, match="0 examples and batch_size=128; it needs at least 1"):
         importance.taylor(model, groups, (x[:0], y[:0]))
