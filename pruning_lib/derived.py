@@ -22,6 +22,7 @@ NIH_LICENCE = "NIH CC: use unrestricted, attribution requested"
 # Those of the licences in the collection's metadata that allow adaptations to be passed on.
 LICENCES = ("CC BY-NC-SA", "CC BY-NC-SA 4.0", "CC BY 3.0", "CC BY 4.0", "CC BY", "CC BY-SA")
 COVID, NIH = "covid-chestxray-dataset", "COVID-19"
+COLUMNS = {"patientid", "finding", "view", "modality", "filename", "license"}
 CLASSES = ("COVID-19", "other pneumonia / disease", "no finding")
 
 
@@ -128,7 +129,13 @@ def _collected(folder: Path) -> Iterator[dict[str, Any]]:
         raise FileNotFoundError(f"{table} is missing; put a checkout of ieee8023/covid-chestxray-dataset there.")
     seen = set()
     with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+        reader = csv.DictReader(file)
+        if missing := sorted(COLUMNS - set(reader.fieldnames or ())):
+            raise ValueError(
+                f"{table} has no column {', '.join(missing)}: it is of another date than the version read here; check "
+                "out commit 0f7245d."
+            )
+        for row in reader:
             path = folder / row.get("folder", "images") / row["filename"]
             wanted = row["modality"] == "X-ray" and row["view"] in ("PA", "AP", "AP Supine")
             if not wanted or row["license"].strip() not in LICENCES or not path.is_file():

@@ -334,3 +334,10 @@ def test_a_folder_without_the_originals_is_named_and_nothing_is_written(
     with pytest.raises(FileNotFoundError, match="No_findings holds no PNG"):
         derived.build("chest_xrays", collections, tmp_path / "root")
     assert not (tmp_path / "root").exists()
+
+
+def test_metadata_of_another_date_are_named(collections: Path, tmp_path: Path) -> None:
+    table = collections / derived.COVID / "metadata.csv"
+    table.write_text("Patientid,finding,view,filename, url,license\n", encoding="utf-8")  # as it began, in March 2020
+    with pytest.raises(ValueError, match=r"metadata.csv has no column modality, patientid: .* commit 0f7245d"):
+        derived.build("chest_xrays", collections, tmp_path / "root")
