@@ -15,7 +15,7 @@ import pytest
 
 from experiments import report
 from experiments.__main__ import main
-from experiments.runner import Runner, _held, _lock
+from experiments.runner import Runner, _changed, _held, _lock
 from experiments.suites import SUITES, NotYetError, execute
 from pruning_lib.records import load, read, summarize
 
@@ -170,6 +170,17 @@ def test_check_names_what_is_damaged_foreign_or_of_another_configuration(
     assert f"{paths[1].name} was made with another lr" in said
     assert "removal changed the test_accuracy" in said
     assert "prune-l1-s9.json belongs to no run" in said
+
+
+def test_a_tie_in_float32_is_no_change_and_two_answers_are(done: Path) -> None:
+    record = json.loads((done / "digits-tiny" / "prune-group-lasso-1e-02-s0.json").read_text())
+    shrunk = record["prunings"][0]["stages"]["shrunk"]
+    for change, loss, faults in ((2e-4, 1 + 1e-6, 0), (2e-4, 1 + 1e-4, 1), (4e-4, 1.0, 1)):
+        other = json.loads(json.dumps(record))
+        changed = other["prunings"][0]["stages"]["shrunk"]
+        changed["val_accuracy"] = shrunk["val_accuracy"] - change
+        changed["val_loss"] *= loss
+        assert len(_changed(other)) == faults
 
 
 def test_the_records_of_the_checkout_pass_the_check() -> None:
