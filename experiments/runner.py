@@ -167,18 +167,18 @@ def accuracies(record: dict[str, Any]) -> str:
 def _changed(record: dict[str, Any]) -> list[str]:
     """Return where removing units changed an accuracy: it must not, but for an answer that was a tie in float32.
 
-    Outputs are compared in float64 when units are removed. Evaluations are in float32, where one answer in thousands may
-    hang on the last bit of two equal logits; the loss tells that from a change.
+    Outputs are compared in float64 when units are removed. Evaluations are in float32, where one answer in thousands
+    may hang on the last bit of two equal logits; the loss tells that from a change.
     """
     pairs = [("trained", record["stages"].get("trained"), record["stages"].get("shrunk"))]
     whole = "dropped" if record["config"].get("shifts") == "drop" else "zeroed"
     pairs += [(p["target"], p["stages"].get(whole), p["stages"].get("shrunk")) for p in record["prunings"]]
     return [
-        f"removal changed the {part}_accuracy ({where}) from {before[f'{part}_accuracy']} to {after[f'{part}_accuracy']}."
+        f"removal changed the {key} ({where}) from {before[key]} to {after[key]}."
         for where, before, after in pairs
         if before and after
         for part in ("val", "test")
-        if before[f"{part}_accuracy"] != after[f"{part}_accuracy"] and not _tie(before, after, part)
+        if before[key := f"{part}_accuracy"] != after[key] and not _tie(before, after, part)
     ]
 
 
