@@ -61,17 +61,19 @@ def shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) -> Fi
         Divide importances and rates by each method's largest, so that shapes compare. Otherwise draw them as they are;
         then all should be per the same unit.
     """
-    figure, axes = plt.subplots()
+    figure, axes = plt.subplots(layout="constrained")
     for (name, field), color, marker in zip(fields.items(), COLORS, MARKERS, strict=False):
         x, y = field.importance, field.rate
         if relative:
             x, y = x / x.abs().max(), y / y.abs().max()
         axes.plot(x.numpy(), y.numpy(), linestyle="none", marker=marker, markersize=4, color=color, label=name)
-    which = "largest = 1" if relative else "as they are"
-    units = " or ".join(dict.fromkeys(field.per for field in fields.values()))
-    axes.set(xlabel=f"importance of a unit, {which}", ylabel=f"what a step takes from it,\nper {units}")
+    per = "per " + " or ".join(dict.fromkeys(field.per for field in fields.values()))
+    axes.set(
+        xlabel="importance of a unit" + (" (largest = 1)" if relative else ""),
+        ylabel="what a step takes from it" + (" (largest = 1)" if relative else f",\n{per}"),
+    )
     axes.axhline(0, color="#000000", linewidth=0.8, linestyle="-")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside upper center", ncols=min(4, len(fields)), fontsize="small")  # above, clear of the dots
     return figure
 
 

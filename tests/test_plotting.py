@@ -61,5 +61,22 @@ def test_fields_are_drawn_dot_by_dot_in_shapes_that_differ(relative: bool) -> No
     assert first.get_marker() != second.get_marker()
     assert list(first.get_xdata()) == pytest.approx((x / 2 if relative else x).tolist())
     assert list(first.get_ydata()) == pytest.approx((x / 2 if relative else 3 * x).tolist())
-    assert "per lr × strength" in figure.axes[0].get_ylabel()
+    xlabel, ylabel = figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+    assert xlabel == ("importance of a unit (largest = 1)" if relative else "importance of a unit")
+    assert ylabel.endswith("(largest = 1)" if relative else "per lr × strength")
+    plt.close(figure)
+
+
+def test_the_legend_of_seven_fields_covers_no_dot() -> None:
+    x = torch.linspace(0.1, 2, 40, dtype=torch.float64)
+    names = ("L2", "L1", "group lasso", "guided group lasso", "SeReNe", "stochastic pruning", "receding neurons")
+    fields = {name: Field(x, k * x, "lr × strength", ["fc1"] * 40) for k, name in enumerate(names, 1)}
+    figure = plotting.shrinkage_field(fields, relative=False)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(names)
+    box = legend.get_window_extent()
+    assert box.y0 >= figure.axes[0].get_window_extent().y1
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Norm penalties and four ways to apply them: L1, L2, group lasso; met in the chapter `serene`.
+"""Norm penalties and four ways to apply them: L1, L2, group lasso; derived in the chapter `what-a-penalty-does`.
 
     L1           R = λ Σ_ij |w_ij|       ∂R/∂w = λ sign(w)        prox: w ← sign(w) max(|w| − ηλ, 0)
     L2           R = ½λ Σ_ij w_ij²       ∂R/∂w = λ w              prox: w ← w / (1 + ηλ)

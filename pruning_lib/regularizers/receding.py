@@ -1,6 +1,6 @@
 """Receding neuron importances (Suteu & Guo, 2022, arXiv 2204.06404), derived in the chapter `receding-neurons`.
 
-    z_i = α_i (x_i − μ_i) / √(σ_i² + ε)        α_i = σ(γ_i) ∈ (0, 1): the importance of channel i; no β
+    p_i = α_i (x_i − μ_i) / √(σ_i² + ε)        α_i = σ(γ_i) ∈ (0, 1): the importance of channel i; no β
     s_i = σ(γ_i + b)        R = λ Σ_i s_i (1 − log s_i)        ∂R/∂γ_i = −λ s_i (1 − s_i) log s_i ≥ 0
 
 The pull fades both for important channels (s → 1) and for those already gone (s → 0): only the middle recedes. It is
@@ -54,8 +54,9 @@ class RecedingNeurons(Regularizer):
     strength : float
         λ ≥ 0, the penalty's weight in the loss. The paper's code uses 1e-3 for VGG-16, 1e-4 for ResNet-56.
     shift : float
-        b, where the pull is felt: it is largest at γ = −1.18 − b. 3.0 (the released code's default) attacks importances
-        below 0.1 and is used for VGG-16; 0.0 is used for ResNet-56.
+        b, where the pull is felt: it is largest at γ = −1.18 − b. 3.0 (the released code's default, used for VGG-16)
+        attacks importances below 0.1; 0.0 (used for ResNet-56) pulls on nearly all. Prefer 3.0 where BatchNorms
+        follow one another: see the notes.
     units : Units, optional
         Penalize only the BatchNorms of these units.
 
@@ -70,9 +71,11 @@ class RecedingNeurons(Regularizer):
     (`receding_parameters`); then one shot, ``select(reg.importance(), groups, fraction=0.5, floor=3)``, with
     ``kinds=("inner",)`` for a ResNet, `zero`, `shrink`, and training again without the penalty.
 
-    Where another BatchNorm follows the next layer it undoes a factor common to all scales, and under a strong penalty a
-    whole layer recedes together at no loss (on digits all hidden ones do). Ranks across layers then compare what does
-    not compare, and `floor` is what keeps such a layer.
+    Where another BatchNorm follows the next layer it undoes a factor common to all scales, so that a whole layer can
+    recede together at no loss, wherever the pull is felt by its best channels. In the chapter's network on digits, with
+    ``shift=0.0`` (λ = 0.1) both BatchNorms that another follows end below 0.1, best channels included; with
+    ``shift=3.0`` (λ = 0.3) the best of each stay above 0.3. Ranks compare within a layer alone, and `floor` is what keeps one
+    that has slid.
     """
 
     def __init__(self, model: nn.Module, strength: float, *, shift: float = 3.0, units: Units | None = None) -> None:
