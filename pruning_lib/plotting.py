@@ -132,9 +132,9 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
 
 
 def _small_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG of 64 colours, and close it."""
+    """Return a figure as a PNG of 32 colours, and close it."""
     raw, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(raw, format="png", dpi=110)
+    figure.savefig(raw, format="png", dpi=100)
     plt.close(figure)
-    Image.open(raw).convert("RGB").quantize(64).save(small, "PNG", optimize=True)
+    Image.open(raw).convert("RGB").quantize(32).save(small, "PNG", optimize=True)
     return small.getvalue()
