@@ -1,4 +1,4 @@
-"""Protocols on images in classes: train with a penalty, prune to targets, remove, fine-tune; and the controls.
+"""Protocols on images: train with a penalty, prune to targets, remove, fine-tune; and the controls.
 
 Validation data chooses; the test set is read once, after everything that a run builds has been built.
 """
@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from experiments.methods import METHODS, Config, optimizer_of, prepare
+from experiments.tasks import judge, split
 from pruning_lib import data, importance
 from pruning_lib.channels import shrink
 from pruning_lib.channels import units as find_units
 from pruning_lib.measure import measure, recalibrate
-from pruning_lib.models import VGG16, LeNet5, LeNet300, ResNet
+from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.records import Record
 from pruning_lib.regularizers import L2, Regularizer, SeReNe
 from pruning_lib.select import cost, select, zero
-from pruning_lib.train import Callback, Epoch, History, ThresholdOnPlateau, constant, cosine, evaluate, fit
+from pruning_lib.train import Callback, Epoch, History, ThresholdOnPlateau, constant, cosine, fit
 from pruning_lib.units import BatchNorm, Chosen, Units, rows, weighted
 
-# Data and networks by the names that configurations give them.
-DATA: dict[str, Callable[[], data.Split]] = {
-    "mnist": data.mnist,
-    "fashion-mnist": data.fashion_mnist,
-    "cifar10": data.cifar10,
-    "digits": data.digits,
-}
+# Networks by the names that configurations give them.
 Shape = tuple[int, int, int]
 NETWORKS: dict[str, Callable[[Config, Shape, int], nn.Module]] = {
     "lenet300": lambda config, shape, classes: LeNet300(classes, shape, tuple(config["widths"])),
@@ -43,14 +37,10 @@ NETWORKS: dict[str, Callable[[Config, Shape, int], nn.Module]] = {
     "lenet5-bn": lambda config, shape, classes: LeNet5(classes, shape, bn=True),
     "vgg16": lambda config, shape, classes: VGG16(classes, config["width"], shape[0]),
     "resnet20": lambda config, shape, classes: ResNet(20, classes, inputs=shape[0]),
+    "unet": lambda config, shape, classes: UNet(classes, shape[0], config["channels"]),
+    "convnet": lambda config, shape, classes: ConvNet(classes, shape[0], tuple(config["widths"])),
 }
 EXAMPLES = 5000  # of the training set, for what reads data without training
-
-
-@cache
-def split(name: str) -> data.Split:
-    """Return a data set, read once a process."""
-    return DATA[name]()
 
 
 @dataclass(eq=False)
@@ -114,12 +104,9 @@ class Bench:
 
     def stage(self, model: nn.Module) -> dict[str, Any]:
         """Measure a model on validation data now, on test data at the end."""
-        loss, accuracy = evaluate(model, self.split.val)
         size = measure(model, self.example)
         layers = list(weighted(model).items())
-        values = {
-            "val_loss": _rounded(loss),
-            "val_accuracy": _rounded(accuracy),
+        values = self.judge(model, "val") | {
             # A unit counts as long as something still reaches it: its row is not all zero.
             "units": {name: int((rows(layer).flatten(1) != 0).any(1).sum()) for name, layer in layers[:-1]},
             "parameters": size.parameters,
@@ -130,11 +117,15 @@ class Bench:
         self.waiting.append((values, copy.deepcopy(model)))
         return values
 
+    def judge(self, model: nn.Module, part: str) -> dict[str, Any]:
+        """Return loss, accuracy and the task's own scores on a part of the data."""
+        found = judge(model, self.config["data"], part)
+        return {f"{part}_{name}": _rounded(value) for name, value in found.items()}
+
     def read_test(self) -> None:
         """Read the test set, once, for every stage."""
         for values, model in self.waiting:
-            loss, accuracy = evaluate(model, self.split.test)
-            values |= {"test_loss": _rounded(loss), "test_accuracy": _rounded(accuracy)}
+            values |= self.judge(model, "test")
 
     def record(self, stages: dict[str, Any], prunings: list[dict[str, Any]], history: History, **more: Any) -> Record:
         """Read the test set and return the record, still without provenance."""
@@ -168,9 +159,9 @@ class Target:
             return {"fraction": self.share}
         return {"macs": round(self.share * sum(groups.macs.values()))}
 
-    def uniform(self, groups: Units, kinds: frozenset[str]) -> dict[str, int]:
-        """Return widths scaled by one factor: by the fraction, or the largest within the budget."""
-        sizes = {name: group.size for name, group in groups.items() if group.kind in kinds}
+    def uniform(self, groups: Units, names: set[str]) -> dict[str, int]:
+        """Return widths of these groups scaled by one factor: by the fraction, or the largest within the budget."""
+        sizes = {name: group.size for name, group in groups.items() if name in names}
         if self.kind == "fraction":
             return {name: round(size * (1 - self.share)) for name, size in sizes.items()}
         first = next(iter(sizes.values()))
@@ -229,6 +220,7 @@ def _prune(
 ) -> dict[str, Any]:
     config = bench.config
     budget = Target.of(target).budget(groups)
+    ranks = {name: rank for name, rank in ranks.items() if name in _prunable(groups, config)}
     chosen = select(ranks, groups, floor=config.get("floor", 1), kinds=_kinds(config), **budget)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
@@ -272,7 +264,9 @@ def run_scratch(bench: Bench, source: Record | None) -> Record:
     config = bench.config
     groups = find_units(bench.dense(), bench.example)
     target = Target.of(config["target"])
-    widths = target.uniform(groups, _kinds(config)) if source is None else found_widths(source, config["target"])
+    widths = (
+        target.uniform(groups, _prunable(groups, config)) if source is None else found_widths(source, config["target"])
+    )
     epochs = config["epochs"]
     if config["method"].startswith("scratch-b"):
         saved = sum(groups.macs.values()) / cost(fewer(groups, widths), groups)
@@ -291,6 +285,12 @@ def found_widths(source: Record, target: str) -> dict[str, int]:
 
 def _kinds(config: Config) -> frozenset[Any]:
     return frozenset(config.get("kinds", ("inner", "stream")))
+
+
+def _prunable(groups: Units, config: Config) -> set[str]:
+    """Return the names of the groups that a suite prunes, by every method alike."""
+    kinds, normalized = _kinds(config), config.get("normalized", False)
+    return {name for name, group in groups.items() if group.kind in kinds and (group.norms or not normalized)}
 
 
 def _unused_input_macs(model: nn.Module) -> int:

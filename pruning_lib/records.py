@@ -44,6 +44,10 @@ METRICS: dict[str, type] = {
     "macs": int,
     "macs_used_inputs": int,
 }
+SCORES = ("dice", "balanced_accuracy", "instance_f1", "auroc", "auroc_covid", "auroc_within")
+"""What tasks are judged by where the accuracy does not say it all; of the validation and of the test data."""
+JUDGED_BY = ("dice", "balanced_accuracy", "accuracy")
+"""An error is what a stage lacks to 100 % of the first of these that it has."""
 PARTS: dict[str, type] = {
     "suite": str,
     "config": dict,
@@ -84,7 +88,14 @@ def _validate_stages(stages: Mapping[str, Any], name: str) -> None:
             raise ValueError(f"{name}: there is no stage called '{stage}'; the stages are {', '.join(STAGES)}.")
         for metric, kind in METRICS.items():
             _typed(values, metric, kind, f"{name}: {stage}")
+        for score in _scores(values):
+            _typed(values, score, float, f"{name}: {stage}")
         _typed(values, "units", dict, f"{name}: {stage}")
+
+
+def _scores(stage: Mapping[str, Any]) -> list[str]:
+    """Return the names of the task's own scores that a stage has."""
+    return [key for score in SCORES for part in ("val", "test") if (key := f"{part}_{score}") in stage]
 
 
 def _typed(values: Mapping[str, Any], key: str, kind: type, name: str) -> Any:
@@ -161,8 +172,10 @@ def load(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> lis
     -------
     list of dict
         Keys: recipe, method, strength, seed, criterion, target (None where nothing was chosen); of the last stage units
-        (list of int), parameters, nonzero, macs, macs_used_inputs, val_error, test_error in percent; and
-        ``<stage>_val_error``, ``<stage>_test_error`` for every stage (None where there is none).
+        (list of int), parameters, nonzero, macs, macs_used_inputs, val_error, test_error in percent;
+        ``<stage>_val_error``, ``<stage>_test_error`` for every stage (None where there is none); and where the task has
+        scores of its own, each of the last stage (``test_auroc``) and after training (``trained_test_auroc``), 0 … 1.
+        Errors are those of the Dice coefficient or of the balanced accuracy where there is one, else of the accuracy.
 
     Raises
     ------
@@ -230,11 +243,16 @@ def _row(config: Mapping[str, Any], run: Mapping[str, Any], pruning: Mapping[str
     row |= {f"{part}_error": _error(last, part) for part in ("val", "test")}
     for stage in STAGES:
         row |= {f"{stage}_{part}_error": _error(stages.get(stage), part) for part in ("val", "test")}
+    for score in _scores(last):
+        row |= {f"trained_{score}": stages["trained"][score], score: last[score]}
     return row
 
 
 def _error(stage: Mapping[str, Any] | None, part: str) -> float | None:
-    return None if stage is None else round(100 * (1 - stage[f"{part}_accuracy"]), 4)
+    if stage is None:
+        return None
+    score: float = next(stage[key] for name in JUDGED_BY if (key := f"{part}_{name}") in stage)
+    return round(100 * (1 - score), 4)
 
 
 def choose(rows: Iterable[Row]) -> list[Row]:

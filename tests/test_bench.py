@@ -40,7 +40,7 @@ def test_a_narrow_network_is_the_one_its_constructor_would_draw(tmp_path: Path) 
 def test_a_narrow_residual_network_keeps_its_stream(tmp_path: Path) -> None:
     bench = Bench(config(model="resnet20"), tmp_path)
     groups = units(bench.dense(), bench.example)
-    widths = Target.of("macs-0.25").uniform(groups, frozenset({"inner"}))
+    widths = Target.of("macs-0.25").uniform(groups, {name for name, group in groups.items() if group.kind == "inner"})
     assert set(widths) == {f"blocks.{i}.conv1" for i in range(9)}
     small: Any = bench.narrow(widths)
     assert [block.conv1.out_channels for block in small.blocks] == list(widths.values())
@@ -54,7 +54,7 @@ def test_a_narrow_residual_network_keeps_its_stream(tmp_path: Path) -> None:
 def test_uniform_widths_are_the_largest_within_the_budget(tmp_path: Path, target: str) -> None:
     bench = Bench(config(), tmp_path)
     groups = units(bench.dense(), bench.example)
-    widths = Target.of(target).uniform(groups, frozenset({"inner"}))
+    widths = Target.of(target).uniform(groups, {name for name, group in groups.items() if group.kind == "inner"})
     if target == "fraction-0.5":
         assert widths == {"fc1": 16, "fc2": 8}
         return
