@@ -114,6 +114,7 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         )
     first, last = html.escape(labels[0]), len(figures) - 1
     # Inline, because a notebook's output may bring no script of its own; JupyterLab strips `hidden`, not `display`.
+    # JupyterLab's shortcuts would take the arrow keys from the range input: `onkeydown` keeps them.
     move = (
         "const b=this.closest('.frames'),t=JSON.parse(this.dataset.labels)[this.value];"
         "[...b.querySelectorAll('.frames-view > img')]"
@@ -127,7 +128,7 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         f'<p><label for="{name}-range">{html.escape(title)}: <output for="{name}-range">{first}</output></label><br>'
         f'<input id="{name}-range" type="range" min="0" max="{last}" value="0" step="1" '
         f'style="width:100%;max-width:36rem" data-labels="{html.escape(json.dumps(list(labels)))}" '
-        f'aria-valuetext="{first}" oninput="{html.escape(move)}"></p></div>'
+        f'aria-valuetext="{first}" onkeydown="event.stopPropagation()" oninput="{html.escape(move)}"></p></div>'
     )
 
 

@@ -28,6 +28,7 @@ def test_slider_needs_nothing_from_outside_and_names_every_frame():
     assert [("display:block" in image) for image in images] == [True, False, False]
     assert not re.search(r"https?:|<script|\bhidden\b", page)
     assert 'max="2"' in page
+    assert re.search(r'<input[^>]* onkeydown="event.stopPropagation\(\)"', page), "else JupyterLab takes the arrow keys"
     assert 'aria-valuetext="1"' in page
     assert plt.get_fignums() == []
 
