@@ -220,7 +220,9 @@ def _prune(
 ) -> dict[str, Any]:
     config = bench.config
     budget = Target.of(target).budget(groups)
-    ranks = {name: rank for name, rank in ranks.items() if name in _prunable(groups, config)}
+    # Scales are listed under their BatchNorm, weights under their layer.
+    left = {member.layer for name in groups.keys() - _prunable(groups, config) for member in groups[name].writers}
+    ranks = {name: rank for name, rank in ranks.items() if name not in left}
     chosen = select(ranks, groups, floor=config.get("floor", 1), kinds=_kinds(config), **budget)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
