@@ -180,7 +180,7 @@ class L2(WeightPenalty):
         super().__init__(model, strength, apply, units)
 
     def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
-        return torch.stack([0.5 * weight.square().sum() for weight in weights]).sum()
+        return 0.5 * torch.stack([torch.linalg.vector_norm(weight) for weight in weights]).square().sum()
 
     def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
         return (weight * factor for weight in weights)
