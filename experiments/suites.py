@@ -34,6 +34,29 @@ PENALIZED: dict[str, tuple[float, ...]] = {  # the middle strengths of mnist-len
     "guided-group-lasso": (3e-2,),
     "serene-sampled": (3e-3,),
 }
+LENET5: dict[str, tuple[float, ...]] = {
+    "dense": (0.0,),
+    "l2": (1e-3, 3e-3),
+    "l1": (1e-3, 3e-3),
+    "group-lasso": (1e-2, 3e-2),
+    "stochastic": (0.1, 0.2),
+    "stochastic-l2": (1e-3, 3e-3),
+    "stochastic-l1": (3e-4, 1e-3),
+    "guided-l2": (3e-3, 1e-2),
+    "guided-l1": (1e-3, 3e-3),
+    "guided-group-lasso": (1e-2, 3e-2),
+    "serene-sampled": (1e-3, 3e-3),
+    "serene-lower-bound": (1e-3, 3e-3),
+    "serene-local": (3e-3, 1e-2),
+}
+LENET5_BN: dict[str, tuple[float, ...]] = {
+    "dense": (0.0,),
+    "l2": (1e-3, 3e-3),
+    "group-lasso": (3e-3, 1e-2),
+    "slimming": (3e-4, 1e-3),
+    "polarization": (3e-4, 1e-3),
+    "rni": (3e-2, 1e-1),
+}
 XRAYS: dict[str, tuple[float, ...]] = {
     "dense": (0.0,),
     "rni": (3e-1,),
@@ -173,6 +196,22 @@ class Protocol:
             "finetune_epochs": self.finetune_epochs,
             "finetune_lr": self.finetune_lr,
         }
+
+
+def _lenet5(data: str, *, bn: bool) -> Protocol:
+    """Return the protocol of LeNet-5 on a data set: strengths are the middle ones of LeNet-300."""
+    twin = "-bn" if bn else ""
+    return Protocol(
+        suite=f"{data.removesuffix('-mnist')}-lenet5{twin}",
+        data=data,
+        network={"model": f"lenet5{twin}"},
+        strengths=LENET5_BN if bn else LENET5,
+        sources={"rni": (3e-2,) * 4} if bn else {"group-lasso": (1e-2,) * 4, "serene-sampled": (3e-3,) * 4},
+        seeds=(0, 1, 2),
+        lr=0.05,
+        finetune_lr=0.02,
+        more={"precision": "bfloat16"},
+    )
 
 
 # Learning rate and momentum: the best validation accuracy of the dense network among 0.05, 0.1 and 0, 0.9. Strengths:
@@ -323,6 +362,37 @@ PROTOCOLS = {
         sources={},
         seeds=(0, 1, 2),
     ),
+    "cifar10-resnet20": Protocol(
+        suite="cifar10-resnet20",
+        data="cifar10",
+        network={"model": "resnet20"},
+        strengths={
+            "dense": (0.0,),
+            "rni": (3e-2,),
+            "slimming": (3e-4,),
+            "stochastic-l2": (3e-3,),
+            "group-lasso": (3e-3,),
+            "guided-group-lasso": (3e-3,),
+            "serene-sampled": (1e-3,),
+            "polarization": (3e-4,),
+        },
+        sources={"rni": (3e-2, 3e-2, 3e-2)},
+        criteria={"dense": ("taylor", "random")},
+        seeds=(0, 1, 2),
+        targets=("fraction-0.5", "fraction-0.6", "fraction-0.9"),
+        epochs=12,
+        finetune_epochs=4,
+        finetune_lr=0.02,
+        batch_size=128,
+        more={
+            "weight_decay": 5e-4,
+            "precision": "bfloat16",
+            "augment": True,
+            "shifts": "drop",
+            "floor": 3,
+            "kinds": ["inner"],
+        },
+    ),
     "digits-tiny": Protocol(
         suite="digits-tiny",
         data="digits",
@@ -348,6 +418,16 @@ ABOUT = {
     "covid-cnn-within": "the control: X-rays of one collection alone, 5 seeds",
     "ablation-criteria": "penalty × criterion on LeNet-300 with BatchNorm, and what becomes of the shift β, 3 seeds",
     "ablation-readings": "guidance families and sampling kernels on MNIST, 3 seeds",
+    "mnist-lenet5": "LeNet-5 on MNIST, 3 seeds",
+    "mnist-lenet5-bn": "its twin with BatchNorm, 3 seeds",
+    "fashion-lenet5": "LeNet-5 on Fashion-MNIST, 3 seeds",
+    "fashion-lenet5-bn": "its twin with BatchNorm, 3 seeds",
+    "cifar10-resnet20": "ResNet-20 on CIFAR-10: 50, 60, 90 % of the inner channels, 3 seeds",
     "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
+}
+PROTOCOLS |= {
+    protocol.suite: protocol
+    for data in ("mnist", "fashion-mnist")
+    for protocol in (_lenet5(data, bn=False), _lenet5(data, bn=True))
 }
 SUITES = {name: Suite(name, ABOUT[name], protocol.configs) for name, protocol in PROTOCOLS.items()}
