@@ -74,8 +74,8 @@ class RecedingNeurons(Regularizer):
     Where another BatchNorm follows the next layer it undoes a factor common to all scales, so that a whole layer can
     recede together at no loss, wherever the pull is felt by its best channels. In the chapter's network on digits, with
     ``shift=0.0`` (λ = 0.1) both BatchNorms that another follows end below 0.1, best channels included; with
-    ``shift=3.0`` (λ = 0.3) the best of each stay above 0.3. Ranks compare within a layer alone, and `floor` is what keeps one
-    that has slid.
+    ``shift=3.0`` (λ = 0.3) the best of each stay above 0.3. Ranks compare within a layer alone, and `floor` is what
+    keeps one that has slid.
     """
 
     def __init__(self, model: nn.Module, strength: float, *, shift: float = 3.0, units: Units | None = None) -> None:
