@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from experiments.bench import Bench, run_loop, run_prune, run_scratch
@@ -56,16 +56,6 @@ LENET5_BN: dict[str, tuple[float, ...]] = {
     "slimming": (3e-4, 1e-3),
     "polarization": (3e-4, 1e-3),
     "rni": (3e-2, 1e-1),
-}
-XRAYS: dict[str, tuple[float, ...]] = {
-    "dense": (0.0,),
-    "rni": (3e-1,),
-    "slimming": (3e-3,),
-    "stochastic-l2": (3e-2,),
-    "group-lasso": (3e-2,),
-    "guided-group-lasso": (3e-2,),
-    "serene-sampled": (1e-2,),
-    "polarization": (3e-3,),
 }
 ALL_CRITERIA = ("magnitude", "scales", "folded", "taylor", "random")
 
@@ -214,6 +204,56 @@ def _lenet5(data: str, *, bn: bool) -> Protocol:
     )
 
 
+# Strengths: one each and not searched, such that a unit without any gradient would just lose its whole length,
+# scale or importance in these 4,200 steps; the published ones are for 112,000.
+CIFAR10 = Protocol(
+    suite="cifar10-vgg16-quarter",
+    data="cifar10",
+    network={"model": "vgg16", "width": 0.25},
+    strengths={
+        "dense": (0.0,),
+        "rni": (3e-2,),
+        "slimming": (3e-4,),
+        "stochastic-l2": (3e-3,),
+        "group-lasso": (3e-3,),
+        "guided-group-lasso": (3e-3,),
+        "serene-sampled": (1e-3,),
+        "polarization": (3e-4,),
+    },
+    sources={"rni": (3e-2, 3e-2, 3e-2)},
+    criteria={"dense": ("taylor", "random")},
+    seeds=(0, 1, 2),
+    targets=("fraction-0.5", "fraction-0.6", "fraction-0.9"),
+    epochs=12,
+    finetune_epochs=4,
+    finetune_lr=0.02,
+    batch_size=128,
+    more={"weight_decay": 5e-4, "precision": "bfloat16", "augment": True, "shifts": "drop", "floor": 3},
+)
+XRAYS = Protocol(
+    suite="covid-cnn",
+    data="chest-xrays",
+    network={"model": "convnet", "widths": [16, 32, 64, 64]},
+    strengths={
+        "dense": (0.0,),
+        "rni": (3e-1,),
+        "slimming": (3e-3,),
+        "stochastic-l2": (3e-2,),
+        "group-lasso": (3e-2,),
+        "guided-group-lasso": (3e-2,),
+        "serene-sampled": (1e-2,),
+        "polarization": (3e-3,),
+    },
+    sources={"group-lasso": (3e-2, 3e-2)},
+    criteria={"dense": ("random",)},
+    targets=("fraction-0.5", "fraction-0.75"),
+    epochs=30,
+    finetune_epochs=10,
+    lr=0.02,
+    batch_size=32,
+    more={"shifts": "drop", "augment": True, "precision": "bfloat16"},
+)
+
 # Learning rate and momentum: the best validation accuracy of the dense network among 0.05, 0.1 and 0, 0.9. Strengths:
 # steps of 3 around the best validation accuracy of seed 0 at the targets, from shorter fine-tuning; where the best of
 # seed 0 then lay at the upper edge (L2, L1, serene-local), one more was added. Epochs are what 90 core-minutes allow.
@@ -256,34 +296,15 @@ PROTOCOLS = {
         # Of 0.01, 0.03 and 0.1 the best validation error of the unpenalized network at 10 % of MACs, seed 0.
         finetune_lr=0.03,
     ),
-    # Strengths: one each and not searched, such that a unit without any gradient would just lose its whole length,
-    # scale or importance in these 4,200 steps; the published ones are for 112,000.
-    "cifar10-vgg16-quarter": Protocol(
-        suite="cifar10-vgg16-quarter",
-        data="cifar10",
-        network={"model": "vgg16", "width": 0.25},
-        strengths={
-            "dense": (0.0,),
-            "rni": (3e-2,),
-            "slimming": (3e-4,),
-            "stochastic-l2": (3e-3,),
-            "group-lasso": (3e-3,),
-            "guided-group-lasso": (3e-3,),
-            "serene-sampled": (1e-3,),
-            "polarization": (3e-4,),
-        },
-        sources={"rni": (3e-2, 3e-2, 3e-2)},
-        criteria={"dense": ("taylor", "random")},
-        seeds=(0, 1, 2),
-        targets=("fraction-0.5", "fraction-0.6", "fraction-0.9"),
-        epochs=12,
-        finetune_epochs=4,
-        finetune_lr=0.02,
-        batch_size=128,
-        more={"weight_decay": 5e-4, "precision": "bfloat16", "augment": True, "shifts": "drop", "floor": 3},
+    "cifar10-vgg16-quarter": CIFAR10,
+    "cifar10-resnet20": replace(
+        CIFAR10,
+        suite="cifar10-resnet20",
+        network={"model": "resnet20"},
+        more=CIFAR10.more | {"kinds": ["inner"]},
     ),
-    # Here and for the X-rays: strengths by the rule of VGG-16. What some methods cannot rank none may prune: the
-    # transposed convolutions have no BatchNorm.
+    # Strengths by the rule of CIFAR-10. What some methods cannot rank none may prune: the transposed convolutions have
+    # no BatchNorm.
     "nuclei-unet": Protocol(
         suite="nuclei-unet",
         data="nuclei",
@@ -308,34 +329,18 @@ PROTOCOLS = {
         batch_size=16,
         more={"shifts": "drop", "precision": "bfloat16", "normalized": True},
     ),
-    "covid-cnn": Protocol(
-        suite="covid-cnn",
-        data="chest-xrays",
-        network={"model": "convnet", "widths": [16, 32, 64, 64]},
-        strengths=XRAYS,
-        sources={"group-lasso": (3e-2, 3e-2)},
-        criteria={"dense": ("random",)},
-        targets=("fraction-0.5", "fraction-0.75"),
-        epochs=30,
-        finetune_epochs=10,
-        lr=0.02,
-        batch_size=32,
-        more={"shifts": "drop", "augment": True, "precision": "bfloat16"},
-    ),
+    "covid-cnn": XRAYS,
     # The control: images of the first collection alone, where the source gives nothing away.
-    "covid-cnn-within": Protocol(
+    "covid-cnn-within": replace(
+        XRAYS,
         suite="covid-cnn-within",
         data="chest-xrays-within",
-        network={"model": "convnet", "widths": [16, 32, 64, 64]},
         strengths={"dense": (0.0,), "group-lasso": (3e-2,)},
         sources={},
         criteria={},
         targets=("fraction-0.5",),
         epochs=60,
         finetune_epochs=20,
-        lr=0.02,
-        batch_size=32,
-        more={"shifts": "drop", "augment": True, "precision": "bfloat16"},
     ),
     # One epoch of fine-tuning: what is compared is the choice.
     "ablation-criteria": Protocol(
@@ -361,37 +366,6 @@ PROTOCOLS = {
         },
         sources={},
         seeds=(0, 1, 2),
-    ),
-    "cifar10-resnet20": Protocol(
-        suite="cifar10-resnet20",
-        data="cifar10",
-        network={"model": "resnet20"},
-        strengths={
-            "dense": (0.0,),
-            "rni": (3e-2,),
-            "slimming": (3e-4,),
-            "stochastic-l2": (3e-3,),
-            "group-lasso": (3e-3,),
-            "guided-group-lasso": (3e-3,),
-            "serene-sampled": (1e-3,),
-            "polarization": (3e-4,),
-        },
-        sources={"rni": (3e-2, 3e-2, 3e-2)},
-        criteria={"dense": ("taylor", "random")},
-        seeds=(0, 1, 2),
-        targets=("fraction-0.5", "fraction-0.6", "fraction-0.9"),
-        epochs=12,
-        finetune_epochs=4,
-        finetune_lr=0.02,
-        batch_size=128,
-        more={
-            "weight_decay": 5e-4,
-            "precision": "bfloat16",
-            "augment": True,
-            "shifts": "drop",
-            "floor": 3,
-            "kinds": ["inner"],
-        },
     ),
     "digits-tiny": Protocol(
         suite="digits-tiny",

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize, prune
 from pruning_lib.channels import load, save, shrink, units
 from pruning_lib.channels.constant import Constant
 from pruning_lib.measure import measure
-from pruning_lib.models import LeNet5, LeNet300
+from pruning_lib.models import LeNet5, LeNet300, UNet
 from pruning_lib.regularizers import SeReNe, bound_batchnorm
 
 
@@ -805,6 +805,18 @@ def test_a_dead_branch_takes_its_bounded_scales_along():
     shrunk = shrink(model, torch.randn(2, 1, 12, 12).double())
     assert type(shrunk.model.bn2) is Constant
     assert_equal(model, shrunk.model, 1, 9, 14, tolerance=1e-12)
+
+
+def test_a_dead_bottom_is_upsampled_to_the_size_that_the_network_asks_for():
+    model = seeded(lambda: UNet(channels=4, depth=2)).double().eval()
+    with torch.no_grad():
+        model.down[-1].bn2.weight.zero_()
+        model.down[-1].bn2.bias.zero_()
+        model.up[0].bias.normal_()
+    shrunk = shrink(model, torch.randn(2, 3, 13, 18).double())
+    assert type(shrunk.model.up[0]) is Constant
+    for size in ((13, 18), (9, 11), (16, 16)):
+        assert_equal(model, shrunk.model, 3, *size, tolerance=1e-12)
 
 
 def test_constants_shrink_with_their_stream():

@@ -120,6 +120,8 @@ def visit(browser: Any, address: str, width: int, theme: str) -> Iterator[Any]:
         page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
         page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
         page.wait_for_timeout(150)
+        # What was opened fades in, and is pale until it has.
+        page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
         return page, faults
 
     context.route("**/*", inside)
@@ -147,6 +149,20 @@ def test_search_finds_a_page_without_a_network(visit: Any, width: int, theme: st
     opened, faults = visit("search.html?q=sensitivity")
     opened.wait_for_selector("#search-results li a", timeout=10_000)
     assert faults == []
+
+
+def test_a_number_stays_with_its_unit_outside_of_code() -> None:
+    if not PAGES:
+        unavailable("The book is not built; run `make book`.")
+    parted = []
+    for page in PAGES:
+        html = (SITE / page).read_text(encoding="utf-8")
+        text = re.sub(r"<(pre|script|style|code)\b.*?</\1>|<[^>]*>", "\n", html, flags=re.DOTALL)
+        parted += [f"{page}: {found}" for found in re.findall(r".{0,20}\d (?:%|±).{0,20}|± \d.{0,20}", text)]
+    assert parted == []
+    text = (SITE / "notebooks" / "what-held.html").read_text(encoding="utf-8")
+    assert re.search(r"\d\u00a0±\u00a0\d", text)
+    assert re.search(r"\d\u00a0%", text)
 
 
 def test_every_internal_link_arrives() -> None:

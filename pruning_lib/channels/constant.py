@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,12 +48,16 @@ class Constant(nn.Module):
             self.bias = nn.Parameter(value, requires_grad=trains)
         self.train(layer.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return a new tensor of shape (…, channels) in place of a linear layer, else (examples, channels, …)."""
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Return a new tensor of shape (…, channels) in place of a linear layer, else (examples, channels, …).
+
+        ``output_size`` asks for a size in space, as of a transposed convolution.
+        """
         if self.last:
             shape = [*x.shape[:-1], len(self.bias)]
         else:
-            shape = [x.shape[0], len(self.bias), *map(_length, x.shape[2:], self.geometry)]
+            space = map(_length, x.shape[2:], self.geometry) if output_size is None else output_size[2 - x.dim() :]
+            shape = [x.shape[0], len(self.bias), *space]
         value = self.bias if self.last else self.bias.reshape(-1, *[1] * (len(shape) - 2))
         # A copy, as readers may work in place.
         return value.expand(shape).clone(memory_format=torch.contiguous_format)
