@@ -1,4 +1,4 @@
-"""``python -m experiments run | status | check | table | figure | summary``."""
+"""``python -m experiments run | status | check | table | figure | latency | summary``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from experiments import report
+from experiments import latency, report
 from experiments.runner import WORK, Runner
 from experiments.suites import SUITES
-from pruning_lib.records import CHECKOUT, SHIPPED, load, read, summarize, summary_text, write_text
+from pruning_lib.records import CHECKOUT, SHIPPED, load, measured, read, summarize, summary_text, write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
         (_status, "how far a suite is"),
         (_check, "whether records are whole and agree with their suite"),
         (_table, "a table in Markdown"),
-        (_figure, "test error against multiply-adds"),
+        (_figure, "test error against multiply-adds, units or time"),
+        (_latency, "time the networks that were found, all in turn; the machine should do nothing else"),
         (_summary, "write the summary that ships with the package"),
     ):
         command = actions.add_parser(action.__name__.strip("_"), help=text, description=text, epilog=about)
@@ -49,7 +50,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--seeds", type=_seeds, help="only these: 0-4 or 0,2")
         if action is _figure:
             command.add_argument("--out", type=Path, required=True, help="image to write")
-        if action is _summary:
+            command.add_argument("--against", choices=list(report.AXES), default="macs", help="the horizontal axis")
+        if action is _latency:
+            command.add_argument("--rounds", type=int, default=15, help="how often each network has its turn")
+        if action in (_summary, _latency):
             command.add_argument("--out", type=Path, default=SHIPPED, help="folder to write to")
     return parser
 
@@ -101,13 +105,28 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    print(report.table(load(options.suite, folder=options.records)))
+    print(report.table(load(options.suite, folder=options.records), _times(options.suite)))
     return 0
 
 
 def _figure(options: argparse.Namespace) -> int:
-    report.figure(load(options.suite, folder=options.records)).savefig(options.out, bbox_inches="tight")
+    rows = load(options.suite, folder=options.records)
+    report.figure(rows, options.against, _times(options.suite)).savefig(options.out, bbox_inches="tight")
     return 0
+
+
+def _latency(options: argparse.Namespace) -> int:
+    found = latency.measured(read(options.suite, options.records), options.rounds)
+    latency.write(options.suite, found, options.out)
+    return 0
+
+
+def _times(suite: str) -> dict[str, float]:
+    """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
+    try:
+        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
+    except FileNotFoundError:
+        return {}
 
 
 def _summary(options: argparse.Namespace) -> int:

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from experiments.methods import METHODS, Config, optimizer_of, prepare
+from experiments.methods import INPUTS, METHODS, Config, optimizer_of, prepare
 from experiments.tasks import judge, split
 from pruning_lib import data, importance
 from pruning_lib.channels import shrink
@@ -24,9 +25,9 @@ from pruning_lib.measure import measure, recalibrate
 from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.records import Record
 from pruning_lib.regularizers import L2, Regularizer, SeReNe
-from pruning_lib.select import cost, select, zero
+from pruning_lib.select import cost, hold, select, zero
 from pruning_lib.train import Callback, Epoch, History, ThresholdOnPlateau, constant, cosine, fit
-from pruning_lib.units import BatchNorm, Chosen, Units, rows, weighted
+from pruning_lib.units import BatchNorm, Chosen, Units, Weighted, rows, weighted
 
 # Networks by the names that configurations give them.
 Shape = tuple[int, int, int]
@@ -50,6 +51,7 @@ class Bench:
     config: Config
     work: Path
     waiting: list[tuple[dict[str, Any], nn.Module]] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)  # with units of their own: all but the last of the whole network
 
     @property
     def split(self) -> data.Split:
@@ -65,7 +67,9 @@ class Bench:
         """Return the whole network, its weights drawn from the run's seed."""
         torch.manual_seed(self.config["seed"])
         channels, height, width = self.example.shape[1:]
-        return NETWORKS[self.config["model"]](self.config, (channels, height, width), self.split.classes)
+        model = NETWORKS[self.config["model"]](self.config, (channels, height, width), self.split.classes)
+        self.layers = list(weighted(model))[:-1]
+        return model
 
     def narrow(self, widths: Mapping[str, int]) -> nn.Module:
         """Return the network with so many units in each group named, its weights drawn from the run's seed."""
@@ -83,6 +87,25 @@ class Bench:
         self, model: nn.Module, epochs: int, lr: float, regularizer: Regularizer | None = None, **more: Any
     ) -> History:
         """Train with the run's settings; `more` goes to `fit`."""
+        return self._fit(model, optimizer_of(model, self.config, lr), epochs, regularizer, **more)
+
+    def finetune(self, model: nn.Module) -> None:
+        """Train on after removal, without penalty; inputs that were given up stay so."""
+        config = self.config
+        optimizer = optimizer_of(model, config | config.get("finetune", {}), config["finetune_lr"])
+        held = hold(model, optimizer) if "inputs" in config else None
+        self._fit(model, optimizer, config["finetune_epochs"], schedule=cosine)
+        if held is not None:
+            held.remove()
+
+    def _fit(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        epochs: int,
+        regularizer: Regularizer | None = None,
+        **more: Any,
+    ) -> History:
         config = self.config
         low = config.get("precision") == "bfloat16"
         if low:
@@ -92,7 +115,7 @@ class Bench:
             self.split.train,
             self.split.val,
             epochs=epochs,
-            optimizer=optimizer_of(model, config, lr),
+            optimizer=optimizer,
             regularizer=regularizer,
             batch_size=config["batch_size"],
             augment=data.crop_and_flip if config.get("augment") else None,
@@ -105,10 +128,9 @@ class Bench:
     def stage(self, model: nn.Module) -> dict[str, Any]:
         """Measure a model on validation data now, on test data at the end."""
         size = measure(model, self.example)
-        layers = list(weighted(model).items())
+        left = weighted(model)
         values = self.judge(model, "val") | {
-            # A unit counts as long as something still reaches it: its row is not all zero.
-            "units": {name: int((rows(layer).flatten(1) != 0).any(1).sum()) for name, layer in layers[:-1]},
+            "units": {name: _reached(left[name]) if name in left else 0 for name in self.layers},
             "parameters": size.parameters,
             "nonzero": size.nonzero,
             "macs": size.macs,
@@ -196,7 +218,8 @@ def run_prune(bench: Bench) -> Record:
         checkpoint=bench.work / "trained.pt",
     )
     stages = {"trained": bench.stage(model)}
-    own = (regularizer or L2(model, 0.0)).importance()
+    own = dict((regularizer or L2(model, 0.0)).importance())
+    own.pop(INPUTS, None)
     prunings: list[dict[str, Any]] = []
     for criterion in config["criteria"]:
         ranks = own if criterion == "own" else _ranks(bench, model, groups, criterion)
@@ -223,7 +246,8 @@ def _prune(
     # Scales are listed under their BatchNorm, weights under their layer.
     left = {member.layer for name in groups.keys() - _prunable(groups, config) for member in groups[name].writers}
     ranks = {name: rank for name, rank in ranks.items() if name not in left}
-    chosen = select(ranks, groups, floor=config.get("floor", 1), kinds=_kinds(config), **budget)
+    how = {"scope": config.get("scope", "global"), "floor": config.get("floor", 1), "kinds": _kinds(config)}
+    chosen = select(ranks, groups, **how, **budget)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
     zero(zeroed, chosen, groups, shift="keep")
@@ -237,9 +261,19 @@ def _prune(
         zero(averaged, chosen, groups, shift="mean", inputs=bench.split.train.inputs[:EXAMPLES])
         stages["averaged"] = bench.stage(averaged)
     if config["finetune_epochs"]:
-        bench.train(small, config["finetune_epochs"], config["finetune_lr"], schedule=cosine)
+        if "inputs" in config:
+            drop_inputs(small, config["inputs"])
+        bench.finetune(small)
         stages["finetuned"] = bench.stage(small)
     return {"criterion": criterion, "target": target, "stages": stages}
+
+
+def drop_inputs(model: nn.Module, count: int) -> None:
+    """Zero the weights of a first, linear layer but for so many of its inputs: those with the longest columns."""
+    weight = next(iter(weighted(model).values())).weight
+    weak = weight.detach().norm(dim=0).argsort()[: weight.shape[1] - count]
+    with torch.no_grad():
+        weight[:, weak] = 0
 
 
 def run_loop(bench: Bench) -> Record:
@@ -293,6 +327,11 @@ def _prunable(groups: Units, config: Config) -> set[str]:
     """Return the names of the groups that a suite prunes, by every method alike."""
     kinds, normalized = _kinds(config), config.get("normalized", False)
     return {name for name, group in groups.items() if group.kind in kinds and (group.norms or not normalized)}
+
+
+def _reached(layer: Weighted) -> int:
+    """Return how many units something still reaches: their rows are not all zero."""
+    return int((rows(layer).flatten(1) != 0).any(1).sum())
 
 
 def _unused_input_macs(model: nn.Module) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
 from pruning_lib.regularizers import (
     L1,
     L2,
+    GroupHoyer,
     GroupLasso,
     Guided,
     NetworkSlimming,
@@ -22,8 +24,9 @@ from pruning_lib.regularizers import (
     bound_batchnorm,
     receding_parameters,
 )
-from pruning_lib.units import BatchNorm, Units, bounded_scale
+from pruning_lib.units import BatchNorm, Group, Member, Units, bounded_scale, weighted
 
+INPUTS = "inputs"
 Config = dict[str, Any]
 Build = Callable[[nn.Module, Config, Units], Regularizer | None]
 
@@ -33,7 +36,7 @@ def _serene(**settings: Any) -> Build:
 
 
 def _sampled_serene(model: nn.Module, config: Config, groups: Units) -> Regularizer:
-    more = {key: config[key] for key in ("every", "smoothing", "seed")}
+    more = {key: config[key] for key in ("every", "smoothing", "seed", "space") if key in config}
     return SeReNe(model, config["strength"], estimator="sampled", **more)
 
 
@@ -59,12 +62,22 @@ def _sampling_alone(model: nn.Module, config: Config, groups: Units) -> Regulari
     return StochasticPruning(model, temperature=config["strength"], seed=config["seed"])
 
 
+def _columns_with_inputs(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+    # Inputs are units that no layer writes.
+    name, first = next(iter(weighted(model).items()))
+    inputs = torch.arange(first.weight.shape[1])
+    everything = Units([Group(INPUTS, len(inputs), "stream", (), (), (Member(name, inputs),)), *groups.values()])
+    return GroupLasso(model, config["strength"], over="columns", units=everything)
+
+
 METHODS: dict[str, Build] = {
     "dense": lambda model, config, groups: None,
     "l2": lambda model, config, groups: L2(model, config["strength"]),
     "l1": lambda model, config, groups: L1(model, config["strength"]),
     "group-lasso": lambda model, config, groups: GroupLasso(model, config["strength"], units=groups),
+    "group-lasso-inputs": _columns_with_inputs,
     "group-lasso-loss": lambda model, config, groups: GroupLasso(model, config["strength"], apply="loss", units=groups),
+    "group-hoyer": lambda model, config, groups: GroupHoyer(model, config["strength"], units=groups),
     "serene-exact": _serene(estimator="exact"),
     "serene-sampled": _sampled_serene,
     "serene-lower-bound": _serene(estimator="lower-bound"),
@@ -83,11 +96,14 @@ METHODS: dict[str, Build] = {
     ),
 }
 
-# Readings of the two methods that are reconstructions; the suites set what is read differently.
+# Readings: of the two methods that are reconstructions, and of the sum over positions that SeReNe leaves open for
+# convolutions. The suites set what is read differently.
 GUIDANCES = ("constant", "linear", "quadratic", "exponential", "step")
 KERNELS = ("gaussian", "laplace", "sigmoid", "deterministic")
+SPACES = ("mean", "sum", "abs-of-sum")
 METHODS |= {f"guided-group-lasso-{guidance}": METHODS["guided-group-lasso"] for guidance in GUIDANCES}
 METHODS |= {f"stochastic-l2-{kernel}": METHODS["stochastic-l2"] for kernel in KERNELS}
+METHODS |= {f"serene-{space}": METHODS["serene-sampled"] for space in SPACES}
 
 
 def prepare(model: nn.Module, config: Config) -> None:

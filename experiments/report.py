@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pruning_lib.records import Row, choose, interval, paired
+from pruning_lib.plotting import COLORS, MARKERS
+from pruning_lib.records import Row, architecture, choose, interval, paired
 
 Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 
@@ -58,8 +60,10 @@ def cases(rows: list[Row]) -> dict[Case, list[Row]]:
     return found
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Row], times: dict[str, float] | None = None) -> str:
     """Return a Markdown table a target: errors in percent on test data, mean ± half width of the 95 % interval.
+
+    `times` gives the share of the whole network's time by architecture, where that was measured.
 
     The two columns of differences pair the seeds: with the unpenalized network pruned by magnitude to the same target,
     and with uniform width trained from its first step.
@@ -67,26 +71,30 @@ def table(rows: list[Row]) -> str:
     found = cases(rows)
     targets = dict.fromkeys(case[3] for case in found)
     return "\n\n".join(
-        _section(target, {case: r for case, r in found.items() if case[3] == target}) for target in targets
+        _section(target, {case: r for case, r in found.items() if case[3] == target}, times or {}) for target in targets
     )
 
 
-def _section(target: str | None, here: dict[Case, list[Row]]) -> str:
-    head = ["recipe", "method", "by", "λ", "seeds", "units", "MACs", "without unused inputs", "parameters ≠ 0"]
+def _section(target: str | None, here: dict[Case, list[Row]], times: dict[str, float]) -> str:
+    head = ["recipe", "method", "by", "λ", "seeds", "units", "MACs", "without unused inputs", "parameters ≠ 0", "time"]
     head += ["error, trained", "zeroed", "shift dropped", "recalibrated", "last", "last − dense", "last − uniform"]
     lines = [f"### {target or 'regularize, plateau, threshold'}", "", _line(head), _line(["---"] * len(head))]
     by_method = {case[:3]: chosen for case, chosen in here.items() if target}
     dense = by_method.get(("prune", "dense", "own"))
     uniform = by_method.get(("control", "uniform", None))
-    lines += [_line(_cells(case, chosen, dense, uniform)) for case, chosen in here.items()]
+    lines += [_line(_cells(case, chosen, dense, uniform, times)) for case, chosen in here.items()]
     return "\n".join(lines)
 
 
-def _cells(case: Case, chosen: list[Row], dense: list[Row] | None, uniform: list[Row] | None) -> list[str]:
+def _cells(
+    case: Case, chosen: list[Row], dense: list[Row] | None, uniform: list[Row] | None, times: dict[str, float]
+) -> list[str]:
     recipe, method, criterion, _, strength = case
     layers = zip(*(row["units"] for row in chosen), strict=True)
     units = " · ".join(f"{statistics.fmean(layer):.0f}" for layer in layers)
     sizes = [f"{statistics.fmean(row[key] for row in chosen):,.0f}" for key in ("macs", "macs_used_inputs", "nonzero")]
+    left = [times.get(architecture(row)) for row in chosen]
+    sizes.append("" if None in left else f"{100 * statistics.fmean(filter(None, left)):.0f} %")
     errors = [_mean(chosen, f"{stage}test_error") for stage in ("trained_", "zeroed_", "dropped_", "recalibrated_", "")]
     differences = [_difference(chosen, other) for other in (dense, uniform)]
     return [
@@ -114,17 +122,40 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def figure(rows: list[Row]) -> Figure:
-    """Return test error against multiply-adds, a panel a family: one curve a method, logarithmic axes."""
+AXES = {
+    "macs": "multiply-adds for one example",
+    "units": "units that stay",
+    "time": "time of a forward pass, share of the whole network's",
+}
+
+
+def figure(rows: list[Row], against: str = "macs", times: dict[str, float] | None = None) -> Figure:
+    """Return test error against the size of a network, a panel a family: one curve a method, logarithmic axes.
+
+    Parameters
+    ----------
+    rows : list of Row
+        All rows of a suite.
+    against : str
+        ``"macs"``, ``"units"`` or ``"time"``.
+    times : dict of str to float
+        For ``"time"``: the share of the whole network's time by architecture.
+
+    Raises
+    ------
+    ValueError
+        If the time of a network was not measured.
+    """
+    size = _size(against, times or {})
     curves: dict[str, list[tuple[float, float, float]]] = {}
     for (recipe, method, criterion, _, _), chosen in cases(rows).items():
         label = f"{method}, {criterion}" if criterion not in (None, "own") else method
         label = f"{method}, loop" if recipe == "loop" else label
-        point = (statistics.fmean(row["macs"] for row in chosen), *interval(row["test_error"] for row in chosen))
+        point = (statistics.fmean(map(size, chosen)), *interval(row["test_error"] for row in chosen))
         curves.setdefault(label, []).append(point)
     panels = {
         family: {label: look for label in curves if (look := _look(label, STANDARD | looks))}
-        for family, looks in FAMILIES.items()
+        for family, looks in (FAMILIES | _others(curves)).items()
         if any(_basis(label) in looks for label in curves)
     }
     across = min(2, len(panels))
@@ -133,16 +164,32 @@ def figure(rows: list[Row]) -> Figure:
     grid = picture.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
     for axes, (family, looks) in zip(grid, panels.items(), strict=False):
         _panel(axes, family, {label: curves[label] for label in looks}, looks)
+        axes.set_xlabel(AXES[against])
     for axes in list(grid)[len(panels) :]:
         axes.remove()
     return picture
+
+
+def _size(against: str, times: dict[str, float]) -> Callable[[Row], float]:
+    def time(row: Row) -> float:
+        name = architecture(row)
+        if name not in times:
+            raise ValueError(f"The time of {name} was not measured; run `python -m experiments latency` of its suite.")
+        return times[name]
+
+    sizes: dict[str, Callable[[Row], float]] = {
+        "macs": lambda row: float(row["macs"]),
+        "units": lambda row: float(sum(row["units"])),
+        "time": time,
+    }
+    return sizes[against]
 
 
 def _panel(axes: Any, family: str, curves: dict[str, list[tuple[float, float, float]]], looks: dict[str, Any]) -> None:
     for label, points in curves.items():
         macs, mean, half = zip(*sorted(points), strict=True)
         axes.errorbar(macs, mean, yerr=[h if math.isfinite(h) else 0 for h in half], label=label, **looks[label])
-    axes.set(xscale="log", yscale="log", xlabel="multiply-adds for one example", ylabel="test error in percent")
+    axes.set(xscale="log", yscale="log", ylabel="test error in percent")
     axes.set_title(family, loc="left")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
@@ -151,6 +198,14 @@ def _panel(axes: Any, family: str, curves: dict[str, list[tuple[float, float, fl
         axis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize="x-small")
     axes.grid(alpha=0.3)
+
+
+def _others(labels: Iterable[str]) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return a family of the methods that belong to none."""
+    known = set(STANDARD).union(*FAMILIES.values())
+    names = sorted({_basis(label) for label in labels} - known)
+    looks = {name: (COLORS[i % 7], MARKERS[(i + i // 7) % 7]) for i, name in enumerate(names)}
+    return {"other methods": looks} if looks else {}
 
 
 def _basis(label: str) -> str:

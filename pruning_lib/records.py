@@ -255,6 +255,11 @@ def _error(stage: Mapping[str, Any] | None, part: str) -> float | None:
     return round(100 * (1 - score), 4)
 
 
+def architecture(row: Mapping[str, Any]) -> str:
+    """Return the name that a row's network has by its units: ``"300-100"``."""
+    return "-".join(map(str, row["units"]))
+
+
 def choose(rows: Iterable[Row]) -> list[Row]:
     """Keep, of each method's strengths, the one with the least validation error of the last stage, mean over seeds.
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.bench import Bench, Target, fewer, found_widths, run_prune, run_scratch
+from experiments.bench import Bench, Target, drop_inputs, fewer, found_widths, run_prune, run_scratch
 from experiments.methods import METHODS, optimizer_of, prepare
 from experiments.suites import ALL_CRITERIA, MORE, PROTOCOLS
-from pruning_lib.channels import units
+from pruning_lib.channels import shrink, units
 from pruning_lib.measure import measure
 from pruning_lib.models import LeNet300
 from pruning_lib.records import validate
-from pruning_lib.select import cost
+from pruning_lib.select import cost, zero
 from pruning_lib.units import BatchNorm, bounded_scale
 
 SMALL = replace(
@@ -115,3 +115,37 @@ def test_low_precision_and_channels_last_reach_a_record(tmp_path: Path) -> None:
     assert shrunk["macs"] <= 0.5 * record["stages"]["trained"]["macs"]
     assert min(units for name, units in shrunk["units"].items() if "conv1" in name) >= 3
     assert all(units in (16, 32, 64) for name, units in shrunk["units"].items() if "conv2" in name)
+
+
+def test_inputs_that_are_given_up_stay_so_through_fine_tuning(tmp_path: Path) -> None:
+    more = {"inputs": 20, "scope": "local", "finetune": {"weight_decay": 0.1}, "model": "lenet300"}
+    run = config(method="group-lasso-inputs", strength=1e-3, criteria=["own", "magnitude"], **more)
+    record = run_prune(Bench(run, tmp_path))
+    for pruning in record["prunings"]:
+        shrunk, tuned = pruning["stages"]["shrunk"], pruning["stages"]["finetuned"]
+        assert shrunk["units"] == tuned["units"] == {"fc1": 16, "fc2": 8}
+        assert tuned["macs"] == shrunk["macs"] == 16 * (64 + 8) + 8 * 10
+        assert tuned["macs_used_inputs"] == 16 * (20 + 8) + 8 * 10
+        assert tuned["val_loss"] != shrunk["val_loss"]
+
+
+def test_the_inputs_that_stay_have_the_longest_columns() -> None:
+    model = LeNet300(10, (1, 2, 2), (3, 2))
+    with torch.no_grad():
+        model.fc1.weight.copy_(torch.tensor([3.0, 1.0, 4.0, 2.0]).expand(3, 4))
+    drop_inputs(model, 2)
+    assert torch.equal(model.fc1.weight, torch.tensor([3.0, 0.0, 4.0, 0.0]).expand(3, 4))
+
+
+def test_a_layer_that_died_as_a_whole_counts_no_unit_and_is_left_out_of_its_control(tmp_path: Path) -> None:
+    bench = Bench(config(model="resnet20", kinds=["inner"]), tmp_path)
+    model = bench.dense().eval()
+    groups = units(model, bench.example)
+    name = next(name for name, group in groups.items() if group.kind == "inner")
+    zero(model, fewer(groups, {name: 0}), groups, shift="drop")
+    stage = bench.stage(shrink(model, bench.example).model)
+    assert stage["units"][name] == 0
+    assert stage["units"].keys() == bench.stage(model)["units"].keys()
+    again = bench.narrow(stage["units"])
+    assert bench.stage(again)["units"] == stage["units"]
+    assert bench.stage(again)["macs"] == stage["macs"]

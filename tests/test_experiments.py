@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from experiments import report
+from experiments import latency, report
 from experiments.__main__ import main
 from experiments.runner import Runner, _changed, _held, _lock
 from experiments.suites import SUITES, NotYetError, execute
-from pruning_lib.records import load, read, summarize
+from pruning_lib.records import architecture, choose, load, measured, read, summarize
 
 ROOT = Path(__file__).parents[1]
 TINY = SUITES["digits-tiny"]
@@ -227,6 +229,53 @@ def test_the_figure_is_drawn(done: Path, tmp_path: Path) -> None:
     assert main(["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png")]) == 0
     assert (tmp_path / "f.png").stat().st_size > 5000
     assert len(report.figure(load("digits-tiny", folder=done)).axes[0].get_legend_handles_labels()[1]) >= 5
+
+
+def test_time_is_measured_for_every_network_that_the_tables_end_in(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.__main__.measured", partial(measured, shipped=tmp_path))
+    command = ["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png"), "--against", "time"]
+    assert main(command) == 1
+    assert "was not measured" in capsys.readouterr().err
+    assert main(["--records", str(done), "latency", "digits-tiny", "--rounds", "3", "--out", str(tmp_path)]) == 0
+    rows = choose(load("digits-tiny", folder=done))
+    found = measured("latency-digits-tiny", shipped=tmp_path)["time_left"]
+    assert set(found) == {architecture(row) for row in rows}
+    assert all(0 < lower <= median <= upper for median, lower, upper in found.values())
+    assert main(command) == 0
+    assert main(["--records", str(done), "table", "digits-tiny"]) == 0
+    head, _, line = capsys.readouterr().out.splitlines()[2:5]
+    first = next(row for row in report.cases(rows).values())
+    share = 100 * sum(found[architecture(row)][0] for row in first) / len(first)
+    assert line.split("|")[head.split("|").index(" time ")].strip() == f"{share:.0f} %"
+
+
+def test_a_timed_network_is_as_wide_as_its_record_says(done: Path) -> None:
+    records = read("digits-tiny", done)
+    for name, model in latency.networks(records).items():
+        found = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)]
+        assert "-".join(map(str, found[:-1])) == ("32-16" if name == latency.WHOLE else name)
+
+
+@pytest.mark.parametrize("suite", ["ablation-readings", "marks-lenet300"])
+def test_methods_of_no_family_are_drawn_too(suite: str) -> None:
+    rows = load(suite)
+    wanted = {row["method"] for row in rows}
+    drawn = {name for axes in report.figure(rows).axes for name in axes.get_legend_handles_labels()[1]}
+    assert wanted <= drawn
+    assert len(report._others(wanted)["other methods"]) == len(wanted - {"dense", "uniform"})
+
+
+@pytest.mark.parametrize("against", ["units", "macs"])
+def test_the_horizontal_axis_is_what_was_asked_for(done: Path, against: str) -> None:
+    rows = load("digits-tiny", folder=done)
+    axes = report.figure(rows, against).axes[0]
+    line = next(curve for curve in axes.containers if curve.get_label() == "uniform")[0]
+    uniform = [row for row in rows if row["method"] == "uniform"]
+    expected = [sum(row["units"]) if against == "units" else row["macs"] for row in uniform]
+    assert line.get_xdata() == [sum(expected) / len(expected)]
+    assert axes.get_xlabel() == report.AXES[against]
 
 
 def test_misuse_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
