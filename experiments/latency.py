@@ -7,15 +7,16 @@ What counts is the time of each over that of the whole network in the same turn.
 from __future__ import annotations
 
 import json
-import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.timing import Step, interleaved, ratios
+from benchmarks.timing import interleaved, ratios
 from experiments.bench import Bench
+from experiments.runner import provenance
 from pruning_lib.records import MEASURED, Record, Row, architecture, choose, summarize, write_text
 
 BATCH, THREADS = 32, 1
@@ -45,20 +46,14 @@ def measured(records: list[Record], rounds: int) -> dict[str, Any]:
     batch = Bench(records[0]["config"], Path()).split.train.inputs[:BATCH]
     torch.set_num_threads(THREADS)
     with torch.inference_mode():
-        seconds = interleaved({name: _step(model.eval(), batch) for name, model in models.items()}, rounds)
+        seconds = interleaved({name: partial(model.eval(), batch) for name, model in models.items()}, rounds)
     found = ratios(seconds, WHOLE)
     del found[WHOLE]
     return {
         "whole_ms": round(1000 * sorted(seconds[WHOLE])[rounds // 2], 4),
         # Median and quartiles of the time left.
         "time_left": {name: [round(value, 4) for value in values] for name, values in found.items()},
-        "provenance": {
-            "batch": BATCH,
-            "threads": THREADS,
-            "rounds": rounds,
-            "torch": torch.__version__,
-            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        },
+        "provenance": provenance() | {"batch": BATCH, "rounds": rounds},
     }
 
 
@@ -68,7 +63,3 @@ def write(suite: str, record: dict[str, Any], folder: Path) -> None:
     head = {key: value for key, value in record.items() if key != "time_left"}
     text = f'{json.dumps(head)[:-1]},\n"time_left": {{\n{lines}\n}}}}\n'
     write_text(folder / f"{MEASURED}latency-{suite}.json", text)
-
-
-def _step(model: nn.Module, batch: Tensor) -> Step:
-    return lambda: model(batch)
