@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--method", help="only runs of this method")
             command.add_argument("--recipe", help="only runs of this recipe: prune, control, loop")
             command.add_argument("--seeds", type=_seeds, help="only these: 0-4 or 0,2")
+            command.add_argument("--device", type=_device, default="cpu", help="where to compute, such as cuda")
         if action is _figure:
             command.add_argument("--out", type=Path, required=True, help="image to write")
             command.add_argument("--against", choices=list(report.AXES), default="macs", help="the horizontal axis")
@@ -63,12 +64,20 @@ def _seeds(text: str) -> set[int]:
     return set(range(int(first), int(last) + 1)) if dash else {int(part) for part in text.split(",")}
 
 
+def _device(text: str) -> str:
+    try:
+        return str(torch.empty(0, device=text).device)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(f"torch cannot use '{text}' here ({said}); leave it out for the CPU") from None
+
+
 def _runner(options: argparse.Namespace, suite: str) -> Runner:
     return Runner(SUITES[suite], options.records, options.work)
 
 
 def _run(options: argparse.Namespace) -> int:
-    runner = _runner(options, options.suite)
+    runner = Runner(SUITES[options.suite], options.records, options.work, options.device)
     names = [
         name
         for name, config in runner.configs.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,19 @@ from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.records import Record
 from pruning_lib.regularizers import L2, Regularizer, SeReNe
 from pruning_lib.select import cost, hold, select, zero
-from pruning_lib.train import Callback, Epoch, History, ThresholdOnPlateau, constant, cosine, fit
+from pruning_lib.train import (
+    Callback,
+    Epoch,
+    History,
+    Run,
+    Schedule,
+    ThresholdOnPlateau,
+    constant,
+    cosine,
+    evaluate,
+    fit,
+    steps,
+)
 from pruning_lib.units import BatchNorm, Chosen, Units, Weighted, rows, weighted
 
 # Networks by the names that configurations give them.
@@ -38,10 +50,32 @@ NETWORKS: dict[str, Callable[[Config, Shape, int], nn.Module]] = {
     "lenet5-bn": lambda config, shape, classes: LeNet5(classes, shape, bn=True),
     "vgg16": lambda config, shape, classes: VGG16(classes, config["width"], shape[0]),
     "resnet20": lambda config, shape, classes: ResNet(20, classes, inputs=shape[0]),
+    "resnet56": lambda config, shape, classes: ResNet(56, classes, inputs=shape[0]),
     "unet": lambda config, shape, classes: UNet(classes, shape[0], config["channels"]),
     "convnet": lambda config, shape, classes: ConvNet(classes, shape[0], tuple(config["widths"])),
 }
+SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "steps": steps(0.5, 0.75)}
 EXAMPLES = 5000  # of the training set, for what reads data without training
+
+
+class LoggedTest(Callback):
+    """The test accuracy after every epoch: for protocols of papers that chose by it, and for nothing else."""
+
+    def __init__(self, test: data.TensorPair) -> None:
+        self._test = test
+        self.accuracies: list[float] = []
+
+    def after_epoch(self, run: Run) -> None:
+        """Evaluate."""
+        self.accuracies.append(_rounded(evaluate(run.model, self._test).accuracy))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was logged so far."""
+        return {"accuracies": list(self.accuracies)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what was logged."""
+        self.accuracies[:] = state["accuracies"]
 
 
 @dataclass(eq=False)
@@ -52,11 +86,13 @@ class Bench:
     work: Path
     waiting: list[tuple[dict[str, Any], nn.Module]] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)  # with units of their own: all but the last of the whole network
+    device: str = "cpu"
+    log: list[float] = field(default_factory=list)  # test accuracies by epoch of the last training, where a suite logs
 
     @property
     def split(self) -> data.Split:
         """Return the run's data."""
-        return split(self.config["data"])
+        return split(self.config["data"], self.device)
 
     @property
     def example(self) -> Tensor:
@@ -64,24 +100,29 @@ class Bench:
         return self.split.train.inputs[:1]
 
     def dense(self) -> nn.Module:
-        """Return the whole network, its weights drawn from the run's seed."""
+        """Return the whole network, its weights drawn from the run's seed: the same on every device."""
         torch.manual_seed(self.config["seed"])
         channels, height, width = self.example.shape[1:]
         model = NETWORKS[self.config["model"]](self.config, (channels, height, width), self.split.classes)
         self.layers = list(weighted(model))[:-1]
-        return model
+        return model.to(self.device)
 
     def narrow(self, widths: Mapping[str, int]) -> nn.Module:
         """Return the network with so many units in each group named, its weights drawn from the run's seed."""
         model = self.dense()
         groups = find_units(model, self.example)
         zero(model, fewer(groups, widths), groups, shift="drop")
-        small = shrink(model, self.example).model
+        small = shrink(model, self.example).model.cpu()
         torch.manual_seed(self.config["seed"])
         for module in small.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
-        return small
+        return small.to(self.device)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Return the schedule of the learning rate, of training and of fine-tuning."""
+        return SCHEDULES[self.config.get("schedule", "cosine")]
 
     def train(
         self, model: nn.Module, epochs: int, lr: float, regularizer: Regularizer | None = None, **more: Any
@@ -94,7 +135,7 @@ class Bench:
         config = self.config
         optimizer = optimizer_of(model, config | config.get("finetune", {}), config["finetune_lr"])
         held = hold(model, optimizer) if "inputs" in config else None
-        self._fit(model, optimizer, config["finetune_epochs"], schedule=cosine)
+        self._fit(model, optimizer, config["finetune_epochs"], schedule=self.schedule)
         if held is not None:
             held.remove()
 
@@ -104,12 +145,15 @@ class Bench:
         optimizer: Optimizer,
         epochs: int,
         regularizer: Regularizer | None = None,
+        callbacks: Iterable[Callback] = (),
         **more: Any,
     ) -> History:
         config = self.config
         low = config.get("precision") == "bfloat16"
         if low:
             model.to(memory_format=torch.channels_last)
+        log = LoggedTest(self.split.test)
+        self.log = log.accuracies
         return fit(
             model,
             self.split.train,
@@ -121,6 +165,7 @@ class Bench:
             augment=data.crop_and_flip if config.get("augment") else None,
             autocast=torch.bfloat16 if low else None,
             seed=config["seed"],
+            callbacks=[*callbacks, log] if config.get("log_test") else callbacks,
             progress=False,
             **more,
         )
@@ -136,12 +181,14 @@ class Bench:
             "macs": size.macs,
             "macs_used_inputs": size.macs - _unused_input_macs(model),
         }
+        if self.log:
+            values["test_log"], self.log = self.log, []
         self.waiting.append((values, copy.deepcopy(model)))
         return values
 
     def judge(self, model: nn.Module, part: str) -> dict[str, Any]:
         """Return loss, accuracy and the task's own scores on a part of the data."""
-        found = judge(model, self.config["data"], part)
+        found = judge(model, self.config["data"], part, self.device)
         return {f"{part}_{name}": _rounded(value) for name, value in found.items()}
 
     def read_test(self) -> None:
@@ -212,7 +259,7 @@ def run_prune(bench: Bench) -> Record:
         config["epochs"],
         config["lr"],
         regularizer,
-        schedule=cosine,
+        schedule=bench.schedule,
         # All other pulls are multiplied by the learning rate; SeReNe's, which is not, would outlast it.
         strength_schedule=cosine if isinstance(regularizer, SeReNe) else constant,
         checkpoint=bench.work / "trained.pt",
@@ -235,7 +282,7 @@ def _ranks(bench: Bench, model: nn.Module, groups: Units, criterion: str) -> dic
         inputs, targets = bench.split.train
         return importance.taylor(model, groups, (inputs[:EXAMPLES], targets[:EXAMPLES]))
     of: dict[str, Any] = {"magnitude": "weights", "scales": "scales", "folded": "folded"}
-    return importance.magnitude(model, groups, of=of[criterion])
+    return importance.magnitude(model, groups, of=of[criterion.removesuffix("-local")])
 
 
 def _prune(
@@ -246,7 +293,8 @@ def _prune(
     # Scales are listed under their BatchNorm, weights under their layer.
     left = {member.layer for name in groups.keys() - _prunable(groups, config) for member in groups[name].writers}
     ranks = {name: rank for name, rank in ranks.items() if name not in left}
-    how = {"scope": config.get("scope", "global"), "floor": config.get("floor", 1), "kinds": _kinds(config)}
+    scope = "local" if criterion.endswith("-local") else config.get("scope", "global")
+    how = {"scope": scope, "floor": config.get("floor", 1), "kinds": _kinds(config)}
     chosen = select(ranks, groups, **how, **budget)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
@@ -308,7 +356,7 @@ def run_scratch(bench: Bench, source: Record | None) -> Record:
         saved = sum(groups.macs.values()) / cost(fewer(groups, widths), groups)
         epochs = round(epochs * min(saved, config["most"]))
     model = bench.narrow(widths)
-    history = bench.train(model, epochs, config["lr"], schedule=cosine, checkpoint=bench.work / "trained.pt")
+    history = bench.train(model, epochs, config["lr"], schedule=bench.schedule, checkpoint=bench.work / "trained.pt")
     return bench.record({"trained": bench.stage(model)}, [], history)
 
 

@@ -121,4 +121,5 @@ def optimizer_of(model: nn.Module, config: Config, lr: float) -> Optimizer:
     norms = (module for module in model.modules() if isinstance(module, BatchNorm))
     bounded = any(bounded_scale(norm) is not None for norm in norms)
     parameters = receding_parameters(model, lr, decay) if bounded else model.parameters()
-    return SGD(parameters, lr, momentum=config["momentum"], weight_decay=decay)
+    nesterov = config.get("nesterov", False)
+    return SGD(parameters, lr, momentum=config["momentum"], weight_decay=decay, nesterov=nesterov)

@@ -35,10 +35,12 @@ class Runner:
         What to run.
     records, work : Path
         Where records go, and where locks and checkpoints lie meanwhile.
+    device : str
+        Where networks and data lie.
     """
 
-    def __init__(self, suite: Suite, records: Path = CHECKOUT, work: Path = WORK) -> None:
-        self.suite, self.records = suite, records
+    def __init__(self, suite: Suite, records: Path = CHECKOUT, work: Path = WORK, device: str = "cpu") -> None:
+        self.suite, self.records, self.device = suite, records, device
         self.work = work / suite.name
         self.configs = suite.by_name()
 
@@ -84,13 +86,13 @@ class Runner:
         folder = self.work / name
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            record = execute(self.configs[name], folder, self.records)
+            record = execute(self.configs[name], folder, self.records, self.device)
         except CheckpointError:  # what an interrupted run left before its settings changed
             shutil.rmtree(folder)
             folder.mkdir()
-            record = execute(self.configs[name], folder, self.records)
+            record = execute(self.configs[name], folder, self.records, self.device)
         seconds = time.perf_counter() - start
-        record["provenance"] = provenance() | {"seconds": round(seconds, 1), "date": f"{when:%Y-%m-%d}"}
+        record["provenance"] = provenance(self.device) | {"seconds": round(seconds, 1), "date": f"{when:%Y-%m-%d}"}
         write(record, self.records)
         shutil.rmtree(folder)
         say.write(f"{self.progress()}  {name}: {seconds:.0f} s, {accuracies(record)}\n")
@@ -140,7 +142,7 @@ class Runner:
         return found
 
 
-def provenance() -> dict[str, Any]:
+def provenance(device: str = "cpu") -> dict[str, Any]:
     """Return what the numbers depend on beside the configuration."""
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
@@ -149,7 +151,9 @@ def provenance() -> dict[str, Any]:
         "commit": git.stdout.strip(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        if device == "cpu"
+        else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
     }
 

@@ -35,29 +35,29 @@ PENALIZED: dict[str, tuple[float, ...]] = {  # the middle strengths of mnist-len
     "guided-group-lasso": (3e-2,),
     "serene-sampled": (3e-3,),
 }
-LENET5: dict[str, tuple[float, ...]] = {
+LENET5: dict[str, tuple[float, ...]] = {  # one of those of LeNet-300 each, not searched
     "dense": (0.0,),
-    "l2": (1e-3, 3e-3),
-    "l1": (1e-3, 3e-3),
-    "group-lasso": (1e-2, 3e-2),
-    "group-hoyer": (1e-3, 3e-3),
-    "stochastic": (0.1, 0.2),
-    "stochastic-l2": (1e-3, 3e-3),
-    "stochastic-l1": (3e-4, 1e-3),
-    "guided-l2": (3e-3, 1e-2),
-    "guided-l1": (1e-3, 3e-3),
-    "guided-group-lasso": (1e-2, 3e-2),
-    "serene-sampled": (1e-3, 3e-3),
-    "serene-lower-bound": (1e-3, 3e-3),
-    "serene-local": (3e-3, 1e-2),
+    "l2": (1e-3,),
+    "l1": (1e-3,),
+    "group-lasso": (1e-2,),
+    "group-hoyer": (1e-3,),
+    "stochastic": (0.1,),
+    "stochastic-l2": (1e-3,),
+    "stochastic-l1": (3e-4,),
+    "guided-l2": (3e-3,),
+    "guided-l1": (1e-3,),
+    "guided-group-lasso": (1e-2,),
+    "serene-sampled": (1e-3,),
+    "serene-lower-bound": (1e-3,),
+    "serene-local": (3e-3,),
 }
 LENET5_BN: dict[str, tuple[float, ...]] = {
     "dense": (0.0,),
-    "l2": (1e-3, 3e-3),
-    "group-lasso": (3e-3, 1e-2),
-    "slimming": (3e-4, 1e-3),
-    "polarization": (3e-4, 1e-3),
-    "rni": (3e-2, 1e-1),
+    "l2": (1e-3,),
+    "group-lasso": (3e-3,),
+    "slimming": (3e-4,),
+    "polarization": (3e-4,),
+    "rni": (3e-2,),
 }
 ALL_CRITERIA = ("magnitude", "scales", "folded", "taylor", "random")
 
@@ -79,9 +79,9 @@ class NotYetError(Exception):
     """A run has to wait for the record of another."""
 
 
-def execute(config: Config, work: Path, records: Path) -> Record:
+def execute(config: Config, work: Path, records: Path, device: str = "cpu") -> Record:
     """Do one run and return its record without provenance."""
-    bench = Bench(config, work)
+    bench = Bench(config, work, device=device)
     with flushed():  # evaluations meet the denormals that penalties make
         if config["recipe"] == "prune":
             return run_prune(bench)
@@ -116,6 +116,8 @@ class Protocol:
         Of prune and its controls, and of loop, which comes last.
     more : dict
         What every run shares beside the settings below: weight decay, precision, kinds of groups, …
+    own : dict of str to dict
+        What a method has otherwise than in `MORE`.
     criteria : dict of str to tuple of str
         By what else units are ranked than by the method's own importance.
     """
@@ -142,6 +144,7 @@ class Protocol:
     loop_lr: float = 0.05
     momentum: float = 0.9
     more: Config = field(default_factory=dict)
+    own: dict[str, Config] = field(default_factory=dict)
 
     def configs(self) -> list[Config]:
         """Return every run: seed by seed, pruning before its controls, the loop last."""
@@ -155,7 +158,7 @@ class Protocol:
     def _of_seed(self, seed: int) -> list[Config]:
         base = self._base(seed)
         pruned = [
-            base | self._prune(method, strength) | MORE.get(method, {})
+            base | self._prune(method, strength) | MORE.get(method, {}) | self.own.get(method, {})
             for method, values in self.strengths.items()
             for strength in values
         ]
@@ -191,18 +194,16 @@ class Protocol:
 
 
 def _lenet5(data: str, *, bn: bool) -> Protocol:
-    """Return LeNet-5's protocol on a data set: strengths are middle ones of LeNet-300, on Fashion-MNIST one each."""
+    """Return LeNet-5's protocol on a data set."""
     twin = "-bn" if bn else ""
     strengths = LENET5_BN if bn else LENET5
-    if data != "mnist":
-        strengths = {method: values[:1] for method, values in strengths.items()}
     source = "rni" if bn else "group-lasso"
     return Protocol(
         suite=f"{data.removesuffix('-mnist')}-lenet5{twin}",
         data=data,
         network={"model": f"lenet5{twin}"},
         strengths=strengths,
-        sources={source: strengths[source][:1] * 2},
+        sources={source: strengths[source] * 2},
         seeds=(0, 1, 2),
         targets=("fraction-0.5", "macs-0.25"),
         finetune_epochs=4,
@@ -212,6 +213,7 @@ def _lenet5(data: str, *, bn: bool) -> Protocol:
     )
 
 
+MNIST_LENET5 = _lenet5("mnist", bn=False)
 # Strengths: one each and not searched, such that a unit without any gradient would just lose its whole length,
 # scale or importance in these 4,200 steps; the published ones are for 112,000.
 CIFAR10 = Protocol(
@@ -237,6 +239,43 @@ CIFAR10 = Protocol(
     finetune_lr=0.02,
     batch_size=128,
     more={"weight_decay": 5e-4, "precision": "bfloat16", "augment": True, "shifts": "drop", "floor": 3},
+)
+# In full size: five times the steps, a fifth of the strengths. For a GPU.
+WHOLE = replace(
+    CIFAR10,
+    suite="cifar10-vgg16",
+    network={"model": "vgg16", "width": 1.0},
+    strengths={m: tuple(round(value / 5, 6) for value in values) for m, values in CIFAR10.strengths.items()},
+    sources={"rni": (6e-3, 6e-3, 6e-3)},
+    epochs=60,
+    finetune_epochs=20,
+)
+# As the authors of 2204.06404 ran it: their strengths, schedule and penalty. What they prune is the epoch with the best
+# test accuracy, here it is the last; `test_log` holds all. Their uniform channels are "scales-local" of dense.
+PAPER = Protocol(
+    suite="cifar10-vgg16-paper-protocol",
+    data="cifar10",
+    network={"model": "vgg16", "width": 1.0},
+    strengths={"dense": (0.0,), "slimming": (1e-4,), "rni": (1e-3,)},
+    sources={},
+    criteria={"dense": ("scales-local",)},
+    seeds=(0,),
+    targets=("fraction-0.5", "fraction-0.9"),
+    epochs=160,
+    finetune_epochs=160,
+    finetune_lr=0.1,
+    batch_size=64,
+    more={
+        "weight_decay": 1e-4,
+        "nesterov": True,
+        "schedule": "steps",
+        "scale": 0.5,
+        "precision": "bfloat16",
+        "augment": True,
+        "shifts": "drop",
+        "floor": 3,
+        "log_test": True,
+    },
 )
 XRAYS = Protocol(
     suite="covid-cnn",
@@ -310,6 +349,19 @@ PROTOCOLS = {
         suite="cifar10-resnet20",
         network={"model": "resnet20"},
         more=CIFAR10.more | {"kinds": ["inner"]},
+    ),
+    "cifar10-vgg16": WHOLE,
+    "cifar10-resnet56": replace(
+        WHOLE, suite="cifar10-resnet56", network={"model": "resnet56"}, more=WHOLE.more | {"kinds": ["inner"]}
+    ),
+    "cifar10-vgg16-paper-protocol": PAPER,
+    "cifar10-resnet56-paper-protocol": replace(
+        PAPER,
+        suite="cifar10-resnet56-paper-protocol",
+        network={"model": "resnet56"},
+        strengths={"dense": (0.0,), "slimming": (1e-5,), "rni": (1e-4,)},
+        more=PAPER.more | {"kinds": ["inner"]},
+        own={"rni": {"shift": 0.0}},
     ),
     # Strengths by the rule of CIFAR-10. What some methods cannot rank none may prune: the transposed convolutions have
     # no BatchNorm.
@@ -385,9 +437,7 @@ PROTOCOLS = {
         suite="marks-lenet5",
         data="mnist",
         network={"model": "lenet5"},
-        strengths={
-            method: LENET5[method][:1] for method in ("dense", "group-lasso", "stochastic-l2", "serene-sampled")
-        },
+        strengths={method: LENET5[method] for method in ("dense", "group-lasso", "stochastic-l2", "serene-sampled")},
         sources={},
         criteria={},
         seeds=(0, 1, 2),
@@ -396,6 +446,14 @@ PROTOCOLS = {
         lr=0.05,
         finetune_lr=0.02,
         more={"precision": "bfloat16", "scope": "local"},
+    ),
+    "ablation-precision": replace(
+        MNIST_LENET5,
+        suite="ablation-precision",
+        strengths={method: LENET5[method] for method in ("dense", "group-lasso", "stochastic-l2")},
+        sources={},
+        criteria={},
+        more=MNIST_LENET5.more | {"precision": "float32"},
     ),
     "ablation-spaces": Protocol(
         suite="ablation-spaces",
@@ -448,6 +506,7 @@ ABOUT = {
     "ablation-criteria": "penalty × criterion on LeNet-300 with BatchNorm, and what becomes of the shift β, 3 seeds",
     "marks-lenet300": "LeNet-300 on MNIST at 16,500 multiply-adds, unused inputs not counted, 3 seeds",
     "marks-lenet5": "LeNet-5 on MNIST at 91,000 and 67,000 multiply-adds, equal shares of all layers, 3 seeds",
+    "ablation-precision": "some runs of mnist-lenet5 in float32 throughout, 3 seeds",
     "ablation-spaces": "what SeReNe makes of a map: mean, sum or |sum| over positions; LeNet-5 on MNIST, 3 seeds",
     "ablation-readings": "guidance families and sampling kernels on MNIST, 3 seeds",
     "mnist-lenet5": "LeNet-5 on MNIST, 3 seeds",
@@ -455,6 +514,10 @@ ABOUT = {
     "fashion-lenet5": "LeNet-5 on Fashion-MNIST, 3 seeds",
     "fashion-lenet5-bn": "its twin with BatchNorm, 3 seeds",
     "cifar10-resnet20": "ResNet-20 on CIFAR-10: 50, 60, 90 % of the inner channels, 3 seeds",
+    "cifar10-vgg16": "VGG-16 in full size on CIFAR-10, 3 seeds; for a GPU",
+    "cifar10-resnet56": "ResNet-56 on CIFAR-10, inner channels, 3 seeds; for a GPU",
+    "cifar10-vgg16-paper-protocol": "VGG-16 as the authors of receding importances ran it, tested by epoch; for a GPU",
+    "cifar10-resnet56-paper-protocol": "ResNet-56 as they ran it, tested by epoch; for a GPU",
     "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
 }
 PROTOCOLS |= {

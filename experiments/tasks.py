@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +25,21 @@ DATA: dict[str, Callable[[], data.Split]] = {
 
 
 @cache
-def split(name: str) -> data.Split:
-    """Return a data set, read once a process."""
-    return DATA[name]()
+def split(name: str, device: str = "cpu") -> data.Split:
+    """Return a data set, whole on a device, read once a process."""
+    if device == "cpu":
+        return DATA[name]()
+    found = split(name)
+    parts = {part: getattr(found, part) for part in ("train", "val", "test")}
+    moved: dict[str, Any] = {part: data.TensorPair(*(x.to(device) for x in pair)) for part, pair in parts.items()}
+    if isinstance(found, data.DetailedSplit):
+        moved["details"] = {p: {name: x.to(device) for name, x in of.items()} for p, of in found.details.items()}
+    return replace(found, **moved)
 
 
-def judge(model: nn.Module, name: str, part: str) -> dict[str, float]:
+def judge(model: nn.Module, name: str, part: str, device: str = "cpu") -> dict[str, float]:
     """Return loss, accuracy and the task's own scores of a model on a part of the data, ``"val"`` or ``"test"``."""
-    whole = split(name)
+    whole = split(name, device)
     pair: data.TensorPair = getattr(whole, part)
     if not isinstance(whole, data.DetailedSplit):
         return evaluate(model, pair)._asdict()

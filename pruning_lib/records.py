@@ -174,7 +174,8 @@ def load(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> lis
         Keys: recipe, method, strength, seed, criterion, target (None where nothing was chosen); of the last stage units
         (list of int), parameters, nonzero, macs, macs_used_inputs, val_error, test_error in percent;
         ``<stage>_val_error``, ``<stage>_test_error`` for every stage (None where there is none); and where the task has
-        scores of its own, each of the last stage (``test_auroc``) and after training (``trained_test_auroc``), 0 … 1.
+        scores of its own, each of the last stage (``test_auroc``) and after training (``trained_test_auroc``), 0 … 1;
+        and where a suite logs the test set by epoch, ``best_test_error`` and ``trained_best_test_error``, chosen on it.
         Errors are those of the Dice coefficient or of the balanced accuracy where there is one, else of the accuracy.
 
     Raises
@@ -243,6 +244,9 @@ def _row(config: Mapping[str, Any], run: Mapping[str, Any], pruning: Mapping[str
     row |= {f"{part}_error": _error(last, part) for part in ("val", "test")}
     for stage in STAGES:
         row |= {f"{stage}_{part}_error": _error(stages.get(stage), part) for part in ("val", "test")}
+    if "test_log" in last:
+        best = {"trained_": stages["trained"], "": last}
+        row |= {f"{name}best_test_error": round(100 * (1 - max(of["test_log"])), 4) for name, of in best.items()}
     for score in _scores(last):
         row |= {f"trained_{score}": stages["trained"][score], score: last[score]}
     return row

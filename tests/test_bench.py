@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.bench import Bench, Target, drop_inputs, fewer, found_widths, run_prune, run_scratch
+from experiments.bench import Bench, LoggedTest, Target, drop_inputs, fewer, found_widths, run_prune, run_scratch
 from experiments.methods import METHODS, optimizer_of, prepare
 from experiments.suites import ALL_CRITERIA, MORE, PROTOCOLS
 from pruning_lib.channels import shrink, units
 from pruning_lib.measure import measure
 from pruning_lib.models import LeNet300
-from pruning_lib.records import validate
+from pruning_lib.records import summarize, validate
 from pruning_lib.select import cost, zero
+from pruning_lib.train import Run
 from pruning_lib.units import BatchNorm, bounded_scale
 
 SMALL = replace(
@@ -115,6 +116,52 @@ def test_low_precision_and_channels_last_reach_a_record(tmp_path: Path) -> None:
     assert shrunk["macs"] <= 0.5 * record["stages"]["trained"]["macs"]
     assert min(units for name, units in shrunk["units"].items() if "conv1" in name) >= 3
     assert all(units in (16, 32, 64) for name, units in shrunk["units"].items() if "conv2" in name)
+
+
+def test_a_papers_protocol_logs_the_test_set_by_epoch_and_the_best_of_it(tmp_path: Path) -> None:
+    paper = PROTOCOLS["cifar10-vgg16-paper-protocol"].more
+    more = {key: paper[key] for key in ("nesterov", "schedule", "log_test", "scale", "shifts")}
+    run = config(criteria=["own", "scales-local"], **more | {"epochs": 8, "finetune_epochs": 4, "finetune_lr": 0.1})
+    record = run_prune(Bench(run, tmp_path)) | {"provenance": {}}
+    validate(record)
+    # The rate that an epoch ends with.
+    assert [entry[3] for entry in record["history"]] == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+    tuned = [pruning["stages"]["finetuned"] for pruning in record["prunings"]]
+    for stage, epochs in ((record["stages"]["trained"], 8), *((stage, 4) for stage in tuned)):
+        assert len(stage["test_log"]) == epochs
+        assert stage["test_log"][-1] == stage["test_accuracy"]
+    assert not any("test_log" in pruning["stages"]["shrunk"] for pruning in record["prunings"])
+    assert tuned[1]["units"] == {"fc1": 16, "fc2": 8}, "equal shares"
+    for row, stage in zip(summarize([record]), tuned, strict=True):
+        assert row["best_test_error"] == pytest.approx(100 * (1 - max(stage["test_log"])), abs=1e-3)
+        assert row["trained_best_test_error"] <= row["trained_test_error"]
+
+
+def test_the_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    run = config(log_test=True, epochs=3)
+    whole = run_prune(Bench(run, tmp_path / "whole"))
+    log = LoggedTest.after_epoch
+
+    def cut(self: LoggedTest, running: Run) -> None:
+        if running.epoch == 2:
+            raise KeyboardInterrupt
+        log(self, running)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoggedTest, "after_epoch", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_prune(Bench(run, tmp_path / "cut"))
+    assert run_prune(Bench(run, tmp_path / "cut")) == whole
+    assert len(whole["stages"]["trained"]["test_log"]) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("method", ["group-lasso", "rni", "stochastic-l2", "serene-sampled"])
+def test_a_gpu_makes_the_same_record_but_for_rounding(tmp_path: Path, method: str) -> None:
+    run = config(method=method)
+    here, there = (run_prune(Bench(run, tmp_path / name, device=name)) for name in ("cpu", "cuda:0"))
+    assert there["prunings"][0]["stages"].keys() == here["prunings"][0]["stages"].keys()
+    assert there["stages"]["trained"]["val_loss"] == pytest.approx(here["stages"]["trained"]["val_loss"], rel=0.05)
 
 
 def test_inputs_that_are_given_up_stay_so_through_fine_tuning(tmp_path: Path) -> None:

@@ -285,3 +285,6 @@ def test_misuse_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no records of 'digits-tiny'" in capsys.readouterr().err
     assert main(["--records", str(tmp_path), "summary", "digits-tiny"]) == 1
     assert "has no records" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--records", str(tmp_path), "run", "digits-tiny", "--device", "abacus"])
+    assert "torch cannot use 'abacus' here" in capsys.readouterr().err

@@ -94,3 +94,16 @@ def test_a_map_goes_from_its_first_step_to_a_row(monkeypatch: pytest.MonkeyPatch
     assert row["test_error"] == pytest.approx(100 * (1 - last["test_dice"]), abs=1e-3)
     assert row["test_instance_f1"] == last["test_instance_f1"]
     assert row["trained_test_dice"] == record["stages"]["trained"]["test_dice"]
+
+
+def test_a_whole_data_set_is_moved_with_its_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = all_parts(TensorPair(torch.zeros(2, 1), torch.zeros(2).long()), {"source": torch.zeros(2).long()}, 3)
+    monkeypatch.setitem(tasks.DATA, "chest-xrays", lambda: split)
+    moved = tasks.split("chest-xrays", "meta")
+    assert isinstance(moved, DetailedSplit)
+    assert moved.classes == 3
+    for part in (moved.train, moved.val, moved.test):
+        assert part.inputs.is_meta
+        assert part.targets.is_meta
+    assert all(moved.details[part]["source"].is_meta for part in ("train", "val", "test"))
+    assert not tasks.split("chest-xrays").train.inputs.is_meta
