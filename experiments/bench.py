@@ -211,16 +211,21 @@ class Bench:
 
 @dataclass(frozen=True)
 class Target:
-    """How small a network has to become: ``fraction-0.5`` of its units go, ``macs-0.25`` of its multiply-adds stay."""
+    """How small a network has to become.
+
+    ``fraction-0.5``: half of its units go; ``macs-0.25``: a quarter of its multiply-adds stays; ``widths-2-11-134``: so
+    many units of each group that may be pruned, in the order of the network.
+    """
 
     kind: str
-    share: float
+    share: float = math.nan
+    widths: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, text: str) -> Target:
         """Read a target's name."""
-        kind, share = text.split("-")
-        return cls(kind, float(share))
+        kind, *numbers = text.split("-")
+        return cls(kind, widths=tuple(map(int, numbers))) if kind == "widths" else cls(kind, float(*numbers))
 
     def budget(self, groups: Units) -> dict[str, Any]:
         """Return what `select` is to be told."""
@@ -228,9 +233,21 @@ class Target:
             return {"fraction": self.share}
         return {"macs": round(self.share * sum(groups.macs.values()))}
 
+    def choose(self, ranks: dict[str, Tensor], groups: Units, names: set[str], **how: Any) -> Chosen:
+        """Choose the units that go, by importance; `how` goes to `select`."""
+        if self.kind != "widths":
+            return select(ranks, groups, **how, **self.budget(groups))
+        chosen = fewer(groups, {})
+        for name, width in self.uniform(groups, names).items():
+            alone = {layer: rank for layer, rank in ranks.items() if groups.translate(layer) == name}
+            chosen[name] = select(alone, groups, fraction=1 - width / groups[name].size)[name]
+        return chosen
+
     def uniform(self, groups: Units, names: set[str]) -> dict[str, int]:
-        """Return widths of these groups scaled by one factor: by the fraction, or the largest within the budget."""
+        """Return widths of these groups as told, or scaled by one factor: the fraction, or the most within budget."""
         sizes = {name: group.size for name, group in groups.items() if name in names}
+        if self.kind == "widths":
+            return dict(zip(sizes, self.widths, strict=True))
         if self.kind == "fraction":
             return {name: round(size * (1 - self.share)) for name, size in sizes.items()}
         first = next(iter(sizes.values()))
@@ -289,13 +306,13 @@ def _prune(
     bench: Bench, model: nn.Module, groups: Units, ranks: dict[str, Tensor], criterion: str, target: str
 ) -> dict[str, Any]:
     config = bench.config
-    budget = Target.of(target).budget(groups)
+    names = _prunable(groups, config)
     # Scales are listed under their BatchNorm, weights under their layer.
-    left = {member.layer for name in groups.keys() - _prunable(groups, config) for member in groups[name].writers}
+    left = {member.layer for name in groups.keys() - names for member in groups[name].writers} | set(groups.fixed)
     ranks = {name: rank for name, rank in ranks.items() if name not in left}
     scope = "local" if criterion.endswith("-local") else config.get("scope", "global")
     how = {"scope": scope, "floor": config.get("floor", 1), "kinds": _kinds(config)}
-    chosen = select(ranks, groups, **how, **budget)
+    chosen = Target.of(target).choose(ranks, groups, names, **how)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     zero(dropped, chosen, groups, shift="drop")
     zero(zeroed, chosen, groups, shift="keep")

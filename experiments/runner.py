@@ -151,11 +151,15 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "commit": git.stdout.strip(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        if device == "cpu"
-        else torch.cuda.get_device_name(device),
+        "processor": _processor(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device
 
 
 def accuracies(record: dict[str, Any]) -> str:

@@ -66,6 +66,22 @@ def test_uniform_widths_are_the_largest_within_the_budget(tmp_path: Path, target
     assert 64 * n + n * max(1, round(16 * n / 32)) + max(1, round(16 * n / 32)) * 10 > macs
 
 
+def test_widths_that_are_told_keep_the_best_units_of_each_layer(tmp_path: Path) -> None:
+    run = config(targets=["widths-5-3"], criteria=["own"], finetune_epochs=0, model="lenet300", shifts="drop")
+    record = run_prune(Bench(run, tmp_path))
+    (pruning,) = record["prunings"]
+    assert pruning["stages"]["shrunk"]["units"] == {"fc1": 5, "fc2": 3}
+    bench = Bench(run, tmp_path)
+    model = bench.dense()
+    groups = units(model, bench.example)
+    ranks = {name: model.get_submodule(name).weight.norm(dim=1) for name in ("fc1", "fc2")}  # type: ignore[union-attr, operator]
+    chosen = Target.of("widths-5-3").choose(ranks, groups, set(ranks))
+    for name, width in (("fc1", 5), ("fc2", 3)):
+        assert set((~chosen[name]).nonzero().flatten().tolist()) == set(ranks[name].topk(width).indices.tolist())
+    scratch = run | {"recipe": "control", "method": "uniform", "target": "widths-5-3", "epochs": 1}
+    assert run_scratch(Bench(scratch, tmp_path / "s"), None)["stages"]["trained"]["units"] == {"fc1": 5, "fc2": 3}
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_runs_from_its_first_step_to_a_whole_record(tmp_path: Path, method: str) -> None:
     run = config(method=method, criteria=["own"], finetune_epochs=0, strength=0.0 if method == "dense" else 1e-2)
