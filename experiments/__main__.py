@@ -68,7 +68,7 @@ def _device(text: str) -> str:
     try:
         return str(torch.empty(0, device=text).device)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("\n")[0]
+        said = str(error).partition(". ")[0]
         raise argparse.ArgumentTypeError(f"torch cannot use '{text}' here ({said}); leave it out for the CPU") from None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from pruning_lib.plotting import COLORS, MARKERS
 from pruning_lib.records import Row, architecture, choose, interval, paired
@@ -161,11 +161,17 @@ def figure(rows: list[Row], against: str = "macs", times: dict[str, float] | Non
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     picture = Figure(figsize=(5.5 * across, 4.2 * down), layout="constrained")
-    grid = picture.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
+    grid = list(picture.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for axes, (family, looks) in zip(grid, panels.items(), strict=False):
         _panel(axes, family, {label: curves[label] for label in looks}, looks)
         axes.set_xlabel(AXES[against])
-    for axes in list(grid)[len(panels) :]:
+        axes.tick_params(labelbottom=True)
+    if against == "macs":
+        grid[0].xaxis.set_major_formatter(EngFormatter(sep=""))  # shared: 20M, not 2e+07
+    # An interval of a method that collapsed once would squeeze all others.
+    means = [mean for points in curves.values() for _, mean, _ in points]
+    grid[0].set_ylim(min(means) / 1.3, max(means) * 1.3)
+    for axes in grid[len(panels) :]:
         axes.remove()
     return picture
 

@@ -278,6 +278,17 @@ def test_the_horizontal_axis_is_what_was_asked_for(done: Path, against: str) -> 
     assert axes.get_xlabel() == report.AXES[against]
 
 
+def test_a_figure_has_a_panel_a_family_and_wide_intervals_leave_the_means_their_room() -> None:
+    rows = load("nuclei-unet")  # five families; one run of random units found nothing
+    picture = report.figure(rows)
+    assert len(picture.axes) == 5
+    low, high = picture.axes[0].get_ylim()
+    errors = [row["test_error"] for row in rows]
+    assert min(errors) / 2 < low < min(errors)
+    assert high < max(errors)
+    assert all(axes.xaxis.get_major_formatter()(2e7) == "20M" for axes in picture.axes)
+
+
 def test_misuse_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--records", str(tmp_path), "run", "digits-tiny", "--method", "l7"]) == 1
     assert "digits-tiny has no such run" in capsys.readouterr().err
