@@ -252,8 +252,8 @@ WHOLE = replace(
     epochs=60,
     finetune_epochs=20,
 )
-# As the authors of 2204.06404 ran it: their strengths, schedule and penalty. What they prune is the epoch with the best
-# test accuracy, here it is the last; `test_log` holds all. Their uniform channels are "scales-local" of dense.
+# As the authors of 2204.06404 ran it: their strengths, schedule and optimizer, but in bfloat16. What they prune is the
+# epoch with the best test accuracy, here it is the last; `test_log` holds all. Uniform channels: dense, "scales-local".
 PAPER = Protocol(
     suite="cifar10-vgg16-paper-protocol",
     data="cifar10",
