@@ -59,6 +59,7 @@ LENET5_BN: dict[str, tuple[float, ...]] = {
     "polarization": (3e-4,),
     "rni": (3e-2,),
 }
+RANKED = ("dense", "l2", "group-lasso", "stochastic-l2", "guided-group-lasso", "serene-sampled")
 ALL_CRITERIA = ("magnitude", "scales", "folded", "taylor", "random")
 
 
@@ -459,6 +460,16 @@ PROTOCOLS = {
         criteria={},
         more=MNIST_LENET5.more | {"precision": "float32"},
     ),
+    # What LeNet-5 loses to a ranking across layers, and what else could rank. One epoch of fine-tuning again.
+    "ablation-ranking": replace(
+        MNIST_LENET5,
+        suite="ablation-ranking",
+        strengths={method: LENET5[method] for method in RANKED},
+        sources={},
+        criteria=dict.fromkeys(RANKED, ("magnitude-local", "taylor", "random")),
+        targets=("macs-0.25",),
+        finetune_epochs=1,
+    ),
     "ablation-spaces": Protocol(
         suite="ablation-spaces",
         data="mnist",
@@ -471,7 +482,7 @@ PROTOCOLS = {
         finetune_epochs=2,
         lr=0.05,
         finetune_lr=0.02,
-        more={"precision": "bfloat16"},
+        more=MNIST_LENET5.more,
     ),
     "ablation-readings": Protocol(
         suite="ablation-readings",
@@ -511,6 +522,7 @@ ABOUT = {
     "marks-lenet300": "LeNet-300 on MNIST at 16,500 multiply-adds, unused inputs not counted, 3 seeds",
     "marks-lenet5": "LeNet-5 on MNIST at 91,000 and 67,000 multiply-adds, at the widths of published networks, 3 seeds",
     "ablation-precision": "some runs of mnist-lenet5 in float32 throughout, 3 seeds",
+    "ablation-ranking": "LeNet-5 on MNIST ranked by lengths, across layers and within, and by Taylor, 3 seeds",
     "ablation-spaces": "what SeReNe makes of a map: mean, sum or |sum| over positions; LeNet-5 on MNIST, 3 seeds",
     "ablation-readings": "guidance families and sampling kernels on MNIST, 3 seeds",
     "mnist-lenet5": "LeNet-5 on MNIST, 3 seeds",

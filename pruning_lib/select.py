@@ -66,7 +66,8 @@ def select(
         found by bisection on copies of `model`. Give exactly one of `fraction`, `macs`, `threshold`, `loss_fn`.
     scope : {"global", "local"}
         Rank all units together, or each group by itself: a fraction then holds in each group, and a budget or a loss
-        takes the same share of every group, to within a unit.
+        takes the same share of every group, to within a unit. Lengths of rows, and first-order losses, compare badly
+        between convolutions and linear layers: look at the widths, or take ``"local"`` (chapter *What held*).
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
     kinds : iterable of {"inner", "stream"}

@@ -46,7 +46,11 @@ class Regularizer(Protocol):
         return None
 
     def importance(self) -> dict[str, Tensor]:
-        """Return {layer: tensor of shape (units,)}; higher = keep."""
+        """Return {layer: tensor of shape (units,)}; higher = keep.
+
+        Lengths of rows say little between layers where a BatchNorm divides by them: rank by
+        `importance.magnitude(model, groups, of="folded")` or `importance.taylor` there (chapter *What held*).
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class WeightPenalty(Regularizer):
                     snap(weight.sub_(slope, alpha=step))
 
     def importance(self) -> dict[str, Tensor]:
-        """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
+        """Return {layer: ‖incoming weights‖₂}, shape (units,); a BatchNorm that follows divides it out."""
         return incoming_norms(self._layers)
 
     def _lengths(self, weights: list[Tensor]) -> list[Tensor]:

@@ -200,7 +200,11 @@ class SeReNe(Regularizer):
         return {name: value / (1 - self.smoothing**self._measured) for name, value in self._average.items()}
 
     def importance(self) -> dict[str, Tensor]:
-        """Return {layer: ‖incoming weights‖₂}: S small means little influence, S = 0 does not mean silent."""
+        """Return {layer: ‖incoming weights‖₂}: S small means little influence, S = 0 does not mean silent.
+
+        Where BatchNorms follow, rank by `importance.magnitude(model, groups, of="folded")`: they divide lengths out,
+        and a layer can lose nearly all of its units to another (chapter *What held*).
+        """
         return incoming_norms(self._layers)
 
     def remove(self) -> None:
