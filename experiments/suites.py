@@ -132,6 +132,8 @@ class Protocol:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     loop_seeds: tuple[int, ...] = (0, 1, 2)
     targets: tuple[str, ...] = ("fraction-0.5", "macs-0.25", "macs-0.10", "macs-0.05")
+    # Weight decay of the controls, one chosen by validation as strengths are: a small network may be regularized, too.
+    decays: tuple[float, ...] = (0.0,)
     # Random pruning says something about networks without structure of their own.
     criteria: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"dense": ("random",), "l2": ("random",)})
     epochs: int = 8
@@ -163,7 +165,11 @@ class Protocol:
             for method, values in self.strengths.items()
             for strength in values
         ]
-        scratch = base | {"recipe": "control", "strength": 0.0, "epochs": self.epochs + self.finetune_epochs}
+        return [*pruned, *(control for decay in self.decays for control in self._controls(base, decay))]
+
+    def _controls(self, base: Config, decay: float) -> list[Config]:
+        scratch = base | {"recipe": "control", "strength": decay, "epochs": self.epochs + self.finetune_epochs}
+        scratch |= {"weight_decay": decay} if decay else {}
         # Widths that are told are not uniform.
         names = {target: "scratch" if target.startswith("widths") else "uniform" for target in self.targets}
         controls = [scratch | {"method": name, "target": target} for target, name in names.items()]
@@ -171,10 +177,10 @@ class Protocol:
             for target, strength in zip(self.targets, values, strict=True):
                 if strength is None:
                     continue
-                source = identifier({"recipe": "prune", "method": method, "strength": strength, "seed": seed})
+                source = identifier({"recipe": "prune", "method": method, "strength": strength, "seed": base["seed"]})
                 more = {"target": target, "source": source, "most": 2}
                 controls += [scratch | more | {"method": f"scratch-{kind}-{method}"} for kind in ("e", "b")]
-        return [*pruned, *controls]
+        return controls
 
     def _loops(self, seed: int) -> list[Config]:
         base = self._base(seed)
@@ -332,6 +338,7 @@ PROTOCOLS = {
         },
         loop_strengths={"l2": (3e-4, 1e-3), "l1": (3e-4, 1e-3), **dict.fromkeys(SERENE, (3e-4, 1e-3))},
         sources={"group-lasso": (1e-2, 1e-2, 3e-2, 3e-2), "serene-sampled": (1e-3, 3e-3, 3e-3, 3e-3)},
+        decays=(0.0, 3e-4, 1e-3),
     ),
     "mnist-lenet300-bn": Protocol(
         suite="mnist-lenet300-bn",
