@@ -338,7 +338,7 @@ PROTOCOLS = {
         },
         loop_strengths={"l2": (3e-4, 1e-3), "l1": (3e-4, 1e-3), **dict.fromkeys(SERENE, (3e-4, 1e-3))},
         sources={"group-lasso": (1e-2, 1e-2, 3e-2, 3e-2), "serene-sampled": (1e-3, 3e-3, 3e-3, 3e-3)},
-        decays=(0.0, 3e-4, 1e-3),
+        decays=(0.0, 3e-4, 1e-3, 3e-3),
     ),
     "mnist-lenet300-bn": Protocol(
         suite="mnist-lenet300-bn",

@@ -264,15 +264,25 @@ def architecture(row: Mapping[str, Any]) -> str:
     return "-".join(map(str, row["units"]))
 
 
-def choose(rows: Iterable[Row]) -> list[Row]:
-    """Keep, of each method's strengths, the one with the least validation error of the last stage, mean over seeds.
+def choose(rows: Iterable[Row], by: str = "val_error") -> list[Row]:
+    """Keep, of each method's strengths, the one with the least validation error, mean over seeds.
 
     The choice is made for each recipe, method, criterion and target by itself, among the strengths with the most seeds.
     Rows without a target are all kept: their networks differ in size, and the error alone would choose the largest.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        All strengths, as `load` gives them.
+    by : str
+        The error to choose by: of the last stage, or of another one that is to be judged, ``"zeroed_val_error"``. Rows
+        without that stage are left out.
     """
     cases: dict[tuple[Any, ...], dict[float, list[Row]]] = {}
     kept: list[Row] = []
     for row in rows:
+        if row[by] is None:
+            continue
         if row["target"] is None:
             kept.append(row)
             continue
@@ -280,8 +290,8 @@ def choose(rows: Iterable[Row]) -> list[Row]:
         cases.setdefault(case, {}).setdefault(row["strength"], []).append(row)
     for strengths in cases.values():
         most = max(map(len, strengths.values()))
-        whole = [found for found in strengths.values() if len(found) == most]
-        kept += min(whole, key=lambda found: statistics.fmean(row["val_error"] for row in found))
+        finished = [found for found in strengths.values() if len(found) == most]
+        kept += min(finished, key=lambda found: statistics.fmean(row[by] for row in found))
     return kept
 
 

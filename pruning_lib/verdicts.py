@@ -1,0 +1,142 @@
+"""The rule by which this book says that a claim holds, over the rows of a suite (chapter what-held).
+
+At a budget, over paired seeds, with 95 % intervals of mean differences of test error, a method is
+
+- *dense-level* if it exceeds each of the whole networks, trained without a penalty and with L2, by at most a margin,
+  the upper end of the interval included;
+- *better than the controls* if it is below each of them, every interval excluding 0. Controls are random units of the
+  network without a penalty, and all networks of the budget that were trained from their first step.
+
+Both: it holds. The second alone: in part. Else it does not hold here. Strengths are chosen on validation data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pruning_lib.records import Row, choose, interval, paired
+
+HOLDS, IN_PART, FAILS, UNTESTED = "holds", "in part", "does not hold here", "not tested here"
+SEEDS = 3
+"""Fewer are no test."""
+MARGINS = {
+    "mnist-lenet300": 0.2,
+    "mnist-lenet300-bn": 0.2,
+    "mnist-lenet5": 0.2,
+    "fashion-lenet5": 0.5,
+    "cifar10-vgg16-quarter": 1.0,
+    "cifar10-resnet20": 1.0,
+    "nuclei-unet": 1.0,
+    "covid-cnn": 2.0,
+}
+"""By suite, in points of error: of the accuracy, of Dice (nuclei), of the balanced accuracy (X-rays)."""
+
+Interval = tuple[float, float]
+
+
+class Verdict(NamedTuple):
+    """What the rule says of a method at a budget.
+
+    Parameters
+    ----------
+    word : str
+        `HOLDS`, `IN_PART`, `FAILS` or `UNTESTED`.
+    seeds : int
+        How many there are of everything that is compared.
+    above : dict of str to tuple of float
+        Mean and half width of the points of test error above each whole network; empty if untested.
+    against : dict of str to tuple of float
+        The same for each control; negative: better than it.
+    """
+
+    word: str
+    seeds: int
+    above: dict[str, Interval]
+    against: dict[str, Interval]
+
+    @property
+    def above_dense(self) -> Interval:
+        """The distance to the whole network that is harder to reach: mean and half width, in points."""
+        return max(self.above.values(), key=sum, default=(math.nan, math.nan))
+
+    @property
+    def hardest(self) -> str:
+        """The control that the method fails at, by the mean the hardest of them; else the hardest of all."""
+        return max(self.against, key=lambda name: (sum(self.against[name]) >= 0, self.against[name][0]), default="")
+
+    def told(self, control: str) -> str:
+        """Return ``"better than"``, ``"worse than"`` or ``"not told apart from"`` a control."""
+        return told(*self.against[control])
+
+
+def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdict:
+    """Return the verdict on a method, its units ranked by its own importance, at a budget.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        All rows of a suite, as `records.load` gives them.
+    method, target : str
+        For example ``"rni"`` and ``"fraction-0.5"``.
+    margin : float
+        Points of test error, see `MARGINS`.
+    """
+    rows = list(rows)
+    chosen = choose(rows)
+    ours = pick(chosen, method, target)
+    theirs = controls(chosen, target)
+    seeds = min(len({row["seed"] for row in found}) for found in (ours, *(theirs.values() or [[]])))
+    if seeds < SEEDS:
+        return Verdict(UNTESTED, seeds, {}, {})
+    above = {name: above_whole(ours, found) for name, found in whole(rows).items()}
+    against = {name: paired(ours, found, "test_error")[:2] for name, found in theirs.items()}
+    level = all(sum(distance) <= margin for distance in above.values())
+    better = all(sum(difference) < 0 for difference in against.values())
+    return Verdict((HOLDS if level else IN_PART) if better else FAILS, seeds, above, against)
+
+
+def pick(
+    rows: Iterable[Row], method: str, target: str, criterion: str | None = "own", recipe: str = "prune"
+) -> list[Row]:
+    """Return the rows of a method at a budget: of chosen rows one a seed."""
+    wanted = (recipe, method, criterion, target)
+    return [row for row in rows if (row["recipe"], row["method"], row["criterion"], row["target"]) == wanted]
+
+
+def controls(rows: Iterable[Row], target: str) -> dict[str, list[Row]]:
+    """Return what a method has to beat at a budget, by name, from chosen rows."""
+    rows = list(rows)
+    names = sorted({row["method"] for row in rows if row["recipe"] == "control"})
+    found = {name: pick(rows, name, target, None, "control") for name in names}
+    found["random units"] = pick(rows, "dense", target, "random")
+    return {name: its for name, its in found.items() if its}
+
+
+def whole(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the whole networks without a penalty and with L2, a row a seed, by name: ``"dense"``, ``"l2"``.
+
+    Of L2's strengths it is the one with the least validation error of the *whole* network, mean over seeds, so that
+    neither the test data nor any pruning chooses it.
+    """
+    runs = {}  # one row a run, whatever was pruned from it
+    for row in rows:
+        if row["recipe"] == "prune" and row["method"] in ("dense", "l2") and row["criterion"] == "own":
+            case = (row["method"], row["strength"], row["seed"])
+            runs[case] = row | {"target": "whole", "val_error": row["trained_val_error"]}
+    found: dict[str, list[Row]] = {}
+    for row in choose(runs.values()):
+        found.setdefault(row["method"], []).append(row)
+    return found
+
+
+def above_whole(ours: Iterable[Row], wholes: Iterable[Row]) -> Interval:
+    """Return mean and half width of: test error of pruned networks − test error of whole ones, by seed, in points."""
+    errors = {row["seed"]: row["trained_test_error"] for row in wholes}
+    return interval(row["test_error"] - errors[row["seed"]] for row in ours if row["seed"] in errors)
+
+
+def told(difference: float, half: float) -> str:
+    """Return in words what an interval of ours − theirs, in points of error, says: better, worse, or neither."""
+    return "not told apart from" if abs(difference) <= half else "better than" if difference < 0 else "worse than"

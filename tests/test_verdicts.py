@@ -1,0 +1,89 @@
+"""The rule of the ledger, on rows whose verdict can be read off."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from pruning_lib import records, verdicts
+
+T = 4.303  # Student's t, 0.975, two degrees of freedom
+
+
+def rows(method: str, errors: list[float], recipe: str = "prune", **more: Any) -> list[dict[str, Any]]:
+    """Return a row a seed; trained errors are 2.0, 2.1, 2.2 unless told."""
+    criterion = "own" if recipe == "prune" else None
+    base = {"recipe": recipe, "method": method, "criterion": criterion, "target": "fraction-0.5", "strength": 0.0}
+    return [
+        base
+        | {"seed": seed, "test_error": error, "val_error": error, "zeroed_val_error": 9 - error}
+        | {"trained_test_error": 2 + seed / 10, "trained_val_error": 3.0}
+        | more
+        for seed, error in enumerate(errors)
+    ]
+
+
+def suite(ours: list[float]) -> list[dict[str, Any]]:
+    found = rows("rni", ours) + rows("dense", [2.3, 2.4, 2.5]) + rows("dense", [5.0, 5.1, 5.2], criterion="random")
+    return found + rows("uniform", [4.0, 4.1, 4.2], recipe="control")
+
+
+@pytest.mark.parametrize(
+    ("ours", "word"),
+    [
+        ([2.1, 2.2, 2.3], "holds"),  # 0.1 above dense, 1.9 below uniform width
+        ([2.6, 2.7, 2.8], "in part"),  # 0.6 above dense
+        ([2.1, 2.2, 3.0], "in part"),  # 0.33 ± 1.03: within the margin by its mean alone
+        ([4.1, 4.2, 4.3], "does not hold here"),  # worse than uniform width
+        ([2.1, 4.0, 4.2], "does not hold here"),  # 0.67 ± 2.38 below: not told from it
+    ],
+)
+def test_a_verdict_is_what_the_intervals_say(ours: list[float], word: str) -> None:
+    assert verdicts.judge(suite(ours), "rni", "fraction-0.5", margin=0.5).word == word
+
+
+def test_a_verdict_has_its_numbers_by_hand() -> None:
+    found = verdicts.judge(suite([2.1, 2.2, 3.0]), "rni", "fraction-0.5", margin=0.5)
+    # Differences to dense 0.1, 0.1, 0.8; to uniform width −1.9, −1.9, −1.2: both with a deviation of 0.7 / √3.
+    half = T * (0.7 / math.sqrt(3)) / math.sqrt(3)
+    assert found.above["dense"] == pytest.approx((1 / 3, half), rel=1e-3)
+    assert found.against["uniform"] == pytest.approx((-5 / 3, half), rel=1e-3)
+    assert (found.hardest, found.seeds, list(found.against)) == ("uniform", 3, ["uniform", "random units"])
+    assert found.told("uniform") == "better than"
+    assert found.above_dense == found.above["dense"]
+
+
+def test_two_seeds_are_no_test_and_neither_is_a_suite_without_controls() -> None:
+    two = [row for row in suite([2.1, 2.2, 2.3]) if row["seed"] < 2 or row["method"] != "uniform"]
+    none = rows("rni", [2.1, 2.2, 2.3]) + rows("dense", [2.3, 2.4, 2.5])
+    assert verdicts.judge(two, "rni", "fraction-0.5", 0.5)[:2] == ("not tested here", 2)
+    for untested in (none, rows("dense", [2.3, 2.4, 2.5]), []):
+        found = verdicts.judge(untested, "rni", "fraction-0.5", 0.5)
+        assert (found.word, found.seeds, found.hardest) == ("not tested here", 0, "")
+
+
+def test_the_whole_network_with_l2_is_chosen_on_validation_data_of_the_whole_network() -> None:
+    # By its test error the stronger would be chosen, and by what is left after pruning, too.
+    weak = rows("l2", [3.0, 3.0, 3.0], strength=1e-4, trained_val_error=2.0)
+    strong = rows("l2", [1.0, 1.0, 1.0], strength=1e-3, trained_val_error=2.5, trained_test_error=1.0)
+    found = verdicts.whole(suite([2.1, 2.2, 2.3]) + weak + strong)
+    assert {name: [row["strength"] for row in its] for name, its in found.items()} == {
+        "dense": [0.0] * 3,
+        "l2": [1e-4] * 3,
+    }
+
+
+def test_it_takes_both_whole_networks_to_be_dense_level() -> None:
+    better = rows("l2", [3.0, 3.0, 3.0], strength=1e-3, trained_test_error=1.0)
+    found = verdicts.judge(suite([2.1, 2.2, 2.3]) + better, "rni", "fraction-0.5", margin=0.5)
+    assert (found.word, round(found.above["dense"][0], 6), round(found.above["l2"][0], 6)) == ("in part", 0.1, 1.2)
+    assert found.above_dense == found.above["l2"]
+
+
+def test_strengths_are_chosen_by_the_error_that_is_judged() -> None:
+    both = rows("l1", [2.0, 2.0, 2.0], strength=1e-3) + rows("l1", [3.0, 3.0, 3.0], strength=1e-2)
+    assert {row["strength"] for row in records.choose(both)} == {1e-3}
+    assert {row["strength"] for row in records.choose(both, by="zeroed_val_error")} == {1e-2}
+    assert records.choose(rows("uniform", [1.0], zeroed_val_error=None), by="zeroed_val_error") == []
