@@ -505,6 +505,23 @@ PROTOCOLS = {
         sources={},
         seeds=(0, 1, 2),
     ),
+    # Controls of mnist-lenet300 keep their weight decay to the end: what if fine-tuning has one, too? No controls again.
+    "ablation-finetuning": Protocol(
+        suite="ablation-finetuning",
+        data="mnist",
+        network={"model": "lenet300", "widths": [300, 100]},
+        strengths={
+            "l2": (1e-3, 3e-3),
+            "l1": (1e-3, 3e-3),
+            "group-lasso": (1e-2, 3e-2),
+            "serene-sampled": (1e-3, 3e-3),
+            "stochastic-l2": (3e-3,),
+        },
+        sources={},
+        criteria={},
+        decays=(),
+        more={"finetune": {"weight_decay": 1e-3}},
+    ),
     "digits-tiny": Protocol(
         suite="digits-tiny",
         data="digits",
@@ -544,6 +561,7 @@ ABOUT = {
     "cifar10-resnet56": "ResNet-56 on CIFAR-10, inner channels, 3 seeds; for a GPU",
     "cifar10-vgg16-paper-protocol": "VGG-16 as the authors of receding importances ran it, tested by epoch; for a GPU",
     "cifar10-resnet56-paper-protocol": "ResNet-56 as they ran it, tested by epoch; for a GPU",
+    "ablation-finetuning": "some methods of mnist-lenet300 with a weight decay of 1e-3 in fine-tuning, 5 seeds",
     "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
 }
 PROTOCOLS |= {
