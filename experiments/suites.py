@@ -505,7 +505,7 @@ PROTOCOLS = {
         sources={},
         seeds=(0, 1, 2),
     ),
-    # Controls of mnist-lenet300 keep their weight decay to the end: what if fine-tuning has one, too? No controls again.
+    # Controls of mnist-lenet300 keep their weight decay to the end: what if fine-tuning has one, too? Methods alone.
     "ablation-finetuning": Protocol(
         suite="ablation-finetuning",
         data="mnist",
