@@ -241,7 +241,7 @@ CIFAR10 = Protocol(
         "serene-sampled": (1e-3,),
         "polarization": (3e-4,),
     },
-    # RNI cuts all layers alike. The unpenalized network loses its late ones: a control that does three times the work.
+    # RNI cuts all layers alike. The unpenalized network loses its late ones: it needs a control that works as much.
     sources={"rni": (3e-2, 3e-2, 3e-2), "dense": (None, 0.0, None)},
     criteria={"dense": ("taylor", "random")},
     seeds=(0, 1, 2),

@@ -299,3 +299,16 @@ def test_misuse_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["--records", str(tmp_path), "run", "digits-tiny", "--device", "abacus"])
     assert "torch cannot use 'abacus' here" in capsys.readouterr().err
+
+
+def test_controls_are_run_with_every_weight_decay_and_for_no_target_without_a_source() -> None:
+    configs = SUITES["mnist-lenet300"].configs()
+    controls = [config for config in configs if config["recipe"] == "control"]
+    assert len(SUITES["mnist-lenet300"].by_name()) == len(configs)  # no two share a record
+    decays = [sum(config.get("weight_decay", 0.0) == decay for config in controls) for decay in (0.0, 3e-4, 1e-3, 3e-3)]
+    assert decays == [100] * 4  # 5 seeds, 4 targets, uniform width and both controls of 2 sources
+    assert all(config["strength"] == config.get("weight_decay", 0.0) for config in controls)
+    vgg = SUITES["cifar10-vgg16-quarter"].configs()
+    targets = {config["target"] for config in vgg if config["method"] in ("scratch-e-dense", "scratch-b-dense")}
+    assert targets == {"fraction-0.6"}
+    assert not [config for config in SUITES["ablation-finetuning"].configs() if config["recipe"] == "control"]
