@@ -525,6 +525,17 @@ PROTOCOLS = {
         decays=(),
         more={"finetune": {"weight_decay": 1e-3}},
     ),
+    # At a quarter of Fashion-MNIST's LeNet-5 one list of lengths ruins nearly all. Whom do equal shares help, and are
+    # they enough to be better than its controls?
+    "ablation-shares": replace(
+        _lenet5("fashion-mnist", bn=False),
+        suite="ablation-shares",
+        strengths={method: LENET5[method] for method in RANKED},
+        sources={},
+        decays=(),
+        criteria=dict.fromkeys(RANKED, ("magnitude-local",)),
+        targets=("macs-0.25",),
+    ),
     # RNI's strength on VGG-16 was set by rule and costs the whole network five points. What does a third of it do?
     "ablation-receding": replace(
         CIFAR10, suite="ablation-receding", strengths={"rni": (1e-2,)}, sources={}, criteria={}, decays=()
@@ -570,6 +581,7 @@ ABOUT = {
     "cifar10-resnet56-paper-protocol": "ResNet-56 as they ran it, tested by epoch; for a GPU",
     "ablation-finetuning": "some methods of mnist-lenet300 with a weight decay of 1e-3 in fine-tuning, 5 seeds",
     "ablation-receding": "receding importances on VGG-16 of a quarter width at a third of the strength, 3 seeds",
+    "ablation-shares": "LeNet-5 on Fashion-MNIST with equal shares of all layers, 3 seeds",
     "digits-tiny": "a minute of the MNIST protocol on digits, for tests",
 }
 PROTOCOLS |= {
