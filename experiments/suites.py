@@ -525,7 +525,7 @@ PROTOCOLS = {
         decays=(),
         more={"finetune": {"weight_decay": 1e-3}},
     ),
-    # At a quarter of Fashion-MNIST's LeNet-5 one list of lengths ruins nearly all. Whom do equal shares help, and are
+    # At a quarter of Fashion-MNIST's LeNet-5 one list of lengths ruins most. Whom do equal shares help, and are
     # they enough to be better than its controls?
     "ablation-shares": replace(
         _lenet5("fashion-mnist", bn=False),
