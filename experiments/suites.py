@@ -358,10 +358,16 @@ PROTOCOLS = {
         finetune_lr=0.03,
     ),
     "cifar10-vgg16-quarter": CIFAR10,
+    # Twice the price an epoch: half of the steps, so twice the strengths by the rule of CIFAR-10; fewer comparisons.
     "cifar10-resnet20": replace(
         CIFAR10,
         suite="cifar10-resnet20",
         network={"model": "resnet20"},
+        strengths={m: tuple(round(value * 2, 6) for value in values) for m, values in CIFAR10.strengths.items()},
+        sources={"rni": (6e-2, 6e-2, 6e-2)},
+        criteria={"dense": ("random",)},
+        epochs=6,
+        finetune_epochs=2,
         more=CIFAR10.more | {"kinds": ["inner"]},
     ),
     "cifar10-vgg16": WHOLE,
