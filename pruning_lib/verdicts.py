@@ -74,6 +74,8 @@ class Verdict(NamedTuple):
 def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdict:
     """Return the verdict on a method, its units ranked by its own importance, at a budget.
 
+    It is `UNTESTED` below three seeds of the method or of any control, and without networks of uniform width.
+
     Parameters
     ----------
     rows : iterable of Row
@@ -87,7 +89,8 @@ def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdi
     chosen = choose(rows)
     ours = pick(chosen, method, target)
     theirs = controls(chosen, target)
-    seeds = min(len({row["seed"] for row in found}) for found in (ours, *(theirs.values() or [[]])))
+    # Every suite trains uniform widths: where they are not there yet, other controls may not be either.
+    seeds = min(len({row["seed"] for row in found}) for found in (ours, theirs.get("uniform", []), *theirs.values()))
     if seeds < SEEDS:
         return Verdict(UNTESTED, seeds, {}, {})
     above = {name: above_whole(ours, found) for name, found in whole(rows).items()}

@@ -59,7 +59,8 @@ def test_two_seeds_are_no_test_and_neither_is_a_suite_without_controls() -> None
     two = [row for row in suite([2.1, 2.2, 2.3]) if row["seed"] < 2 or row["method"] != "uniform"]
     none = rows("rni", [2.1, 2.2, 2.3]) + rows("dense", [2.3, 2.4, 2.5])
     assert verdicts.judge(two, "rni", "fraction-0.5", 0.5)[:2] == ("not tested here", 2)
-    for untested in (none, rows("dense", [2.3, 2.4, 2.5]), []):
+    random_alone = [row for row in suite([2.1, 2.2, 2.3]) if row["method"] != "uniform"]
+    for untested in (none, random_alone, rows("dense", [2.3, 2.4, 2.5]), []):
         found = verdicts.judge(untested, "rni", "fraction-0.5", 0.5)
         assert (found.word, found.seeds, found.hardest) == ("not tested here", 0, "")
 
