@@ -89,7 +89,7 @@ def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdi
     chosen = choose(rows)
     ours = pick(chosen, method, target)
     theirs = controls(chosen, target)
-    # Every suite trains uniform widths: where they are not there yet, other controls may not be either.
+    # Where uniform widths are not there yet, other controls may not be either.
     seeds = min(len({row["seed"] for row in found}) for found in (ours, theirs.get("uniform", []), *theirs.values()))
     if seeds < SEEDS:
         return Verdict(UNTESTED, seeds, {}, {})
