@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped; of a run, the same command goes on.\n")
+        return 130
     return status
 
 
@@ -61,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _seeds(text: str) -> set[int]:
     first, dash, last = text.partition("-")
-    return set(range(int(first), int(last) + 1)) if dash else {int(part) for part in text.split(",")}
+    try:
+        return set(range(int(first), int(last) + 1)) if dash else {int(part) for part in text.split(",")}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' names no seeds; give a range such as 0-4, or some such as 0,2"
+        ) from None
 
 
 def _device(text: str) -> str:
@@ -148,5 +157,6 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `table | head` ends without a traceback
     torch.set_num_threads(1)
     sys.exit(main())

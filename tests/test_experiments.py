@@ -299,6 +299,31 @@ def test_misuse_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["--records", str(tmp_path), "run", "digits-tiny", "--device", "abacus"])
     assert "torch cannot use 'abacus' here" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--records", str(tmp_path), "run", "digits-tiny", "--seeds", "all"])
+    assert "'all' names no seeds; give a range such as 0-4" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_had_enough_is_no_error(done: Path) -> None:
+    command = [sys.executable, "-m", "experiments", "--records", str(done), "table", "digits-tiny"]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == -signal.SIGPIPE
+
+
+def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("work/*/*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.endswith("Stopped; of a run, the same command goes on.\n")
+    assert "Traceback" not in said
 
 
 def test_controls_are_run_with_every_weight_decay_and_for_no_target_without_a_source() -> None:
