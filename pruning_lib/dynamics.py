@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers.base import unwrapped
 from pruning_lib.regularizers.guided import joined
 from pruning_lib.train import Callback, Run
-from pruning_lib.units import Group, Member, Units
+from pruning_lib.units import Group, Member, Units, fitting
 
 ALIVE = -1
 
@@ -109,11 +108,8 @@ class Dynamics(Callback):
             raise ValueError(f"Dynamics got threshold={threshold!r}; it is a norm, 0 or more.")
         self.threshold = float(threshold)
         self._groups = groups
-        self._modules: dict[str, Any] = dict(unwrapped(model).named_modules())
+        self._modules = fitting(model, groups.values(), "Dynamics", reading=True)
         weighing = {member.layer: None for group in groups.values() for member in (*group.writers, *group.readers)}
-        norms = {member.layer for group in groups.values() for member in group.norms}
-        if unknown := sorted((weighing.keys() | norms) - self._modules.keys()):
-            raise ValueError(f"Dynamics got units of another model: it has no layer '{unknown[0]}'.")
         self._times: list[float] = []
         self._norms: dict[str, list[Tensor]] = {name: [] for name in groups}  # (2, units) a record
         self._died = {

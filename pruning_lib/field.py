@@ -137,6 +137,7 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
     if len(dtypes) != 1 or not (dtype := dtypes.pop()).is_floating_point:
         raise ValueError("shrinkage_field needs a model whose parameters have one floating dtype.")
     weights, gradients = _copy(model.state_dict()), {p: p.grad for p in model.parameters()}
+    buffers = [(m, name, b.dtype) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     for parameter in gradients:
         parameter.grad = None
     try:
@@ -144,6 +145,8 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.to(dtype)
+        for module, name, own in buffers:  # one that was float64 before stays it
+            setattr(module, name, getattr(module, name).to(own))
         model.load_state_dict(weights)
         for parameter, gradient in gradients.items():
             parameter.grad = gradient

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning_lib.select import unit_mean
-from pruning_lib.units import BatchNorm, Member, Units, Weighted, rows
+from pruning_lib.units import BatchNorm, Member, Units, Weighted, fitting, rows, unwrapped
 
 
 @torch.no_grad()
@@ -51,14 +51,14 @@ def magnitude(
     Raises
     ------
     ValueError
-        If a layer of `groups` is missing, `of` is unknown, `norm` is below 1, no group has a scale
+        If `groups` are another model's, `of` is unknown, `norm` is below 1, no group has a scale
         (``of="scales"``), or a BatchNorm keeps no running variance (``of="folded"``).
     """
     if of not in ("weights", "scales", "folded"):
         raise ValueError(f"magnitude got of={of!r}; choose 'weights', 'scales' or 'folded'.")
     if not norm >= 1:
         raise ValueError(f"magnitude got norm={norm!r}; it is p ≥ 1 of ‖w‖_p.")
-    modules = _modules(model, groups)
+    modules = fitting(model, groups.values(), "magnitude")
     found: dict[str, Tensor] = {}
     for name, group in groups.items():
         lengths = {m: rows(modules[m.layer]).flatten(1).norm(norm, dim=1) for m in group.writers}
@@ -68,7 +68,7 @@ def magnitude(
             found[name] = _mean(lengths, group.size)
         if of != "weights" and scales:
             found[name] = found.get(name, 1) * _mean(scales, group.size)
-    if not found:
+    if not found and groups:
         raise ValueError("magnitude(of='scales') found no group with a BatchNorm that has a scale; use of='weights'.")
     return found
 
@@ -110,9 +110,11 @@ def taylor(
     Raises
     ------
     ValueError
-        If a layer of `groups` is missing, `data` is empty, `batch_size` is below 1, or a layer is read past its module.
+        If `groups` are another model's, a reader is no linear or convolution layer, `data` is empty, `batch_size` is
+        below 1, or a layer is read past its module.
     """
-    modules = _modules(model, groups)
+    modules = fitting(model, groups.values(), "taylor", reading=True)
+    model = unwrapped(model)
     count = len(data[0])
     if batch_size < 1 or not count:
         raise ValueError(f"taylor got {count} examples and batch_size={batch_size}; it needs at least 1 of each.")
@@ -157,17 +159,6 @@ def random(groups: Units, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.rand(group.size, generator=generator) for name, group in groups.items()}
 
 
-def _modules(model: nn.Module, groups: Units) -> dict[str, Any]:
-    """Return the model's modules by name, or raise ValueError if one that `groups` name is missing."""
-    modules: dict[str, Any] = dict(model.named_modules())
-    for group in groups.values():
-        for member in (*group.writers, *group.norms, *group.readers):
-            if member.layer not in modules:
-                owner = type(model).__name__
-                raise ValueError(f"{owner} has no layer '{member.layer}'; the groups come from another model.")
-    return modules
-
-
 def _mean(values: dict[Member, Tensor], size: int) -> Tensor:
     """Return each unit's mean over the layers that know it, shape (units,)."""
     found = [unit_mean(value, member.index.to(value.device), size) for member, value in values.items()]
@@ -205,6 +196,8 @@ def _slopes(
 ) -> dict[str, Tensor]:
     """Return ∂L/∂z of every gate that stands somewhere."""
     standing = {name: gate for name, gate in gates.items() if gate.requires_grad}
+    if not standing:
+        return {}
     slopes = torch.autograd.grad(loss_fn(model(x), y), list(standing.values()), allow_unused=True)
     for name, slope in zip(standing, slopes, strict=True):
         if slope is None:

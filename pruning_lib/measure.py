@@ -8,7 +8,11 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +96,7 @@ def measure(
     held = {id(tensor): tensor for _, _, _, tensor in graph.tensors_of(probe)}.values()
     counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), _unfused(), counter:
             probe(*args)
     except Exception as error:
         shapes = " and ".join(str(tuple(arg.shape)) for arg in args)
@@ -107,6 +111,20 @@ def measure(
         sum(tensor.numel() * tensor.element_size() for tensor in held),
         _latency(probe, args, repeats, threads) if latency else None,
     )
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Run attention and LSTMs by the operators that are counted, not by the fused ones of eval mode, which are not."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first time it is asked, torch speaks of hardware that is not there
+            with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @torch.no_grad()
@@ -164,16 +182,14 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
     batches = [inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < 2:  # one sample has no variance
         batches[-2:] = [torch.cat(batches[-2:])]
-    seen = 0
+    handles: list[Any] = []
     try:
         model.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
+            handles.append(norm.register_forward_pre_hook(_averaging()))
         for batch in batches:
-            seen += len(batch)
-            for norm in norms:
-                norm.momentum = len(batch) / seen
             model(batch)
     except BaseException:
         for norm, _, buffers in before:
@@ -181,7 +197,21 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
                 getattr(norm, name).copy_(tensor)
         raise
     finally:
+        for handle in handles:
+            handle.remove()
         for norm, momentum, _ in before:
             norm.momentum = momentum
         for module, training in modes.items():
             module.training = training
+
+
+def _averaging() -> Callable[[BatchNorm, tuple[Tensor, ...]], None]:
+    """Return a hook by which a BatchNorm's statistics become the mean over all its calls, each by its samples."""
+    seen = 0
+
+    def hook(norm: BatchNorm, args: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        seen += len(args[0])
+        norm.momentum = len(args[0]) / seen
+
+    return hook

@@ -5,7 +5,6 @@ Statistics decide here *what* to zero; what may then be removed is logic, and li
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib.channels import graph
 from pruning_lib.units import (
     BatchNorm,
     Chosen,
@@ -24,8 +24,10 @@ from pruning_lib.units import (
     Weighted,
     bounded_scale,
     check_plain,
+    fitting,
     rows,
     unit_axis,
+    unwrapped,
     weighted,
 )
 
@@ -51,14 +53,14 @@ def select(
     ----------
     importance : mapping of str to Tensor
         {layer: (channels,)} or {group: (units,)}, higher = keep, as `importance()` of any method and the functions of
-        `pruning_lib.importance` return it. Layers whose units cannot go are passed over; several layers of one group
-        are averaged.
+        `pruning_lib.importance` return it. Linear and convolution layers whose units cannot go are passed over; several
+        layers of one group are averaged.
     groups : Units
         From `pruning_lib.units(model, example)`. Groups without importance stay whole and do not count.
     fraction : float, optional
         In [0, 1): exactly ⌊fraction · N⌋ of the N units go, ties by order.
     macs : int, optional
-        As few units go as bring the multiply-adds for one example to this budget.
+        As few units go as bring the multiply-adds of linear and convolution layers, for one example, to this budget.
     threshold : float, optional
         Units below it go.
     loss_fn, tolerance, model : optional
@@ -173,14 +175,16 @@ def _check_targets(
         raise ValueError(f"select got {len(given)} targets; give exactly one of fraction, macs, threshold, loss_fn.")
     if fraction is not None and not 0 <= fraction < 1:
         raise ValueError(f"select got fraction={fraction!r}; it must be in [0, 1): the share of units that go.")
-    if macs is not None and macs <= 0:
+    if macs is not None and not macs > 0:
         raise ValueError(f"select got macs={macs!r}; the budget is a positive number of multiply-adds for one example.")
     if threshold is not None and math.isnan(threshold):
         raise ValueError("select got threshold=nan; units below a number go.")
     if loss_fn is not None and model is None:
         raise ValueError("select got loss_fn without model; pass model= so that copies of it can be evaluated.")
-    if floor < 0 or round_to < 1:
-        raise ValueError(f"select got floor={floor}, round_to={round_to}; floor must be ≥ 0 and round_to ≥ 1.")
+    if not (floor >= 0 and round_to >= 1 and floor == int(floor) and round_to == int(round_to)):
+        raise ValueError(
+            f"select got floor={floor}, round_to={round_to}; they are whole numbers, floor ≥ 0 and round_to ≥ 1."
+        )
     if scope not in ("global", "local"):
         raise ValueError(f"scope={scope!r} is unknown; choose 'global' or 'local'.")
 
@@ -188,9 +192,10 @@ def _check_targets(
 def _by_group(importance: Mapping[str, Tensor], groups: Units, kinds: frozenset[Kind]) -> dict[str, Tensor]:
     """Return {group: (units,)} on the CPU, in graph order; layers of one group are averaged unit by unit."""
     collected: dict[str, list[Tensor]] = {}
-    for layer, score in importance.items():
+    for layer, given in importance.items():
         if layer in groups.fixed:
             continue
+        score = torch.as_tensor(given)
         name = _group_of(layer, groups)
         group = groups[name]
         index = next(member.index for member in (*group.writers, *group.norms) if member.layer == layer)
@@ -266,7 +271,7 @@ def _within_loss(
     limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
 
     def holds(count: int) -> bool:
-        trial = copy.deepcopy(model)
+        trial = graph.clone(model)
         zero(trial, ranking.lowest(count), groups)
         return float(loss_fn(trial)) <= limit
 
@@ -309,8 +314,9 @@ def zero(
 ) -> None:
     """Set the chosen units to zero in place: incoming weights, bias, γ; running mean 0 and variance 1.
 
-    A zeroed unit emits a constant. Which one, `shift` says: the shift is β of its BatchNorm, or its bias where there is
-    none. A scale that `bound_batchnorm` bounds is 0 from then on, held by its mask; its unit emits 0.
+    A zeroed unit emits a constant. Which one, `shift` says: the shift is β of its BatchNorm, and the bias of a layer
+    that no BatchNorm follows. A scale that `bound_batchnorm` bounds is 0 from then on, held by its mask; its unit
+    emits 0.
 
     Parameters
     ----------
@@ -336,7 +342,7 @@ def zero(
     """
     if shift not in ("keep", "drop", "mean"):
         raise ValueError(f"shift={shift!r} is unknown; choose 'keep', 'drop' or 'mean'.")
-    layers = _checked_layers(model, chosen, groups)
+    layers = _checked_layers(model, chosen, groups, reading=shift == "mean")
     if shift == "mean":
         if inputs is None:
             raise ValueError("zero got shift='mean' without inputs; pass examples to take each unit's mean over.")
@@ -346,20 +352,25 @@ def zero(
     try:
         for name, gone in chosen.items():
             constants = means[name] if shift == "mean" else None
-            _zero_group(layers, groups[name], gone.cpu(), shift, constants, optimizer)
+            _zero_group(layers, groups[name], gone.cpu(), shift, constants, None if before else optimizer)
         if shift == "mean":
             _check_means(means, _emissions(model, groups, chosen, inputs), chosen)  # type: ignore[arg-type]
     except ValueError:
         for tensor, old in before:
             tensor.copy_(old)
         raise
+    for name, gone in chosen.items() if before else ():  # nothing can fail any more
+        _zero_group(layers, groups[name], gone.cpu(), shift, means[name], optimizer)
 
 
-def _checked_layers(model: nn.Module, chosen: Mapping[str, Tensor], groups: Units) -> dict[str, nn.Module]:
+def _checked_layers(
+    model: nn.Module, chosen: Mapping[str, Tensor], groups: Units, *, reading: bool
+) -> dict[str, nn.Module]:
     """Return the modules of the chosen groups by name, after every check that can fail."""
-    modules = dict(model.named_modules())
     layers: dict[str, nn.Module] = {}
     for name, gone in chosen.items():
+        if not isinstance(gone, Tensor):
+            raise TypeError(f"the choice for '{name}' is a {type(gone).__name__}; it must be a bool tensor.")
         if name not in groups:
             groups.translate(name)
             raise ValueError(f"'{name}' writes the group '{groups.translate(name)}'; choose units by that name.")
@@ -373,11 +384,8 @@ def _checked_layers(model: nn.Module, chosen: Mapping[str, Tensor], groups: Unit
                 f"all {group.size} units of '{name}' were chosen and nothing bypasses it: no input would reach the "
                 "output. Keep at least one."
             )
-        for member in (*group.writers, *group.norms, *group.readers):
-            if member.layer not in modules:
-                owner = type(model).__name__
-                raise ValueError(f"{owner} has no layer '{member.layer}'; the groups come from another model.")
-            layers[member.layer] = modules[member.layer]
+        modules = fitting(model, [group], "zero", reading=reading)
+        layers |= {member.layer: modules[member.layer] for member in (*group.writers, *group.norms, *group.readers)}
         written = {member.layer: modules[member.layer] for member in (*group.writers, *group.norms)}
         check_plain({layer: module for layer, module in written.items() if bounded_scale(module) is None}, "zero")
     return layers
@@ -411,7 +419,7 @@ def _zero_group(
         shape = [1] * layer.weight.ndim
         shape[unit_axis(layer)] = -1
         _fill(layer.weight, mask.view(shape), 0.0, optimizer)
-        if group.norms:
+        if group.norms and not member.exposed:
             _fill(layer.bias, mask, 0.0, optimizer)
         else:
             set_shift(layer.bias, member.index, mask)
@@ -445,7 +453,7 @@ def _fill(parameter: Tensor | None, mask: Tensor, value: Tensor | float, optimiz
 
 def _emissions(model: nn.Module, groups: Units, chosen: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
     """Return {group: (units,)}: the mean of what the group's first reader receives, in eval mode."""
-    modules = dict(model.named_modules())
+    modules = dict(unwrapped(model).named_modules())
     found: dict[str, Tensor] = {}
 
     def watch(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -468,6 +476,11 @@ def _emissions(model: nn.Module, groups: Units, chosen: Mapping[str, Tensor], in
             handle.remove()
         for module, mode in training.items():
             module.training = mode
+    if unread := [group.name for group in watched if group.name not in found]:
+        raise ValueError(
+            f"shift='mean' saw no layer read the units of '{unread[0]}': its weight is used without its module. Use "
+            "shift='keep'; nothing was changed."
+        )
     return {name: found.get(name, torch.zeros(groups[name].size)).cpu() for name in chosen}
 
 
@@ -479,7 +492,7 @@ def _check_means(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], chosen
         if len(gap) and gap.max() > 1e-4 * scale:
             raise ValueError(
                 f"shift='mean' missed the mean of a unit of '{name}' by {gap.max():.2g}: its activation does not "
-                "return a positive number as it is. Use shift='keep'; nothing was changed."
+                "return a positive number as it is, or several layers shift it. Use shift='keep'; nothing was changed."
             )
 
 
@@ -530,13 +543,17 @@ def iterative(
     ValueError
         If `rounds` is below 1, not exactly one target is given, or `select` or `zero` refuse.
     """
-    if rounds < 1:
-        raise ValueError(f"iterative got rounds={rounds}; it needs at least 1, which is one-shot pruning.")
+    if not (rounds >= 1 and rounds == int(rounds)):
+        raise ValueError(f"iterative got rounds={rounds}; it needs at least 1, a whole number; 1 is one-shot pruning.")
     if (fraction is None) == (macs is None):
         raise ValueError("iterative needs exactly one of fraction and macs: what the last round reaches.")
+    bounds = {
+        name: options.get(name, default) for name, default in (("floor", 1), ("round_to", 1), ("scope", "global"))
+    }
+    _check_targets(fraction, macs, None, None, None, **bounds)
     full = sum(groups.macs.values())
     gone: Chosen = {}
-    for done in (r / rounds for r in range(1, rounds + 1)):
+    for done in (r / rounds for r in range(1, int(rounds) + 1)):
         scores = _by_group(importance(model), groups, frozenset(("inner", "stream")))
         for name, mask in gone.items():
             if name in scores:
@@ -674,6 +691,10 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
         With `remove()`.
     """
     masks: list[tuple[Tensor, Tensor]] = []
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"hold got a {type(optimizer).__name__} for optimizer; it needs the torch.optim.Optimizer or None."
+        )
     check_plain(weighted(model), "hold")
     for layer in weighted(model).values():
         masks.append((layer.weight, (layer.weight != 0).to(layer.weight.dtype)))

@@ -9,6 +9,7 @@ The step itself is what any loop would write:
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import threading
@@ -30,12 +31,14 @@ from tqdm import tqdm
 from pruning_lib.data import TensorPair
 from pruning_lib.regularizers.base import Regularizer
 from pruning_lib.select import Hold, hold, threshold_weights
+from pruning_lib.units import BatchNorm
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """A batch of inputs and a generator on the CPU → another batch, as `pruning_lib.data.crop_and_flip`."""
 Schedule = Callable[[float], float]
 """Progress in [0, 1) → factor on a learning rate or a strength."""
+SAMPLED = 1000  # examples, of inputs whose sum tells a checkpoint's data from others
 
 
 class CheckpointError(ValueError):
@@ -152,8 +155,17 @@ def evaluate(
         Examples per forward pass; it changes the result by rounding alone.
     loss_fn : callable
         Mean loss of (outputs, targets), a scalar.
+
+    Raises
+    ------
+    ValueError
+        If there are no examples, or not as many inputs as targets.
     """
     inputs, targets = data
+    if len(inputs) != len(targets) or not len(inputs):
+        raise ValueError(
+            f"evaluate got {len(inputs)} inputs and {len(targets)} targets; it needs as many of each, and at least one."
+        )
     modes = {module: module.training for module in model.modules()}
     model.eval()
     loss, right = 0.0, 0.0
@@ -360,7 +372,8 @@ def fit(
     loss_fn : callable
         Mean loss of (outputs, targets), a scalar.
     batch_size : int
-        Examples a step; the last step of an epoch takes what is left.
+        Examples a step; the last step of an epoch takes what is left. A single one, which has no variance, joins the
+        step before where the model has a BatchNorm.
     schedule, strength_schedule : callable, optional
         Progress in [0, 1) → factor on the learning rates, and on the regularizer's strength, at each step: `cosine`,
         ``steps(0.5, 0.75)``, ``ramp(0.2)``, or your own. Default: constant.
@@ -388,12 +401,13 @@ def fit(
 
     Raises
     ------
-    ValueError
-        If an argument is out of range, or (`CheckpointError`) if `checkpoint` is damaged or belongs to another
-        configuration; nothing is changed then.
+    TypeError, ValueError
+        If an argument is of the wrong kind or out of range, or (`CheckpointError`) if `checkpoint` is damaged or
+        belongs to another configuration; nothing is changed then.
     FloatingPointError
         If the loss is no longer finite; the model keeps the weights of that moment.
     """
+    train, val = _pair(train, "train"), _pair(val, "val")
     run = Run(model, optimizer, regularizer, train, val, loss_fn, epochs)
     schedules = (schedule or constant, strength_schedule or constant)
     loop = _Loop(run, batch_size, schedules, augment, autocast, list(callbacks), seed, checkpoint, progress)
@@ -407,6 +421,12 @@ def fit(
         else:
             _on_new_thread(loop, threads)
     return run.history
+
+
+def _pair(part: object, name: str) -> TensorPair:
+    if not isinstance(part, tuple) or len(part) != 2 or not all(isinstance(tensor, Tensor) for tensor in part):
+        raise TypeError(f"fit got a {type(part).__name__} for {name}; it needs two tensors, (inputs, targets).")
+    return TensorPair(*part)
 
 
 @dataclass(eq=False)
@@ -455,7 +475,7 @@ class _Loop:
 
     def train(self) -> None:
         run = self.run
-        batches = -(-len(run.train.targets) // self.batch_size)
+        batches = len(_split(torch.arange(len(run.train.targets)), self.batch_size, run.model))
         total = run.epochs * batches
         with tqdm(total=total, initial=run.epoch * batches, disable=not self.progress, unit="step") as bar:
             while run.epoch < run.epochs and not run.stop:
@@ -472,7 +492,7 @@ class _Loop:
             callback.before_epoch(run)
         run.model.train()
         order = torch.randperm(len(run.train.targets), generator=self.generator).to(run.train.targets.device)
-        batches = torch.split(order, self.batch_size)
+        batches = _split(order, self.batch_size, run.model)
         bar.set_description(f"epoch {run.epoch + 1}/{run.epochs}")
         for i, batch in enumerate(batches):
             self.scale(*(schedule((run.epoch * len(batches) + i) / total) for schedule in self.schedules))
@@ -533,7 +553,12 @@ class _Loop:
         ]
         return {
             "model": {name: str(tuple(value.shape)) for name, value in run.model.state_dict().items()},
-            "data": [str(tuple(run.train.inputs.shape)), _checksum(run.train.targets), _checksum(run.val.targets)],
+            "data": [
+                str(tuple(run.train.inputs.shape)),
+                *(_checksum(part.inputs[:: max(1, len(part.inputs) // SAMPLED)]) for part in (run.train, run.val)),
+                *(_checksum(part.targets) for part in (run.train, run.val)),
+            ],
+            "loss": _name(run.loss_fn),
             "epochs": run.epochs,
             "batch size": self.batch_size,
             "seed": self.seed,
@@ -541,8 +566,9 @@ class _Loop:
             "augmentation": _name(self.augment),
             "autocast": str(self.autocast),
             "optimizer": [type(run.optimizer).__name__, *map(str, groups)],
+            "parameters": [[tuple(p.shape) for p in group["params"]] for group in run.optimizer.param_groups],
             "learning rates": self.rates,
-            "regularizer": _settings(regularizer),
+            "regularizer": [*_settings(regularizer), *getattr(regularizer, "_layers", ())],
             "callbacks": [_settings(callback) for callback in self.callbacks],
         }
 
@@ -579,17 +605,35 @@ class _Loop:
                 f"The checkpoint {self.checkpoint} belongs to another run: it differs in {', '.join(different)}; "
                 "delete it or name another file."
             )
-        run.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
+        owners: list[Any] = [run.model, run.optimizer, *self.callbacks]
+        values = [state["model"], state["optimizer"], *state["callbacks"]]
         if run.regularizer is not None:
-            run.regularizer.load_state_dict(state["regularizer"])
-        for callback, values in zip(self.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(values)
+            owners.append(run.regularizer)
+            values.append(state["regularizer"])
+        before = [copy.deepcopy(owner.state_dict()) for owner in owners]
+        for i, (owner, value) in enumerate(zip(owners, values, strict=True)):
+            try:
+                owner.load_state_dict(value)
+            except Exception as error:
+                for earlier, own in zip(owners[:i], before[:i], strict=True):
+                    earlier.load_state_dict(own)
+                raise CheckpointError(
+                    f"The checkpoint {self.checkpoint} does not fit the {type(owner).__name__} of this run; delete it "
+                    "or name another file."
+                ) from error
         self.generator.set_state(state["order"])
         if not state["done"]:
             torch.set_rng_state(state["random"])
         run.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
         return bool(state["done"])
+
+
+def _split(order: Tensor, batch_size: int, model: nn.Module) -> list[Tensor]:
+    """Return the batches of an epoch; one example has no variance, so before a BatchNorm it joins the batch before."""
+    batches = list(torch.split(order, batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1 and any(isinstance(module, BatchNorm) for module in model.modules()):
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def _read(path: Path) -> dict[str, Any]:

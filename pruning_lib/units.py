@@ -53,6 +53,14 @@ def weighted(model: nn.Module) -> dict[str, Weighted]:
     return found
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the user's module inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
 def check_plain(layers: Mapping[str, nn.Module], what: str) -> None:
     """Raise ValueError if a weight is computed from others, so that changing it in place would change nothing."""
     for name, layer in layers.items():
@@ -87,10 +95,14 @@ class Member:
         int64 of shape (channels,): the unit that each channel of the layer belongs to, −1 where it belongs to none.
         For a writer or a normalization a channel is an output channel, for a reader an input channel; a linear layer
         behind a flatten reads each unit through as many channels as the map has pixels.
+    exposed : bool
+        Of a writer in a group with normalizations: whether some reader gets its bias past all of them, and past the
+        depthwise layers of the group.
     """
 
     layer: str
     index: Tensor
+    exposed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +146,8 @@ class Units(Mapping[str, Group]):
     fixed : mapping of str to str
         Layers whose units cannot go, each with the reason, as in ``{"fc3": "writes the model's output"}``.
     macs : mapping of str to int, optional
-        Multiply-adds for one example of every linear and convolution layer, fixed ones included.
+        Multiply-adds for one example of every linear and convolution layer, fixed ones included; products between
+        activations (attention) and recurrent cells are not among them, as they are in `measure`.
     """
 
     def __init__(
@@ -175,3 +188,54 @@ class Units(Mapping[str, Group]):
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def fitting(model: nn.Module, groups: Iterable[Group], owner: str, *, reading: bool = False) -> dict[str, Any]:
+    """Return the modules of a model by name if every layer of these groups is there, with as many channels.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Wrappers are looked through.
+    groups : iterable of Group
+        For example ``units(model, example).values()``.
+    owner : str
+        Who asks, for the message.
+    reading : bool
+        Whether the weights of the readers are needed, too.
+
+    Raises
+    ------
+    ValueError
+        If the groups are those of another model, or of this one before `shrink`; or if a reader is no linear or
+        convolution layer, and it is needed.
+    """
+    modules: dict[str, Any] = dict(unwrapped(model).named_modules())
+    for group in groups:
+        for member in (*group.writers, *group.norms, *group.readers):
+            if member.layer not in modules:
+                raise ValueError(f"{owner} got units of another model: it has no layer '{member.layer}'.")
+            module = modules[member.layer]
+            if member in group.readers and not isinstance(module, Weighted):
+                if reading:
+                    raise ValueError(
+                        f"{owner} needs the weights that read '{group.name}', and '{member.layer}', a "
+                        f"{type(module).__name__}, is no linear or convolution layer."
+                    )
+                continue
+            channels = _channels(module, reads=member in group.readers)
+            if channels != len(member.index):
+                raise ValueError(
+                    f"{owner} got units of another model: its '{member.layer}' has {channels or 'no'} channels, theirs "
+                    f"has {len(member.index)}. After `shrink`, call `units` again."
+                )
+    return modules
+
+
+def _channels(module: nn.Module, *, reads: bool) -> int | None:
+    """Return how many channels a layer has on one side; None for what is no layer of a group."""
+    if isinstance(module, nn.Linear):
+        return module.in_features if reads else module.out_features
+    if isinstance(module, _ConvNd):
+        return module.in_channels if reads else module.out_channels
+    return module.num_features if isinstance(module, BatchNorm) else None

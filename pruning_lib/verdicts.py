@@ -2,8 +2,8 @@
 
 At a budget, over paired seeds, with 95 % intervals of mean differences of test error, a method is
 
-- *dense-level* if it exceeds each of the whole networks, trained without a penalty and with L2, by at most a margin,
-  the upper end of the interval included;
+- *dense-level* if it exceeds each of the whole networks, trained without a penalty and (where a suite has it) with L2,
+  by at most a margin, the upper end of the interval included;
 - *better than the controls* if it is below each of them, every interval excluding 0. Controls are random units of the
   network without a penalty, and all networks of the budget that were trained from their first step.
 
@@ -25,7 +25,9 @@ MARGINS = {
     "mnist-lenet300": 0.2,
     "mnist-lenet300-bn": 0.2,
     "mnist-lenet5": 0.2,
+    "mnist-lenet5-bn": 0.2,
     "fashion-lenet5": 0.5,
+    "fashion-lenet5-bn": 0.5,
     "cifar10-vgg16-quarter": 1.0,
     "cifar10-resnet20": 1.0,
     "nuclei-unet": 1.0,
@@ -63,8 +65,12 @@ class Verdict(NamedTuple):
 
     @property
     def hardest(self) -> str:
-        """The control that the method fails at, by the mean the hardest of them; else the hardest of all."""
-        return max(self.against, key=lambda name: (sum(self.against[name]) >= 0, self.against[name][0]), default="")
+        """The control at which the method fails, worse than it rather than not told apart; of these by the mean."""
+
+        def hardness(name: str) -> tuple[int, float]:
+            return ("better than", "not told apart from", "worse than").index(self.told(name)), self.against[name][0]
+
+        return max(self.against, key=hardness, default="")
 
     def told(self, control: str) -> str:
         """Return ``"better than"``, ``"worse than"`` or ``"not told apart from"`` a control."""
@@ -74,7 +80,8 @@ class Verdict(NamedTuple):
 def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdict:
     """Return the verdict on a method, its units ranked by its own importance, at a budget.
 
-    It is `UNTESTED` below three seeds of the method or of any control, and without networks of uniform width.
+    It is `UNTESTED` below three seeds of the method, of any control or of a whole network; random units, uniform width
+    and the whole network without a penalty have to be there.
 
     Parameters
     ----------
@@ -88,12 +95,12 @@ def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdi
     rows = list(rows)
     chosen = choose(rows)
     ours = pick(chosen, method, target)
-    theirs = controls(chosen, target)
-    # Where uniform widths are not there yet, other controls may not be either.
-    seeds = min(len({row["seed"] for row in found}) for found in (ours, theirs.get("uniform", []), *theirs.values()))
+    theirs, wholes = controls(chosen, target), whole(rows)
+    needed = (ours, theirs.get("uniform", []), theirs.get("random units", []), wholes.get("dense", []))
+    seeds = min(len({row["seed"] for row in found}) for found in (*needed, *theirs.values(), *wholes.values()))
     if seeds < SEEDS:
         return Verdict(UNTESTED, seeds, {}, {})
-    above = {name: above_whole(ours, found) for name, found in whole(rows).items()}
+    above = {name: above_whole(ours, found) for name, found in wholes.items()}
     against = {name: paired(ours, found, "test_error")[:2] for name, found in theirs.items()}
     level = all(sum(distance) <= margin for distance in above.values())
     better = all(sum(difference) < 0 for difference in against.values())

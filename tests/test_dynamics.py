@@ -204,7 +204,7 @@ def test_wrong_use_is_named():
         dynamics["fc1"]
     with pytest.raises(ValueError, match="threshold=-1; it is a norm"):
         Dynamics(model, groups, threshold=-1)
-    with pytest.raises(ValueError, match="units of another model: it has no layer '2'"):
+    with pytest.raises(ValueError, match="units of another model: its '0' has 2 channels, theirs has 3"):
         Dynamics(nn.Sequential(nn.Linear(2, 2)), groups)
     with pytest.raises(ValueError, match="Dynamics got the state of another network, or none"):
         dynamics.load_state_dict(Dynamics(*mlp(7)).state_dict())

@@ -173,3 +173,12 @@ def test_a_model_that_fails_comes_back_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert str(state) == str(reg.state_dict())
+
+
+def test_a_buffer_of_float64_comes_back_as_it_was() -> None:
+    model = LeNet300(inputs=(1, 4, 4))
+    exact = torch.tensor([0.1], dtype=torch.float64) / 3
+    model.register_buffer("exact", exact.clone())
+    shrinkage_field(L2(model, 0.1), model, X)
+    assert model.exact.dtype == torch.float64
+    assert torch.equal(model.exact, exact)  # type: ignore[arg-type]

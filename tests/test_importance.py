@@ -262,7 +262,7 @@ def test_wrong_use_is_named():
         importance.magnitude(model, groups, of="gamma")
     with pytest.raises(ValueError, match=r"norm=0.5; it is p ≥ 1"):
         importance.magnitude(model, groups, norm=0.5)
-    with pytest.raises(ValueError, match="Sequential has no layer 'a'; the groups come from another model"):
+    with pytest.raises(ValueError, match="magnitude got units of another model: it has no layer 'a'"):
         importance.magnitude(two_layers(), groups)
     with pytest.raises(ValueError, match="found no group with a BatchNorm that has a scale; use of='weights'"):
         importance.magnitude(two_layers(), prl.units(two_layers(), torch.zeros(1, 8)), of="scales")

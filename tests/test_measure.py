@@ -93,3 +93,38 @@ def test_recalibrate_leaves_everything_as_it_was_when_it_fails():
     with pytest.raises(ValueError, match="at least two samples"):
         recalibrate(model, torch.randn(1, 4))
     recalibrate(nn.Linear(3, 2), torch.randn(4, 3))
+
+
+def test_attention_and_lstms_are_counted_although_eval_mode_fuses_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2)).eval()
+    # 5 tokens: queries, keys, values and their output; scores and their mean; the two layers behind; the head.
+    by_hand = 5 * 4 * 8 * 8 + 2 * 5 * 5 * 8 + 5 * 2 * 8 * 16 + 5 * 8 * 2
+    assert measure(model, torch.randn(2, 5, 8)).macs == by_hand == 3040
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.head(self.cell(x)[0][:, -1])
+
+    assert measure(Last(), torch.randn(3, 5, 8)).macs == 5 * 4 * 16 * (8 + 16) + 32
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.mkldnn.is_available() == torch._C._get_mkldnn_enabled()
+
+
+def test_recalibrate_averages_over_all_calls_of_a_batchnorm():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm1d(3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(x) + self.norm(x + 10))
+
+    model, inputs = Twice(), torch.randn(64, 3)
+    recalibrate(model, inputs, batch_size=16)
+    torch.testing.assert_close(model.norm.running_mean, inputs.mean(0) + 5)
+    assert (model.norm.momentum, len(model.norm._forward_pre_hooks)) == (0.1, 0)

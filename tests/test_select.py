@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+import pruning_lib as prl
 from pruning_lib.select import cost, hold, select, threshold_weights, zero
 from pruning_lib.units import Group, Member, Units
 
@@ -349,3 +350,133 @@ def test_computed_weights_are_refused_where_they_would_stay_as_they_are():
         ):
             with pytest.raises(ValueError, match="changes weights in place, and that of '5' is computed from others"):
                 change(model, groups)
+
+
+def test_groups_of_the_network_before_shrink_are_named_and_nothing_is_changed():
+    model = chain()
+    groups = prl.units(model, torch.randn(1, 1, 4, 4))
+    zero(model, {"5": torch.tensor([True, False, False])}, groups)
+    small = prl.shrink(model, torch.randn(1, 1, 4, 4)).model
+    before = copy.deepcopy(small.state_dict())
+    chosen = {"0": torch.tensor([True, False, True, False]), "5": torch.tensor([False, True, False])}
+    with pytest.raises(ValueError, match="its '5' has 2 channels, theirs has 3. After `shrink`, call `units` again"):
+        zero(small, chosen, groups)
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    for look in (prl.importance.magnitude, prl.Dynamics):
+        with pytest.raises(ValueError, match="its '5' has 2 channels"):
+            look(small, groups)
+    for method in (prl.L1, prl.GroupLasso):
+        with pytest.raises(ValueError, match="its '5' has 2 channels"):
+            method(small, 1e-3, units=groups)
+
+
+class Depthwise(nn.Module):
+    """A unit's shift is the bias of the depthwise layer behind its BatchNorm, or that of the branch without one."""
+
+    def __init__(self, residual: bool) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4)
+        self.b = nn.Conv2d(1, 4, 1) if residual else nn.Conv2d(4, 4, 1, groups=4)
+        self.head = nn.Conv2d(4, 2, 1)
+        self.residual = residual
+
+    def forward(self, x):
+        a = self.norm(self.a(x)).relu()
+        return self.head((a + self.b(x) if self.residual else self.b(a)).relu())
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_shift_past_the_batchnorm_is_kept_dropped_or_set(residual):
+    torch.manual_seed(0)
+    model, x = Depthwise(residual).double().eval(), torch.randn(8, 1, 5, 5).double()
+    nn.init.constant_(model.b.bias, 0.7)
+    groups = prl.units(model, x)
+    chosen = {"a": torch.tensor([True, False, False, True])}
+    dropped = copy.deepcopy(model)
+    zero(model, chosen, groups)
+    assert model.b.bias.tolist() == [0.7] * 4
+    assert model.a.bias[chosen["a"]].tolist() == [0, 0]  # the BatchNorm divides it out
+    zero(dropped, chosen, groups, shift="drop")
+    assert dropped.b.bias[chosen["a"]].tolist() == [0, 0]
+    for zeroed in (model, dropped):
+        small = prl.shrink(zeroed, x)
+        assert small.model.head.in_channels == 2
+        torch.testing.assert_close(small.model(x), zeroed(x))
+
+
+def test_the_mean_of_a_unit_behind_a_depthwise_layer_is_reached():
+    torch.manual_seed(0)
+    model, x = Depthwise(residual=False).double().eval(), torch.randn(8, 1, 5, 5).double()
+    seen = []
+    model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().mean((0, 2, 3))))
+    model(x)
+    zero(model, {"a": torch.tensor([True, False, False, False])}, prl.units(model, x), shift="mean", inputs=x)
+    model(x)
+    assert seen[-1][0] == pytest.approx(seen[0][0].item())
+
+
+def test_a_mean_that_is_refused_leaves_momentum_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x = torch.randn(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(x).square().sum().backward()
+    optimizer.step()
+    before = [state["momentum_buffer"].clone() for state in optimizer.state.values()]
+    groups, gone = prl.units(model, x), {"0": torch.tensor([True, False, False, False])}
+    with pytest.raises(ValueError, match="shift='mean' missed the mean"):
+        zero(model, gone, groups, shift="mean", inputs=x, optimizer=optimizer)
+    after = [state["momentum_buffer"] for state in optimizer.state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    model[1] = nn.ReLU()
+    zero(model, gone, groups, shift="mean", inputs=x, optimizer=optimizer)
+    assert optimizer.state[model[0].weight]["momentum_buffer"][0].tolist() == [0, 0, 0]
+
+
+def test_a_mean_needs_a_reader_that_is_called():
+    class Past(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return nn.functional.linear(self.a(x).relu(), self.b.weight, self.b.bias)
+
+    model, x = Past(), torch.randn(6, 3)
+    with pytest.raises(ValueError, match="saw no layer read the units of 'a'"):
+        zero(model, {"a": torch.ones(4) > torch.arange(4)}, prl.units(model, x), shift="mean", inputs=x)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrappers_are_looked_through(wrap):
+    model, x = chain(), torch.randn(2, 1, 4, 4)
+    wrapped, groups = wrap(model), prl.units(model, x)
+    assert list(prl.units(wrapped, x)) == list(groups) == ["0", "5"]
+    chosen = select(prl.GroupLasso(wrapped, 1e-3).importance(), prl.units(wrapped, x), fraction=0.5)
+    scores = prl.importance.taylor(wrapped, groups, (x, torch.tensor([0, 1])))
+    assert all(
+        torch.equal(score, prl.importance.taylor(model, groups, (x, torch.tensor([0, 1])))[name])
+        for name, score in scores.items()
+    )
+    assert prl.importance.magnitude(wrapped, groups).keys() == scores.keys()
+    zero(wrapped, chosen, groups)
+    assert (model[5].weight[chosen["5"]] == 0).all()
+
+
+def test_numbers_that_are_none_are_named():
+    groups = groups_of_chain()
+    for wrong in ({"macs": float("nan")}, {"fraction": 0.5, "floor": 1.5}, {"fraction": 0.5, "round_to": 2.5}):
+        with pytest.raises(ValueError, match="select got"):
+            select(SCORES, groups, **wrong)
+    for wrong in ({"fraction": 1.5}, {"macs": -5}):
+        with pytest.raises(ValueError, match="select got"):
+            prl.iterative(chain(), groups, lambda _: SCORES, lambda _: None, rounds=2, **wrong)
+    assert gone(select({name: score.numpy() for name, score in SCORES.items()}, groups, fraction=0.5)) == gone(
+        select(SCORES, groups, fraction=0.5)
+    )
+    with pytest.raises(TypeError, match="the choice for '0' is a list; it must be a bool tensor"):
+        zero(chain(), {"0": [True, False, False, False]}, groups)
+    model = chain()
+    with pytest.raises(TypeError, match="hold got a str for optimizer"):
+        hold(model, "sgd")
+    assert not any(parameter._backward_hooks for parameter in model.parameters())

@@ -709,3 +709,10 @@ def test_more_wrong_use_is_named():
     with pytest.raises(ValueError, match=r"strength=2\.5; it is a share"):
         reg.update(torch.optim.SGD(model.parameters(), lr=0.1))
     assert torch.equal(model.fc1.weight, before.fc1.weight)
+
+
+def test_a_seed_that_is_no_integer_leaves_no_hook_behind():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(TypeError, match="SeReNe got seed=None; it is an integer"):
+        SeReNe(model, 1e-4, seed=None)
+    assert not any(module._forward_hooks for module in model.modules())

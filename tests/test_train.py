@@ -393,6 +393,12 @@ def test_numbers_below_one_are_named(name: str) -> None:
         fit(model, TRAIN, VAL, optimizer=SGD(model.parameters(), 0.1), progress=False, **arguments)
 
 
+def test_no_examples_to_evaluate_on_is_named() -> None:
+    for inputs, targets in ((0, 0), (5, 3)):
+        with pytest.raises(ValueError, match=f"evaluate got {inputs} inputs and {targets} targets"):
+            evaluate(network(), TensorPair(VAL.inputs[:inputs], VAL.targets[:targets]))
+
+
 def test_inputs_and_targets_of_different_length_are_named() -> None:
     model = network()
     bad = TensorPair(VAL.inputs, VAL.targets[:5])
@@ -494,3 +500,62 @@ def test_thresholding_settings_out_of_range_are_named() -> None:
         ThresholdOnPlateau(patience=0, tolerance=0.1)
     with pytest.raises(ValueError, match="tolerance=nan"):
         ThresholdOnPlateau(patience=1, tolerance=math.nan)
+
+
+def test_what_a_checkpoint_was_trained_on_and_for_is_part_of_it(tmp_path: Path) -> None:
+    def run(model: nn.Module, **more: Any) -> None:
+        settings: dict[str, Any] = {"epochs": 1, "optimizer": SGD(model.parameters(), 0.1)} | more
+        train = settings.pop("train", TRAIN)
+        fit(model, train, VAL, checkpoint=tmp_path / "c.pt", progress=False, **settings)
+
+    run(network())
+    other = TensorPair(TRAIN.inputs + 1, TRAIN.targets)
+    model = network()
+    before = copy.deepcopy(model)
+    groups = units(model, TRAIN.inputs[:1])
+    for wrong, named in (
+        ({"train": other}, "differs in data"),
+        ({"loss_fn": F.multi_margin_loss}, "differs in loss"),
+        ({"optimizer": SGD(model.fc3.parameters(), 0.1)}, "parameters"),
+        ({"regularizer": L2(model, 0.0, units=groups)}, "differs in regularizer"),
+    ):
+        with pytest.raises(module.CheckpointError, match=named):
+            run(model, **wrong)
+        assert same(model, before)
+
+
+def test_a_checkpoint_that_fits_in_part_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(model: nn.Module) -> None:
+        optimizer, regularizer = SGD(model.parameters(), 0.1, momentum=0.9), SeReNe(model, 1e-4)
+        fit(model, TRAIN, VAL, epochs=1, optimizer=optimizer, regularizer=regularizer, checkpoint=tmp_path / "c.pt",
+            progress=False)  # fmt: skip
+
+    run(network())
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("not mine")
+
+    monkeypatch.setattr(SeReNe, "load_state_dict", refuse)
+    model = network()
+    before = copy.deepcopy(model)
+    with pytest.raises(module.CheckpointError, match="does not fit the SeReNe of this run"):
+        run(model)
+    assert same(model, before)
+
+
+def test_a_last_batch_of_one_joins_the_one_before_where_a_batchnorm_needs_two() -> None:
+    train = TensorPair(TRAIN.inputs[:65], TRAIN.targets[:65])
+    for bn, count in ((True, 2), (False, 3)):
+        model = network(bn=bn)
+        seen: list[int] = []
+        model.fc1.register_forward_hook(lambda m, args, _, seen=seen: seen.append(len(args[0])) if m.training else None)
+        fit(model, train, VAL, epochs=1, optimizer=SGD(model.parameters(), 0.1), batch_size=32, progress=False)
+        assert (len(seen), sum(seen)) == (count, 65)
+
+
+def test_a_pair_of_tensors_will_do_and_a_loader_is_named() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), 0.1)
+    assert len(fit(model, tuple(TRAIN), tuple(VAL), epochs=1, optimizer=optimizer, progress=False)) == 1  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="fit got a list for train; it needs two tensors"):
+        fit(model, [TRAIN], VAL, epochs=1, optimizer=optimizer, progress=False)  # type: ignore[arg-type]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import pruning_lib as prl
 from pruning_lib.channels import units
 from pruning_lib.models import LeNet5, LeNet300
 from pruning_lib.units import Units
@@ -130,3 +133,50 @@ def test_several_inputs():
     group = units(Two(), (torch.randn(1, 4), torch.randn(1, 5)))["a"]
     assert [each.layer for each in group.writers] == ["a", "b"]
     assert group.kind == "stream"
+
+
+@pytest.mark.parametrize("forward", [lambda h: h * h.mean().item(), lambda h: h[h[:, 0] > 0]])
+def test_a_forward_that_depends_on_values_is_refused_with_its_line(forward):
+    class Depends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(forward(self.a(x)))
+
+    for ask in (prl.units, prl.shrink):
+        with pytest.raises(RuntimeError, match=r"could not trace Depends.forward: .*\(test_units.py, line \d+\)"):
+            ask(Depends(), torch.randn(4, 3))
+
+
+def test_what_cannot_be_copied_is_named():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[0].lock = threading.Lock()
+    with pytest.raises(RuntimeError, match="Sequential cannot be copied"):
+        prl.units(model, torch.randn(1, 3))
+
+
+def test_an_attention_that_reads_units_is_named_where_its_weights_would_be_needed():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.attention, self.head = nn.Linear(3, 4), nn.MultiheadAttention(4, 1), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.head(self.attention(h, h, h, need_weights=False)[0])
+
+    model, x = Reads().eval(), torch.randn(2, 5, 3)
+    groups = prl.units(model, x)
+    assert [member.layer for member in groups["a"].readers] == ["attention"]
+    assert prl.importance.magnitude(model, groups)["a"].shape == (4,)
+    y = torch.zeros(2, 5, dtype=torch.int64)
+    for needs in (
+        lambda: prl.importance.taylor(model, groups, (x, y)),
+        lambda: prl.GroupLasso(model, 1e-3, over="columns", units=groups),
+        lambda: prl.Guided(model, 1e-3, side="both", units=groups),
+        lambda: prl.Dynamics(model, groups),
+    ):
+        with pytest.raises(ValueError, match="'attention', a MultiheadAttention, is no linear or convolution layer"):
+            needs()

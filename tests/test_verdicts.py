@@ -59,8 +59,11 @@ def test_two_seeds_are_no_test_and_neither_is_a_suite_without_controls() -> None
     two = [row for row in suite([2.1, 2.2, 2.3]) if row["seed"] < 2 or row["method"] != "uniform"]
     none = rows("rni", [2.1, 2.2, 2.3]) + rows("dense", [2.3, 2.4, 2.5])
     assert verdicts.judge(two, "rni", "fraction-0.5", 0.5)[:2] == ("not tested here", 2)
-    random_alone = [row for row in suite([2.1, 2.2, 2.3]) if row["method"] != "uniform"]
-    for untested in (none, random_alone, rows("dense", [2.3, 2.4, 2.5]), []):
+    all_of_it = suite([2.1, 2.2, 2.3])
+    no_uniform = [row for row in all_of_it if row["method"] != "uniform"]
+    no_random = [row for row in all_of_it if row["criterion"] != "random"]
+    no_whole = [row for row in all_of_it if (row["method"], row["criterion"]) != ("dense", "own")]
+    for untested in (none, no_uniform, no_random, no_whole, rows("dense", [2.3, 2.4, 2.5]), []):
         found = verdicts.judge(untested, "rni", "fraction-0.5", 0.5)
         assert (found.word, found.seeds, found.hardest) == ("not tested here", 0, "")
 
@@ -88,3 +91,12 @@ def test_strengths_are_chosen_by_the_error_that_is_judged() -> None:
     assert {row["strength"] for row in records.choose(both)} == {1e-3}
     assert {row["strength"] for row in records.choose(both, by="zeroed_val_error")} == {1e-2}
     assert records.choose(rows("uniform", [1.0], zeroed_val_error=None), by="zeroed_val_error") == []
+
+
+def test_the_control_that_is_named_is_one_that_beats_the_method_where_there_is_one() -> None:
+    wide = rows("scratch-b-rni", [1.0, 4.0, 2.8], recipe="control")  # -0.5 by the mean, not told apart
+    narrow = rows("scratch-e-rni", [2.9, 3.0, 3.1], recipe="control")  # -0.2 by the mean, and told so
+    found = verdicts.judge(suite([3.1, 3.2, 3.3]) + wide + narrow, "rni", "fraction-0.5", margin=0.5)
+    assert found.told("scratch-b-rni") == "not told apart from"
+    assert found.against["scratch-b-rni"][0] > found.against["scratch-e-rni"][0] > 0
+    assert (found.hardest, found.told(found.hardest)) == ("scratch-e-rni", "worse than")

@@ -125,7 +125,7 @@ def clone(model: nn.Module, share: bool = False) -> nn.Module:
                 memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(model, memo)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise RuntimeError(
             f"{type(model).__name__} cannot be copied ({_line(error)}): detach what its modules store or remove its "
             f"hooks, then try again."
@@ -192,6 +192,13 @@ def trace(model: nn.Module, args: tuple[Tensor, ...], what: str = "units") -> Gr
             exported = torch.export.export(model, args, strict=False)
     except Exception as error:
         raise RuntimeError(_refusal(model, args, error, what)) from error
+    for node in exported.graph.nodes:
+        if _depends_on_values(node.meta.get("val")):
+            raise RuntimeError(
+                f"`{what}` could not trace {type(model).__name__}.forward: a number or a shape in it depends on a "
+                f"tensor's values{line_of(node)}. Nothing was changed. Move that out of `forward`, or pass the part of "
+                "the model that does without it."
+            )
     # The exporter may name a module that is registered twice by its second name.
     registered: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     registered |= dict(model.named_buffers(remove_duplicate=False))
@@ -231,6 +238,27 @@ def _refusal(model: nn.Module, args: tuple[Tensor, ...], error: BaseException, w
         f"`{what}` could not trace {name}: {why}{place(error)}. Nothing was changed. "
         "Move that out of `forward`, or pass the part of the model that does without it."
     )
+
+
+def _depends_on_values(value: Any) -> bool:
+    """Whether what a node returned is a number of unknown value, or a tensor of unknown size."""
+    if isinstance(value, list | tuple):
+        return any(map(_depends_on_values, value))
+    sizes = value.shape if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes)
+
+
+def frames_of(node: Node) -> list[tuple[str, int]]:
+    """Return file and line of every call that led to an operator, the innermost last."""
+    lines = str(node.meta.get("stack_trace") or "").splitlines()
+    found = [line.strip().split('"') for line in lines if line.strip().startswith("File ")]
+    return [(parts[1], int(parts[2].split("line ")[1].split(",")[0])) for parts in found if len(parts) > 2]
+
+
+def line_of(node: Node) -> str:
+    """Name the innermost line of the user's code that led to an operator, as " (model.py, line 41)"."""
+    frames = [frame for frame in frames_of(node) if of_user(frame[0])]
+    return f" ({frames[-1][0].rpartition('/')[2]}, line {frames[-1][1]})" if frames else ""
 
 
 def shape_of(node: Node) -> torch.Size:

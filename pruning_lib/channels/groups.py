@@ -9,7 +9,7 @@ from torch.fx import Node
 from pruning_lib.channels import graph, layers, liveness, shapes
 from pruning_lib.channels.layers import Call
 from pruning_lib.channels.liveness import Analysis
-from pruning_lib.units import Group, Member, Units, weighted
+from pruning_lib.units import Group, Member, Units, unwrapped, weighted
 
 NESTED = ".parametrizations."
 
@@ -40,7 +40,7 @@ def units(model: nn.Module, example: graph.Example) -> Units:
         If the forward cannot be traced; the sentence names the line.
     """
     args = graph.check(model, example)
-    return describe(liveness.label(graph.trace(graph.clone(model), graph.paired(args), "units")))
+    return describe(liveness.label(graph.trace(graph.clone(unwrapped(model)), graph.paired(args), "units")))
 
 
 def describe(state: Analysis) -> Units:
@@ -101,8 +101,10 @@ def _groups(
     readers: list[dict[str, Member]] = [{} for _ in home]
     nodes: list[set[Node]] = [set() for _ in home]
     plain: list[set[str]] = [set() for _ in home]
+    erasing = {node for node, _ in state.norms} | {call.node for _, call in calls if call.depthwise}
+    exposed = {layer for layer, call in calls if not _erased(call.node, erasing)}
     for layer, call in calls:
-        for i in _enter(writers, layer, number[call.rows]) if writes(call) else []:
+        for i in _enter(writers, layer, number[call.rows], layer in exposed) if writes(call) else []:
             nodes[i].add(call.node)
             plain[i] |= set() if call.depthwise else {layer}
         if not call.depthwise:  # its columns are its rows, and count once
@@ -126,12 +128,25 @@ def _groups(
     ]
 
 
-def _enter(members: list[dict[str, Member]], layer: str, number: Tensor) -> list[int]:
+def _enter(members: list[dict[str, Member]], layer: str, number: Tensor, exposed: bool = False) -> list[int]:
     """Enter a layer in every group that it has units of, and return these groups."""
     found = [i for i in shapes.distinct(number[:, 0]).tolist() if i >= 0]
     for i in found:
-        members[i].setdefault(layer, Member(layer, torch.where(number[:, 0] == i, number[:, 1], -1)))
+        members[i].setdefault(layer, Member(layer, torch.where(number[:, 0] == i, number[:, 1], -1), exposed))
     return found
+
+
+def _erased(node: Node, erasing: set[Node]) -> bool:
+    """Whether everything that reads a node's result reads it through one of `erasing`."""
+    seen, left = {node}, [node]
+    while left:
+        for user in left.pop().users:
+            if user.op == "output" or (layers.weighs(user) and user not in erasing):
+                return False
+            if user not in erasing and user not in seen:
+                seen.add(user)
+                left.append(user)
+    return True
 
 
 def avoidable(state: Analysis, nodes: list[set[Node]]) -> set[int]:

@@ -504,7 +504,7 @@ def suspects(
     if isinstance(failure, Exception):
         for counting in (start, _around(state, start)):
             if more := [node for node in counting if node not in done and node in state.labels]:
-                return [(node, f"passes code that counts its channels{_line(start[0])}") for node in more]
+                return [(node, f"passes code that counts its channels{graph.line_of(start[0])}") for node in more]
     return [(node, _literal(node)) for node in candidates]
 
 
@@ -528,18 +528,7 @@ def _cuts(state: Analysis, kept: Kept, node: Node) -> bool:
 
 
 def _literal(node: Node) -> str:
-    return f"passes `{graph.base(node)}` with a literal size{_line(node)}"
-
-
-def _frames(node: Node) -> list[tuple[str, int]]:
-    lines = str(node.meta.get("stack_trace") or "").splitlines()
-    found = [line.strip().split('"') for line in lines if line.strip().startswith("File ")]
-    return [(parts[1], int(parts[2].split("line ")[1].split(",")[0])) for parts in found if len(parts) > 2]
-
-
-def _line(node: Node) -> str:
-    frames = [frame for frame in _frames(node) if graph.of_user(frame[0])]
-    return f" ({frames[-1][0].rpartition('/')[2]}, line {frames[-1][1]})" if frames else ""
+    return f"passes `{graph.base(node)}` with a literal size{graph.line_of(node)}"
 
 
 def _where(state: Analysis, error: Exception) -> list[Node]:
@@ -547,10 +536,10 @@ def _where(state: Analysis, error: Exception) -> list[Node]:
     place = graph.user_frame(error)
     if place is None:
         return []
-    at = [node for node in state.graph.nodes if place in _frames(node)]
+    at = [node for node in state.graph.nodes if place in graph.frames_of(node)]
     if at:
         return at
-    before = [(line, node) for node in state.graph.nodes for file, line in _frames(node) if file == place[0]]
+    before = [(line, node) for node in state.graph.nodes for file, line in graph.frames_of(node) if file == place[0]]
     earlier = [(line, node) for line, node in before if line < place[1]]
     return [max(earlier, key=lambda pair: pair[0])[1]] if earlier else []
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.units import Units, Weighted, check_plain, rows, weighted
+from pruning_lib.units import Units, Weighted, check_plain, fitting, rows, unwrapped, weighted
 
 
 class Regularizer(Protocol):
@@ -87,14 +87,6 @@ def checked_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the user's module inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return unwrapped(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    return unwrapped(inner) if isinstance(inner, nn.Module) else model
-
-
 def regularized_layers(
     model: nn.Module, units: Units | None, owner: object, *, in_place: bool = False
 ) -> dict[str, Weighted]:
@@ -114,9 +106,8 @@ def regularized_layers(
     model = unwrapped(model)
     layers = weighted(model)
     if units is not None:
+        fitting(model, units.values(), name)
         writers = {member.layer for group in units.values() for member in group.writers}
-        if unknown := sorted(writers - {layer for layer, _ in model.named_modules()}):
-            raise ValueError(f"{name} got units of another model: it has no layer '{unknown[0]}'.")
         layers = {layer: module for layer, module in layers.items() if layer in writers}
     if not layers:
         raise ValueError(f"{name} found no prunable layer in {type(model).__name__}: it needs a linear or convolution.")

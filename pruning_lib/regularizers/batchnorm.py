@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import Regularizer, checked_choice, checked_strength, learning_rates, unwrapped
-from pruning_lib.units import BatchNorm, Units, check_plain
+from pruning_lib.regularizers.base import Regularizer, checked_choice, checked_strength, learning_rates
+from pruning_lib.units import BatchNorm, Units, check_plain, fitting, unwrapped
 
 
 class _Scales(Regularizer):
@@ -174,10 +174,8 @@ def regularized_norms(model: nn.Module, units: Units | None, owner: object) -> d
     name = type(owner).__name__
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} got a {type(model).__name__}; it needs the nn.Module to regularize.")
-    modules = dict(unwrapped(model).named_modules())
+    modules = fitting(model, units.values() if units else (), name)
     wanted = set(modules) if units is None else {member.layer for group in units.values() for member in group.norms}
-    if unknown := sorted(wanted - set(modules)):
-        raise ValueError(f"{name} got units of another model: it has no layer '{unknown[0]}'.")
     found: dict[int, tuple[str, BatchNorm]] = {}
     for layer, norm in modules.items():
         if isinstance(norm, BatchNorm) and norm.affine and layer in wanted:

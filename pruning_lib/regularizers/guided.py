@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import Regularizer, checked_choice, learning_rates, snap, unwrapped
+from pruning_lib.regularizers.base import Regularizer, checked_choice, learning_rates, snap
 from pruning_lib.regularizers.norms import L1, L2, GroupLasso
-from pruning_lib.units import Member, Units, Weighted, check_plain, unit_axis
+from pruning_lib.units import Member, Units, Weighted, check_plain, fitting, unit_axis
 
 Guidance = Callable[[Tensor], Tensor]
 """i/n in (0, 1] of every unit → its guidance, ≥ 0, up to a factor."""
@@ -263,7 +263,7 @@ def _parts(
     model: nn.Module, units: Units, guidance: Mapping[str, Tensor], side: str
 ) -> tuple[dict[str, Weighted], dict[str, list[_Part]]]:
     """Return the layers that write or read the units, and the guided sides of each."""
-    modules: dict[str, Any] = dict(unwrapped(model).named_modules())
+    modules = fitting(model, units.values(), "Guided", reading=side != "incoming")
     parts: dict[str, list[_Part]] = {}
     axes: dict[str, tuple[Literal[1, 2], ...]] = {"incoming": (1,), "outgoing": (2,), "both": (1, 2)}
     for axis in axes[side]:

@@ -39,9 +39,8 @@ from pruning_lib.regularizers.base import (
     learning_rates,
     regularized_layers,
     snap,
-    unwrapped,
 )
-from pruning_lib.units import BatchNorm, Member, Units, Weighted, check_plain, unit_axis
+from pruning_lib.units import BatchNorm, Member, Units, Weighted, check_plain, fitting, unit_axis, unwrapped
 
 Apply = Literal["loss", "gradient", "prox", "decay"]
 Over = Literal["rows", "columns", "coupled"]
@@ -386,7 +385,7 @@ def row_block(name: str, layer: Weighted) -> Block:
 
 def unit_blocks(model: nn.Module, units: Units, over: str, owner: object, *, in_place: bool) -> list[Block]:
     """Return the groups over columns (a block a reader) or the coupled ones (a block a group of units)."""
-    modules: dict[str, Any] = dict(unwrapped(model).named_modules())
+    modules = fitting(model, units.values(), f"{type(owner).__name__} over {over}", reading=True)
 
     def side(member: Member, axis: Literal[1, 2], size: int) -> Side:
         plain = torch.equal(member.index.cpu(), torch.arange(size))

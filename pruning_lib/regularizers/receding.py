@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from pruning_lib.regularizers.base import Regularizer, checked_strength, unwrapped
+from pruning_lib.regularizers.base import Regularizer, checked_strength
 from pruning_lib.regularizers.batchnorm import regularized_norms
-from pruning_lib.units import BatchNorm, Units, bounded_scale
+from pruning_lib.units import BatchNorm, Units, bounded_scale, unwrapped
 
 
 class BoundedScale(nn.Module):

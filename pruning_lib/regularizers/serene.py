@@ -42,9 +42,8 @@ from pruning_lib.regularizers.base import (
     learning_rates,
     regularized_layers,
     snap,
-    unwrapped,
 )
-from pruning_lib.units import BatchNorm, Units, Weighted, bounded_scale, rows
+from pruning_lib.units import BatchNorm, Units, Weighted, bounded_scale, rows, unwrapped
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -124,11 +123,13 @@ class SeReNe(Regularizer):
             raise ValueError(f"SeReNe got every={every!r}; it is a number of steps, 1 or more.")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"SeReNe got smoothing={smoothing!r}; it is the share of the past kept, in [0, 1).")
+        if not hasattr(seed, "__index__"):
+            raise TypeError(f"SeReNe got seed={seed!r}; it is an integer.")
         _check_eager(model)
         self._layers = regularized_layers(model, units, self, in_place=True)
         self._check_dtype()
-        self._probe = _Probe(unwrapped(model), self._layers, activation if estimator == "local" else None)
         self._generator = torch.Generator().manual_seed(seed)
+        self._probe = _Probe(unwrapped(model), self._layers, activation if estimator == "local" else None)
         self._average: dict[str, Tensor] = {}
         self._pending: dict[str, Tensor] = {}
         self._examples = 0  # measured since the last update
