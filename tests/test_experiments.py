@@ -315,7 +315,13 @@ def test_a_reader_that_has_had_enough_is_no_error(done: Path) -> None:
 
 
 def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
-    process = start(tmp_path)
+    # What runs in the background of a shell ignores the signal, and so would its children.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"from experiments.__main__ import main; sys.exit(main(['--records', {str(tmp_path)!r},"
+        f"'--work', {str(tmp_path / 'work')!r}, 'run', 'digits-tiny']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("work/*/*.lock")) and time.monotonic() < deadline:
         time.sleep(0.05)
