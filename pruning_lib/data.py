@@ -655,6 +655,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             path = build(options.name, options.originals, options.root or CACHE)
         sys.stdout.write(f"{path}\n")
+    except ImportError as error:
+        parser.exit(1, f"{options.command} needs {error.name}, which is not installed: pip install {error.name}\n")
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
 

@@ -312,7 +312,7 @@ def zero(
     optimizer: Optimizer | None = None,
     inputs: Tensor | None = None,
 ) -> None:
-    """Set the chosen units to zero in place: incoming weights, bias, γ; running mean 0 and variance 1.
+    """Set the chosen units to zero in place: incoming weights, γ, the bias in front of it; running mean 0, variance 1.
 
     A zeroed unit emits a constant. Which one, `shift` says: the shift is β of its BatchNorm, and the bias of a layer
     that no BatchNorm follows. A scale that `bound_batchnorm` bounds is 0 from then on, held by its mask; its unit

@@ -280,3 +280,12 @@ def test_crops_and_flips_are_those_of_a_loop() -> None:
         large[:, 2:8, 2:7] = inputs[i]
         part = large[:, down[i] : down[i] + 6, right[i] : right[i] + 5]
         assert torch.equal(out[i], part.flip(2) if flip[i] else part)
+
+
+def test_what_is_missing_to_download_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(SystemExit):
+        data.main(["fetch", "mnist", "--root", "nowhere"])
+    assert "fetch needs torchvision, which is not installed: pip install torchvision" in capsys.readouterr().err
