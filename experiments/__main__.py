@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--records", type=Path, default=CHECKOUT, help="folder of the records")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of locks and checkpoints")
     actions = parser.add_subparsers(required=True, metavar="COMMAND")
-    about = "; ".join(f"{suite.name}: {suite.about}" for suite in SUITES.values())
+    about = "suites:\n" + "\n".join(f"  {suite.name}: {suite.about}" for suite in SUITES.values())
+    lines = argparse.RawDescriptionHelpFormatter
     for action, text in (
         (_run, "do the runs that have no record"),
         (_status, "how far a suite is"),
@@ -45,8 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         (_latency, "time the networks that were found, all in turn; the machine should do nothing else"),
         (_summary, "write the summary that ships with the package"),
     ):
-        command = actions.add_parser(action.__name__.strip("_"), help=text, description=text, epilog=about)
-        command.add_argument("suite", choices=list(SUITES), nargs="?" if action in (_status, _check) else None)
+        name = action.__name__.strip("_")
+        command = actions.add_parser(name, help=text, description=text, epilog=about, formatter_class=lines)
+        few = "?" if action in (_status, _check) else None
+        command.add_argument("suite", metavar="SUITE", choices=list(SUITES), nargs=few, help="one of those below")
         command.set_defaults(action=action)
         if action is _run:
             command.add_argument("--method", help="only runs of this method")
