@@ -1,4 +1,4 @@
-"""``python -m experiments run | status | check | table | figure | latency | summary``."""
+"""``python -m experiments run | status | check | table | verdicts | figure | latency | summary``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from experiments import latency, report
 from experiments.runner import WORK, Runner
 from experiments.suites import SUITES
 from pruning_lib.records import CHECKOUT, SHIPPED, load, measured, read, summarize, summary_text, write_text
+from pruning_lib.verdicts import MARGINS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         (_status, "how far a suite is"),
         (_check, "whether records are whole and agree with their suite"),
         (_table, "a table in Markdown"),
+        (_verdicts, "what holds of each method, by the rule of the book"),
         (_figure, "test error against multiply-adds, units or time"),
         (_latency, "time the networks that were found, all in turn; the machine should do nothing else"),
         (_summary, "write the summary that ships with the package"),
@@ -98,7 +100,8 @@ def _run(options: argparse.Namespace) -> int:
         and (options.seeds is None or config["seed"] in options.seeds)
     ]
     if not names:
-        sys.stderr.write(f"{options.suite} has no such run.\n")
+        methods = ", ".join(dict.fromkeys(config["method"] for config in runner.configs.values()))
+        sys.stderr.write(f"{options.suite} has no such run; its methods are {methods}.\n")
         return 1
     failed = runner.run(names)
     left = runner.left(names)
@@ -119,14 +122,32 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if not options.records.is_dir():
+        raise FileNotFoundError(f"There is no folder {options.records}; --records names that of the records.")
     faults = [fault for runner in _chosen(options) for fault in runner.faults()]
+    strangers = (
+        [] if options.suite else sorted({path.parent.name for path in options.records.glob("*/*.json")} - SUITES.keys())
+    )
+    faults += [f"{options.records / name} belongs to no suite; delete it." for name in strangers]
     for fault in faults:
         print(fault)
+    if not faults:
+        count = sum(len(runner.configs) - len(runner.left()) for runner in _chosen(options))
+        print(f"{count} records agree with their suites.")
     return int(bool(faults))
 
 
 def _table(options: argparse.Namespace) -> int:
     print(report.table(load(options.suite, folder=options.records), _times(options.suite)))
+    return 0
+
+
+def _verdicts(options: argparse.Namespace) -> int:
+    if options.suite not in MARGINS:
+        raise ValueError(
+            f"There is no margin for {options.suite}, so nothing is judged; there is one for {', '.join(MARGINS)}."
+        )
+    print(report.ruling(load(options.suite, folder=options.records), MARGINS[options.suite]))
     return 0
 
 

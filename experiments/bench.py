@@ -130,12 +130,13 @@ class Bench:
         """Train with the run's settings; `more` goes to `fit`."""
         return self._fit(model, optimizer_of(model, self.config, lr), epochs, regularizer, **more)
 
-    def finetune(self, model: nn.Module) -> None:
-        """Train on after removal, without penalty; inputs that were given up stay so."""
+    def finetune(self, model: nn.Module, name: str) -> None:
+        """Train on after removal, without penalty; inputs that were given up stay so. The checkpoint has a name."""
         config = self.config
         optimizer = optimizer_of(model, config | config.get("finetune", {}), config["finetune_lr"])
         held = hold(model, optimizer) if "inputs" in config else None
-        self._fit(model, optimizer, config["finetune_epochs"], schedule=self.schedule)
+        checkpoint = self.work / f"{name}.pt"
+        self._fit(model, optimizer, config["finetune_epochs"], schedule=self.schedule, checkpoint=checkpoint)
         if held is not None:
             held.remove()
 
@@ -328,7 +329,7 @@ def _prune(
     if config["finetune_epochs"]:
         if "inputs" in config:
             drop_inputs(small, config["inputs"])
-        bench.finetune(small)
+        bench.finetune(small, f"{criterion}-{target}")
         stages["finetuned"] = bench.stage(small)
     return {"criterion": criterion, "target": target, "stages": stages}
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from pruning_lib.plotting import COLORS, MARKERS
-from pruning_lib.records import Row, architecture, choose, interval, paired
+from pruning_lib.records import JUDGED_BY, SCORES, Row, architecture, choose, interval, paired
+from pruning_lib.verdicts import SEEDS, judge
 
 Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 
@@ -47,6 +48,16 @@ FAMILIES = {
         "rni": ("#009E73", "D"),
     },
 }
+SAID = {
+    "accuracy": "accuracy",
+    "dice": "Dice coefficient",
+    "balanced_accuracy": "balanced accuracy",
+    "instance_f1": "instance F1",
+    "auroc": "AUROC",
+    "auroc_covid": "AUROC, COVID-19 against the rest",
+    "auroc_within": "AUROC within one collection",
+}
+"""Scores, in words."""
 STANDARD = {"dense": ("#000000", "o"), "uniform": ("#000000", "+")}
 """In every panel, to compare with."""
 
@@ -65,29 +76,66 @@ def table(rows: list[Row], times: dict[str, float] | None = None) -> str:
 
     `times` gives the share of the whole network's time by architecture, where that was measured.
 
-    The two columns of differences pair the seeds: with the unpenalized network pruned by magnitude to the same target,
-    and with uniform width trained from its first step.
+    The columns of differences pair the seeds: with the whole network without a penalty, with that network pruned by
+    its own ranking to the same target, and with uniform width trained from its first step.
     """
     found = cases(rows)
     targets = dict.fromkeys(case[3] for case in found)
-    return "\n\n".join(
+    about = f"Errors in percent of test data, {judged_by(rows)}; ± is the 95 % interval over seeds.\n\n"
+    return about + "\n\n".join(
         _section(target, {case: r for case, r in found.items() if case[3] == target}, times or {}) for target in targets
     )
 
 
+def ruling(rows: list[Row], margin: float) -> str:
+    """Return what the rule of `pruning_lib.verdicts` says of every method of a suite, as a Markdown table."""
+    head = ["method", "target", "verdict", "− whole network", "control", "− control", "the control's work"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for method, target in dict.fromkeys(case[1:4:2] for case in cases(rows) if case[0] == "prune" and case[3]):
+        found = judge(rows, method, str(target), margin)
+        against = ["", "", ""]
+        if found.hardest:
+            against = [found.hardest, _plus_minus("{:+.2f}", *found.against[found.hardest])]
+            against.append(f"{found.work[found.hardest]:.2f} times")
+        above = _plus_minus("{:+.2f}", *found.above_dense) if found.above else ""
+        word = found.word if found.seeds >= SEEDS else f"{found.word}: {found.seeds} of {SEEDS} seeds"
+        lines.append(_line([method, str(target), word, above, *against]))
+    about = (
+        f"Points of test error, mean ± 95 % interval over paired seeds; dense-level is at most {margin:g} above. The"
+    )
+    return (
+        f"{about} control is the one\nthat the method is furthest from beating, of those with at most its work.\n\n"
+        + "\n".join(lines)
+    )
+
+
+def judged_by(rows: list[Row]) -> str:
+    """Return in words what the errors of a suite are."""
+    return f"what the {SAID[_judge(rows[0])]} lacks to 100 %"
+
+
+def _judge(row: Row) -> str:
+    return next(score for score in JUDGED_BY if score == "accuracy" or f"test_{score}" in row)
+
+
 def _section(target: str | None, here: dict[Case, list[Row]], times: dict[str, float]) -> str:
+    first = next(iter(here.values()))[0]
+    scores = [score for score in SCORES if f"test_{score}" in first and score != _judge(first)]
     head = ["recipe", "method", "by", "λ", "seeds", "units", "MACs", "without unused inputs", "parameters ≠ 0", "time"]
-    head += ["error, trained", "zeroed", "shift dropped", "recalibrated", "last", "last − dense", "last − uniform"]
+    head += ["error, trained", "zeroed", "shift dropped", "recalibrated", "last", *(f"last {SAID[s]}" for s in scores)]
+    head += ["last − whole", "last − pruned without penalty", "last − uniform"]
     lines = [f"### {target or 'regularize, plateau, threshold'}", "", _line(head), _line(["---"] * len(head))]
     by_method = {case[:3]: chosen for case, chosen in here.items() if target}
     dense = by_method.get(("prune", "dense", "own"))
-    uniform = by_method.get(("control", "uniform", None))
-    lines += [_line(_cells(case, chosen, dense, uniform, times)) for case, chosen in here.items()]
+    whole = [row | {"test_error": row["trained_test_error"]} for row in dense or []]
+    uniform = by_method.get(("control", "uniform", None)) or by_method.get(("control", "scratch", None))
+    others = [whole, dense, uniform]
+    lines += [_line(_cells(case, chosen, scores, others, times)) for case, chosen in here.items()]
     return "\n".join(lines)
 
 
 def _cells(
-    case: Case, chosen: list[Row], dense: list[Row] | None, uniform: list[Row] | None, times: dict[str, float]
+    case: Case, chosen: list[Row], scores: list[str], others: list[list[Row] | None], times: dict[str, float]
 ) -> list[str]:
     recipe, method, criterion, _, strength = case
     layers = zip(*(row["units"] for row in chosen), strict=True)
@@ -96,7 +144,8 @@ def _cells(
     left = [times.get(architecture(row)) for row in chosen]
     sizes.append("" if None in left else f"{100 * statistics.fmean(filter(None, left)):.0f} %")
     errors = [_mean(chosen, f"{stage}test_error") for stage in ("trained_", "zeroed_", "dropped_", "recalibrated_", "")]
-    differences = [_difference(chosen, other) for other in (dense, uniform)]
+    errors += [_plus_minus("{:.3f}", *interval(row[f"test_{score}"] for row in chosen), 3) for score in scores]
+    differences = [_difference(chosen, other) for other in others]
     return [
         recipe, method, criterion or "", f"{strength:.0e}", str(len(chosen)), units, *sizes, *errors, *differences
     ]  # fmt: skip
@@ -109,13 +158,13 @@ def _mean(rows: list[Row], column: str) -> str:
 
 
 def _difference(rows: list[Row], other: list[Row] | None) -> str:
-    if other is None or other is rows or not {r["seed"] for r in rows} & {r["seed"] for r in other}:
+    if not other or other is rows or not {r["seed"] for r in rows} & {r["seed"] for r in other}:
         return ""
     return _plus_minus("{:+.2f}", *paired(rows, other, "test_error")[:2])
 
 
-def _plus_minus(form: str, mean: float, half: float) -> str:
-    return form.format(mean) + (f" ± {half:.2f}" if math.isfinite(half) else "")
+def _plus_minus(form: str, mean: float, half: float, digits: int = 2) -> str:
+    return form.format(mean) + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
 
 
 def _line(cells: list[str]) -> str:
@@ -173,6 +222,7 @@ def figure(rows: list[Row], against: str = "macs", times: dict[str, float] | Non
     grid[0].set_ylim(min(means) / 1.3, max(means) * 1.3)
     for axes in grid[len(panels) :]:
         axes.remove()
+    picture.suptitle(f"error: {judged_by(rows)}", fontsize="small")
     return picture
 
 

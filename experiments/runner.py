@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import platform
 import shutil
@@ -18,11 +19,13 @@ from typing import Any, TextIO
 
 import torch
 
-from experiments.suites import NotYetError, Suite, execute
-from pruning_lib.records import CHECKOUT, read_one, write
+from experiments.suites import NotYetError, Suite, execute, ready
+from pruning_lib.records import CHECKOUT, read_one, write, write_text
 from pruning_lib.train import CheckpointError
 
 WORK = Path(__file__).parent / "work"
+SOURCES = ("pruning_lib/*.py", "experiments/*.py")
+"""What a number of a record hangs on; changes to it since the commit are marked."""
 WAIT = 5.0  # seconds between looks at runs that other processes do
 
 
@@ -50,7 +53,7 @@ class Runner:
 
     def left(self, names: list[str] | None = None) -> list[str]:
         """Return the runs without a record, in running order."""
-        return [name for name in names or self.configs if not self.path(name).exists()]
+        return [name for name in (self.configs if names is None else names) if not self.path(name).exists()]
 
     def running(self) -> list[str]:
         """Return the runs that some process is at."""
@@ -59,57 +62,77 @@ class Runner:
     def run(self, names: list[str], say: TextIO = sys.stderr) -> list[str]:
         """Do what is left of `names`; return those that failed. Runs that other processes do are waited for."""
         failed: list[str] = []
-        while todo := [name for name in self.left(names) if name not in failed]:
-            if any(self._try(name, failed, say) for name in todo):
-                continue
-            if not self.running():
-                break
-            time.sleep(WAIT)
+        waits: dict[str, str] = {}  # why a run cannot begin
+        said: list[str] = []
+        idle = 0  # looks in vain; one alone may have met another process that only looked, too
+        while (todo := [name for name in self.left(names) if name not in failed]) and idle < 2:
+            if any(self._try(name, names, failed, waits, say) for name in todo):
+                idle = 0
+            elif running := self.running():
+                if running != said:
+                    _tell(say, f"Waiting for another process, which is at {', '.join(running)}.")
+                said, idle = running, 0
+                time.sleep(WAIT)
+            else:
+                idle += 1
+        for name in (name for name in todo if name in waits):
+            _tell(say, f"{waits[name]}; run that first.")
         return failed
 
-    def _try(self, name: str, failed: list[str], say: TextIO) -> bool:
+    def _try(self, name: str, names: list[str], failed: list[str], waits: dict[str, str], say: TextIO) -> bool:
         """Do one run unless another process has it or its source is not there yet; return whether it was tried."""
         with _lock(self.work / f"{name}.lock") as mine:
             if not mine or self.path(name).exists():
                 return False
             try:
-                self._do(name, say)
-            except NotYetError:
+                self._do(name, names, say)
+            except NotYetError as error:
+                waits[name] = str(error)
                 return False
             except (ArithmeticError, ValueError) as error:
-                say.write(f"{name} failed: {error}\n")
+                _tell(say, f"{name} failed: {error}")
                 failed.append(name)
             return True
 
-    def _do(self, name: str, say: TextIO) -> None:
-        start, when = time.perf_counter(), datetime.now(UTC)
-        folder = self.work / name
-        folder.mkdir(parents=True, exist_ok=True)
+    def _do(self, name: str, names: list[str], say: TextIO) -> None:
+        ready(self.configs[name], self.records)
+        _tell(say, f"{self.progress(names)}  {name} begins")
+        start, found = time.perf_counter(), provenance(self.device)
+        folder = self._folder(name)
         try:
             record = execute(self.configs[name], folder, self.records, self.device)
-        except CheckpointError:  # what an interrupted run left before its settings changed
+        except CheckpointError:  # damaged, or of another release
             shutil.rmtree(folder)
-            folder.mkdir()
-            record = execute(self.configs[name], folder, self.records, self.device)
+            record = execute(self.configs[name], self._folder(name), self.records, self.device)
         seconds = time.perf_counter() - start
-        record["provenance"] = provenance(self.device) | {"seconds": round(seconds, 1), "date": f"{when:%Y-%m-%d}"}
+        record["provenance"] = found | {"seconds": round(seconds, 1)}
         write(record, self.records)
         shutil.rmtree(folder)
-        say.write(f"{self.progress()}  {name}: {seconds:.0f} s, {accuracies(record)}\n")
-        say.flush()
+        _tell(say, f"{self.progress(names)}  {name}: {seconds:.0f} s, {accuracies(record)}")
 
-    def progress(self) -> str:
-        """Return a line: done, running, time left."""
-        left = self.left()
-        done = f"{len(self.configs) - len(left)}/{len(self.configs)} done"
+    def _folder(self, name: str) -> Path:
+        """Return the folder of a run's checkpoints, empty if they were made under other settings."""
+        folder = self.work / name
+        wanted = json.dumps(self.configs[name], sort_keys=True)
+        settings = folder / "config.json"
+        if folder.exists() and not (settings.exists() and settings.read_text(encoding="utf-8") == wanted):
+            shutil.rmtree(folder)
+        write_text(settings, wanted)
+        return folder
+
+    def progress(self, names: list[str] | None = None) -> str:
+        """Return a line on these runs, or on all: done, running, time left."""
+        wanted = list(self.configs) if names is None else names
+        left = self.left(wanted)
+        done = f"{len(wanted) - len(left)}/{len(wanted)} done"
         if not left:
             return done
-        minutes = self.seconds_left() / 60
+        minutes = self.seconds_left(left) / 60
         left_over = f"about {minutes:.0f} min left" if math.isfinite(minutes) else "time left not known yet"
         return f"{done}, {len(self.running())} running, {left_over}"
 
-    def seconds_left(self) -> float:
-        """Estimate from the runs that are done how long the others take on the processes at work now."""
+    def seconds_left(self, names: list[str]) -> float:
+        """Estimate from the runs that are done how long these take on the processes at work now."""
         spent: dict[tuple[str, str], list[float]] = {}
         for name, config in self.configs.items():
             if self.path(name).exists():
@@ -119,12 +142,12 @@ class Runner:
             return float("nan")
         mean = {key: statistics.fmean(values) for key, values in spent.items()}
         usual = statistics.fmean(mean.values())
-        wanted = [self.configs[name] for name in self.left()]
+        wanted = [self.configs[name] for name in names]
         total = sum(mean.get((config["recipe"], config["method"]), usual) for config in wanted)
         return total / max(1, len(self.running()))
 
     def faults(self) -> list[str]:
-        """Return what is wrong with the records: damage, another configuration, no such run, removal that changed."""
+        """Return what is wrong with records: damaged, incomplete, of other settings or none; a lossy removal."""
         found = []
         for path in sorted((self.records / self.suite.name).glob("*.json")):
             try:
@@ -138,22 +161,27 @@ class Runner:
             ours, theirs = self.configs[path.stem], record["config"]
             if differs := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
                 found.append(f"{path} was made with another {', '.join(differs)}; delete it and run the suite again.")
-            found += [f"{path}: {fault}" for fault in _changed(record)]
+            found += [f"{path}: {fault}" for fault in [*_missing(record, self.suite.name), *_changed(record)]]
         return found
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
-    """Return what the numbers depend on beside the configuration."""
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    """Return what the numbers depend on beside the configuration; a commit with a ``+`` had changes to the code."""
     return {
-        "commit": git.stdout.strip(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("diff", "HEAD", "--", *SOURCES) else ""),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "processor": _processor(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def _git(*arguments: str) -> str:
+    command = subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    return command.stdout.strip()
 
 
 def _processor(device: str) -> str:
@@ -170,6 +198,26 @@ def accuracies(record: dict[str, Any]) -> str:
         values = " > ".join(f"{100 * stages[s]['val_accuracy']:.2f}" for s in ("zeroed", "finetuned") if s in stages)
         parts.append(f"{pruning['criterion']} {pruning['target']} {values}")
     return ", ".join(parts)
+
+
+def _missing(record: dict[str, Any], suite: str) -> list[str]:
+    """Return which parts of a whole record are not there."""
+    config = record["config"]
+    found = [] if record["suite"] == suite else [f"it says that it is of {record['suite']}."]
+    if config["recipe"] != "prune":
+        return found
+    asked = [(criterion, target) for criterion in config["criteria"] for target in config["targets"]]
+    there = [(pruning["criterion"], pruning["target"]) for pruning in record["prunings"]]
+    if asked != there:
+        found.append(f"it should have the prunings {asked}, and has {there}.")
+    if len(record["history"]) != config["epochs"]:
+        found.append(f"it should have {config['epochs']} epochs of history, and has {len(record['history'])}.")
+    stages = {"zeroed", "dropped", "shrunk"} | ({"finetuned"} if config["finetune_epochs"] else set())
+    return found + [
+        f"{pruning['criterion']} {pruning['target']} lacks {', '.join(lacking)}."
+        for pruning in record["prunings"]
+        if (lacking := sorted(stages - pruning["stages"].keys()))
+    ]
 
 
 def _changed(record: dict[str, Any]) -> list[str]:
@@ -194,6 +242,11 @@ def _tie(before: dict[str, Any], after: dict[str, Any], part: str) -> bool:
     """Whether the difference is one answer of thousands at the same loss."""
     one = abs(before[f"{part}_accuracy"] - after[f"{part}_accuracy"]) < 2.5e-4
     return one and math.isclose(before[f"{part}_loss"], after[f"{part}_loss"], rel_tol=5e-6)
+
+
+def _tell(say: TextIO, text: str) -> None:
+    say.write(f"{text}\n")
+    say.flush()
 
 
 @contextmanager

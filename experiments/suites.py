@@ -91,6 +91,11 @@ def execute(config: Config, work: Path, records: Path, device: str = "cpu") -> R
         return run_scratch(bench, _source(config, records))
 
 
+def ready(config: Config, records: Path) -> None:
+    """Raise NotYetError if a run takes its architecture from one that has no record yet."""
+    _source(config, records)
+
+
 def _source(config: Config, records: Path) -> Record | None:
     """Return the record whose architecture a control takes, if it takes one."""
     if "source" not in config:

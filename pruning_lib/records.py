@@ -56,6 +56,16 @@ PARTS: dict[str, type] = {
     "history": list,
     "provenance": dict,
 }
+MADE: dict[str, type] = {
+    "commit": str,
+    "python": str,
+    "torch": str,
+    "processor": str,
+    "threads": int,
+    "seconds": float,
+    "date": str,
+}
+"""The provenance of a record. Its seconds are those of the process that ended the run, not of what was interrupted."""
 KEYS: dict[str, type] = {"recipe": str, "method": str, "strength": float, "seed": int}
 # Student's t, 0.975 quantile, by degrees of freedom.
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -67,12 +77,18 @@ def validate(record: Mapping[str, Any], name: str = "record") -> None:
     Raises
     ------
     ValueError
-        If something is missing, of another type, or not a finite number; the message says what and where.
+        If something is missing, of another type, not a finite number or out of its range; the message says what and
+        where.
     """
     for part, form in PARTS.items():
         _typed(record, part, form, name)
     for key, kind in KEYS.items():
         _typed(record["config"], key, kind, f"{name}: config")
+    for key, kind in MADE.items():
+        _typed(record["provenance"], key, kind, f"{name}: provenance")
+    for i, epoch in enumerate(record["history"]):
+        if not (isinstance(epoch, list) and len(epoch) == 4 and all(isinstance(v, (int, float)) for v in epoch)):
+            raise ValueError(f"{name}: epoch {i} of the history should be four numbers, is {epoch!r}.")
     if "trained" not in record["stages"]:
         raise ValueError(f"{name}: there is no stage 'trained'; the record is incomplete.")
     _validate_stages(record["stages"], name)
@@ -86,11 +102,18 @@ def _validate_stages(stages: Mapping[str, Any], name: str) -> None:
     for stage, values in stages.items():
         if stage not in STAGES:
             raise ValueError(f"{name}: there is no stage called '{stage}'; the stages are {', '.join(STAGES)}.")
+        where = f"{name}: {stage}"
         for metric, kind in METRICS.items():
-            _typed(values, metric, kind, f"{name}: {stage}")
+            value = _typed(values, metric, kind, where)
+            if value < 0 or (metric.endswith("accuracy") and value > 1):
+                raise ValueError(f"{where}: '{metric}' is {value}, which it cannot be.")
         for score in _scores(values):
-            _typed(values, score, float, f"{name}: {stage}")
-        _typed(values, "units", dict, f"{name}: {stage}")
+            if not 0 <= (value := _typed(values, score, float, where)) <= 1:
+                raise ValueError(f"{where}: '{score}' is {value}, which it cannot be.")
+        widths = _typed(values, "units", dict, where)
+        for layer in widths:
+            if _typed(widths, layer, int, f"{where}: units") < 0:
+                raise ValueError(f"{where}: '{layer}' cannot have {widths[layer]} units.")
 
 
 def _scores(stage: Mapping[str, Any]) -> list[str]:

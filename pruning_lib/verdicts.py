@@ -5,7 +5,8 @@ At a budget, over paired seeds, with 95 % intervals of mean differences of test 
 - *dense-level* if it exceeds each of the whole networks, trained without a penalty and (where a suite has it) with L2,
   by at most a margin, the upper end of the interval included;
 - *better than the controls* if it is below each of them, every interval excluding 0. Controls are random units of the
-  network without a penalty, and all networks of the budget that were trained from their first step.
+  network without a penalty, and all networks of the budget that were trained from their first step; but none that does
+  over a tenth more work than the method's, as budgets that are shares of units allow.
 
 Both: it holds. The second alone: in part. Else it does not hold here. Strengths are chosen on validation data.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from statistics import fmean
 from typing import NamedTuple
 
 from pruning_lib.records import Row, choose, interval, paired
@@ -21,6 +23,8 @@ from pruning_lib.records import Row, choose, interval, paired
 HOLDS, IN_PART, FAILS, UNTESTED = "holds", "in part", "does not hold here", "not tested here"
 SEEDS = 3
 """Fewer are no test."""
+MOST_WORK = 1.1
+"""The multiply-adds that a control may have, as a multiple of the method's."""
 MARGINS = {
     "mnist-lenet300": 0.2,
     "mnist-lenet300-bn": 0.2,
@@ -46,17 +50,21 @@ class Verdict(NamedTuple):
     word : str
         `HOLDS`, `IN_PART`, `FAILS` or `UNTESTED`.
     seeds : int
-        How many there are of everything that is compared.
+        How many everything that is compared has in common.
     above : dict of str to tuple of float
         Mean and half width of the points of test error above each whole network; empty if untested.
     against : dict of str to tuple of float
         The same for each control; negative: better than it.
+    work : dict of str to float
+        The multiply-adds of each network of the budget that could be a control, as a multiple of the method's. Those
+        with more than `MOST_WORK` are none.
     """
 
     word: str
     seeds: int
     above: dict[str, Interval]
     against: dict[str, Interval]
+    work: dict[str, float]
 
     @property
     def above_dense(self) -> Interval:
@@ -73,15 +81,16 @@ class Verdict(NamedTuple):
         return max(self.against, key=hardness, default="")
 
     def told(self, control: str) -> str:
-        """Return ``"better than"``, ``"worse than"`` or ``"not told apart from"`` a control."""
-        return told(*self.against[control])
+        """Return ``"better than"``, ``"worse than"`` or ``"not told apart from"``; of none, ``"not compared with"``."""
+        return told(*self.against[control]) if control in self.against else "not compared with"
 
 
 def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdict:
     """Return the verdict on a method, its units ranked by its own importance, at a budget.
 
-    It is `UNTESTED` below three seeds of the method, of any control or of a whole network; random units, uniform width
-    and the whole network without a penalty have to be there.
+    It is `UNTESTED` below three seeds that the method, all controls and the whole networks have in common; random
+    units, uniform width and the whole network without a penalty have to be there. So is what is dense-level where no
+    control does as little work.
 
     Parameters
     ----------
@@ -97,14 +106,21 @@ def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdi
     ours = pick(chosen, method, target)
     theirs, wholes = controls(chosen, target), whole(rows)
     needed = (ours, theirs.get("uniform", []), theirs.get("random units", []), wholes.get("dense", []))
-    seeds = min(len({row["seed"] for row in found}) for found in (*needed, *theirs.values(), *wholes.values()))
+    compared = (*needed, *theirs.values(), *wholes.values())
+    seeds = len(set.intersection(*({row["seed"] for row in found} for found in compared)))
     if seeds < SEEDS:
-        return Verdict(UNTESTED, seeds, {}, {})
+        return Verdict(UNTESTED, seeds, {}, {}, {})
     above = {name: above_whole(ours, found) for name, found in wholes.items()}
-    against = {name: paired(ours, found, "test_error")[:2] for name, found in theirs.items()}
+    work = {name: _macs(found) / _macs(ours) for name, found in theirs.items()}
+    against = {name: paired(ours, found, "test_error")[:2] for name, found in theirs.items() if work[name] <= MOST_WORK}
     level = all(sum(distance) <= margin for distance in above.values())
-    better = all(sum(difference) < 0 for difference in against.values())
-    return Verdict((HOLDS if level else IN_PART) if better else FAILS, seeds, above, against)
+    better = bool(against) and all(sum(difference) < 0 for difference in against.values())
+    word = (HOLDS if level else IN_PART) if better else UNTESTED if level and not against else FAILS
+    return Verdict(word, seeds, above, against, work)
+
+
+def _macs(rows: list[Row]) -> float:
+    return fmean(row["macs"] for row in rows)
 
 
 def pick(

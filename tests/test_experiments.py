@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from experiments import latency, report
 from experiments.__main__ import main
 from experiments.runner import Runner, _changed, _held, _lock
 from experiments.suites import SUITES, NotYetError, execute
-from pruning_lib.records import architecture, choose, load, measured, read, summarize
+from pruning_lib.records import SHIPPED, architecture, choose, load, measured, read, summarize
+from pruning_lib.verdicts import MARGINS, judge
 
 ROOT = Path(__file__).parents[1]
 TINY = SUITES["digits-tiny"]
@@ -85,10 +87,11 @@ def test_controls_have_the_widths_they_were_told(done: Path) -> None:
             assert epochs == expected
 
 
-def test_killed_at_any_moment_a_run_ends_in_the_same_record(done: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["trained", "own-fraction-0.5"])
+def test_killed_at_any_moment_a_run_ends_in_the_same_record(done: Path, tmp_path: Path, moment: str) -> None:
     name = "prune-serene-sampled-1e-03-s0"
     arguments = ("--method", "serene-sampled", "--recipe", "prune", "--seeds", "0")
-    checkpoint = tmp_path / "work" / "digits-tiny" / name / "trained.pt"
+    checkpoint = tmp_path / "work" / "digits-tiny" / name / f"{moment}.pt"
     process = start(tmp_path, *arguments)
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.001)
@@ -148,8 +151,35 @@ def test_a_control_waits_for_its_source(tmp_path: Path) -> None:
         execute(config, tmp_path, tmp_path)
     runner = Runner(TINY, tmp_path, tmp_path / "work")
     names = [name for name, c in runner.configs.items() if "source" in c]
-    assert runner.run(names) == []  # gives up in words, without a source to wait for
+    said = io.StringIO()
+    assert runner.run(names, said) == []
     assert runner.left(names) == names
+    assert (
+        said.getvalue().count("waits for prune-group-lasso")
+        == said.getvalue().count("; run that first.\n")
+        == len(names)
+    )
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_what_was_left_under_other_settings_is_started_over(done: Path, tmp_path: Path) -> None:
+    name = "prune-group-lasso-1e-02-s0"
+    runner = Runner(TINY, tmp_path, tmp_path / "work")
+    folder = runner._folder(name)
+    (folder / "trained.pt").write_bytes(b"of this run")
+    assert (runner._folder(name) / "trained.pt").exists()
+    (folder / "config.json").write_text(json.dumps(runner.configs[name] | {"scale": 2.0}, sort_keys=True))
+    assert not (runner._folder(name) / "trained.pt").exists()
+
+
+def test_it_says_what_begins_and_how_much_of_what_was_asked_is_left(done: Path, tmp_path: Path) -> None:
+    said = io.StringIO()
+    runner = Runner(TINY, tmp_path, tmp_path / "work")
+    runner.run(["prune-dense-s0"], said)
+    first, last = said.getvalue().splitlines()
+    assert first == "0/1 done, 1 running, time left not known yet  prune-dense-s0 begins"
+    assert last.startswith("1/1 done  prune-dense-s0: ")
+    assert runner.left([]) == []
 
 
 def test_check_names_what_is_damaged_foreign_or_of_another_configuration(
@@ -172,6 +202,33 @@ def test_check_names_what_is_damaged_foreign_or_of_another_configuration(
     assert f"{paths[1].name} was made with another lr" in said
     assert "removal changed the test_accuracy" in said
     assert "prune-l1-s9.json belongs to no run" in said
+
+
+def test_check_misses_no_part_of_a_record(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = json.loads((done / "digits-tiny" / "prune-group-lasso-1e-02-s0.json").read_text())
+    path = tmp_path / "digits-tiny" / "prune-group-lasso-1e-02-s0.json"
+    path.parent.mkdir()
+    without_finetuning = json.loads(json.dumps(whole))
+    del without_finetuning["prunings"][0]["stages"]["finetuned"]
+    for broken, fault in (
+        (whole | {"prunings": whole["prunings"][:-1]}, "should have the prunings"),
+        (whole | {"prunings": whole["prunings"] * 2}, "should have the prunings"),
+        (whole | {"history": whole["history"][1:]}, "epochs of history, and has"),
+        (whole | {"suite": "other"}, "says that it is of other"),
+        (without_finetuning, "own fraction-0.5 lacks finetuned"),
+    ):
+        path.write_text(json.dumps(broken))
+        assert main(["--records", str(tmp_path), "check"]) == 1
+        assert fault in capsys.readouterr().out
+    path.write_text(json.dumps(whole))
+    assert main(["--records", str(tmp_path), "check"]) == 0
+    assert capsys.readouterr().out == "1 records agree with their suites.\n"
+    (tmp_path / "no-suite").mkdir()
+    path.rename(tmp_path / "no-suite" / path.name)
+    assert main(["--records", str(tmp_path), "check"]) == 1
+    assert "no-suite belongs to no suite" in capsys.readouterr().out
+    assert main(["--records", str(tmp_path / "nowhere"), "check"]) == 1
+    assert "There is no folder" in capsys.readouterr().err
 
 
 def test_a_tie_in_float32_is_no_change_and_two_answers_are(done: Path) -> None:
@@ -225,6 +282,26 @@ def test_the_table_is_the_same_to_the_byte_and_holds_the_paired_difference(
     assert line.split("|")[-2].strip().startswith(f"{mean:+.2f} ±")
 
 
+def test_a_table_says_what_its_errors_are_and_has_the_other_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "nuclei-unet"]) == 0
+    about, _, _, _, head, *_ = capsys.readouterr().out.splitlines()
+    assert "what the Dice coefficient lacks to 100 %" in about
+    assert "| last instance F1 | last − whole | last − pruned without penalty | last − uniform |" in head
+    assert "the accuracy lacks" in report.table(load("mnist-lenet5"))
+
+
+def test_verdicts_are_printed_by_the_rule_of_the_book(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verdicts", "nuclei-unet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = judge(load("nuclei-unet"), "group-lasso", "fraction-0.6", MARGINS["nuclei-unet"])
+    mean, half = found.against[found.hardest]
+    (line,) = (line for line in lines if line.startswith("| group-lasso | fraction-0.6 |"))
+    assert f"| {found.word} |" in line
+    assert f"| {found.hardest} | {mean:+.2f} ± {half:.2f} | {found.work[found.hardest]:.2f} times |" in line
+    assert main(["verdicts", "digits-tiny"]) == 1
+    assert "no margin for digits-tiny" in capsys.readouterr().err
+
+
 def test_the_figure_is_drawn(done: Path, tmp_path: Path) -> None:
     assert main(["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png")]) == 0
     assert (tmp_path / "f.png").stat().st_size > 5000
@@ -245,7 +322,7 @@ def test_time_is_measured_for_every_network_that_the_tables_end_in(
     assert all(0 < lower <= median <= upper for median, lower, upper in found.values())
     assert main(command) == 0
     assert main(["--records", str(done), "table", "digits-tiny"]) == 0
-    head, _, line = capsys.readouterr().out.splitlines()[2:5]
+    head, _, line = capsys.readouterr().out.splitlines()[4:7]
     first = next(row for row in report.cases(rows).values())
     share = 100 * sum(found[architecture(row)][0] for row in first) / len(first)
     assert line.split("|")[head.split("|").index(" time ")].strip() == f"{share:.0f} %"
@@ -256,6 +333,15 @@ def test_a_timed_network_is_as_wide_as_its_record_says(done: Path) -> None:
     for name, model in latency.networks(records).items():
         found = [layer.out_features for layer in model.modules() if isinstance(layer, nn.Linear)]
         assert "-".join(map(str, found[:-1])) == ("32-16" if name == latency.WHOLE else name)
+
+
+TIMED = [path.stem.removeprefix("measured-latency-") for path in SHIPPED.glob("measured-latency-*.json")]
+
+
+@pytest.mark.parametrize("suite", TIMED)
+def test_no_network_was_found_after_its_suite_was_timed(suite: str) -> None:
+    wanted = {architecture(row) for row in choose(load(suite))}
+    assert not wanted - set(measured(f"latency-{suite}")["time_left"]), "python -m experiments latency"
 
 
 @pytest.mark.parametrize("suite", ["ablation-readings", "marks-lenet300"])
@@ -291,7 +377,7 @@ def test_a_figure_has_a_panel_a_family_and_wide_intervals_leave_the_means_their_
 
 def test_misuse_is_answered_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--records", str(tmp_path), "run", "digits-tiny", "--method", "l7"]) == 1
-    assert "digits-tiny has no such run" in capsys.readouterr().err
+    assert "digits-tiny has no such run; its methods are dense," in capsys.readouterr().err
     assert main(["--records", str(tmp_path), "table", "digits-tiny"]) == 1
     assert "no records of 'digits-tiny'" in capsys.readouterr().err
     assert main(["--records", str(tmp_path), "summary", "digits-tiny"]) == 1

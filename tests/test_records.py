@@ -28,7 +28,8 @@ def record(seed: int = 0, strength: float = 1e-3, error: float = 2.0) -> dict[st
         "stages": {"trained": stage(1.0)},
         "prunings": [{"criterion": "own", "target": "fraction-0.5", "stages": stages}],
         "history": [[1.0, 0.5, 0.9, 0.1]],
-        "provenance": {"seconds": 1.0},
+        "provenance": {"date": "2026-01-31", "commit": "abc1234", "python": "3.11.7", "torch": "2.8.0"}
+        | {"processor": "x86_64 AVX2", "threads": 1, "seconds": 1.0},
     }
 
 
@@ -59,6 +60,13 @@ def test_what_is_written_is_read_and_named_after_its_configuration(tmp_path: Pat
         (("stages", "trained", "test_accuracy"), math.nan, "trained: 'test_accuracy' is nan"),
         (("prunings", 0, "target"), 0.5, "pruning 0: 'target' should be str"),
         (("prunings", 0, "stages", "frozen"), {}, "no stage called 'frozen'"),
+        (("prunings", 0, "stages", "zeroed", "macs"), -3, "zeroed: 'macs' is -3"),
+        (("stages", "trained", "val_accuracy"), 7.5, "trained: 'val_accuracy' is 7.5"),
+        (("stages", "trained", "test_dice"), 1.1, "trained: 'test_dice' is 1.1"),
+        (("stages", "trained", "units", "fc1"), "many", "units: 'fc1' should be int, is 'many'"),
+        (("stages", "trained", "units", "fc1"), -1, "'fc1' cannot have -1 units"),
+        (("history", 0), [0.1, None], "epoch 0 of the history should be four numbers"),
+        (("provenance", "seconds"), None, "provenance: 'seconds' should be float"),
     ],
 )
 def test_a_record_out_of_shape_is_refused_and_nothing_is_written(

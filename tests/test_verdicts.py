@@ -19,7 +19,7 @@ def rows(method: str, errors: list[float], recipe: str = "prune", **more: Any) -
     return [
         base
         | {"seed": seed, "test_error": error, "val_error": error, "zeroed_val_error": 9 - error}
-        | {"trained_test_error": 2 + seed / 10, "trained_val_error": 3.0}
+        | {"trained_test_error": 2 + seed / 10, "trained_val_error": 3.0, "macs": 100}
         | more
         for seed, error in enumerate(errors)
     ]
@@ -100,3 +100,21 @@ def test_the_control_that_is_named_is_one_that_beats_the_method_where_there_is_o
     assert found.told("scratch-b-rni") == "not told apart from"
     assert found.against["scratch-b-rni"][0] > found.against["scratch-e-rni"][0] > 0
     assert (found.hardest, found.told(found.hardest)) == ("scratch-e-rni", "worse than")
+
+
+def test_a_control_with_over_a_tenth_more_work_is_none() -> None:
+    worse = suite([4.1, 4.2, 4.3])
+    assert verdicts.judge(worse, "rni", "fraction-0.5", 3.0).word == "does not hold here"
+    for macs, told, word in ((110, "worse than", "does not hold here"), (111, "not compared with", "holds")):
+        found = [row | {"macs": macs} if row["method"] == "uniform" else row for row in worse]
+        verdict = verdicts.judge(found, "rni", "fraction-0.5", margin=3.0)  # 0.9 points better than random units
+        assert (verdict.told("uniform"), verdict.word) == (told, word)
+        assert verdict.work == {"uniform": macs / 100, "random units": 1.0}
+    small = [row | {"macs": 10} if row["method"] == "rni" else row for row in worse]
+    assert verdicts.judge(small, "rni", "fraction-0.5", margin=3.0)[:2] == ("not tested here", 3)
+    assert verdicts.judge(small, "rni", "fraction-0.5", margin=1.0)[:2] == ("does not hold here", 3)
+
+
+def test_seeds_count_that_all_have_in_common() -> None:
+    others = [row | {"seed": row["seed"] + 2} if row["method"] == "uniform" else row for row in suite([2.1, 2.2, 2.3])]
+    assert verdicts.judge(others, "rni", "fraction-0.5", margin=0.5)[:2] == ("not tested here", 1)

@@ -22,8 +22,8 @@ written from what the notebooks hold. *Seconds*: one run on one thread of a proc
 RECORDS = """
 ## Records
 
-Runs whose records the chapters read. `python -m experiments run SUITE` makes them again, `… check` compares them with
-their suite.
+Runs whose records the chapters read; [how to make them again](running.md). Core-hours leave out what an interrupted run
+did before it was started for the last time. *Seeds*: of the method that has fewest, and most.
 
 | suite | runs | seeds | core-hours | torch |
 |---|---:|---:|---:|---|
@@ -45,7 +45,14 @@ def page() -> str:
     """Return the page as Markdown."""
     chapters = "\n".join(chapter(path) for path in in_order())
     folders = sorted(path for path in RECORDED.glob("*") if path.is_dir())
-    return HEAD + chapters + "\n" + RECORDS + "\n".join(suite(folder) for folder in folders) + MISSING + missing()
+    suites = {
+        folder.name: [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+        for folder in folders
+    }
+    lines = [suite(name, records) for name, records in suites.items()]
+    runs, hours = sum(map(len, suites.values())), sum(map(core_hours, suites.values()))
+    total = f"\n| all | {runs:,} | | {hours:.1f} | |"
+    return HEAD + chapters + "\n" + RECORDS + "\n".join(lines) + total + MISSING + missing()
 
 
 def in_order() -> list[Path]:
@@ -77,13 +84,21 @@ def chapter(path: Path) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def suite(folder: Path) -> str:
+def suite(name: str, records: list[dict[str, Any]]) -> str:
     """Return a suite's line."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    seeds = len({record["config"]["seed"] for record in records})
-    hours = sum(record["provenance"]["seconds"] for record in records) / 3600
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for config in (record["config"] for record in records):
+        case = tuple(str(config.get(key)) for key in ("recipe", "method", "strength", "target"))
+        seeds.setdefault(case, set()).add(config["seed"])
+    few, many = min(map(len, seeds.values())), max(map(len, seeds.values()))
     torch = ", ".join(sorted({record["provenance"]["torch"] for record in records}))
-    return f"| `{folder.name}` | {len(records)} | {seeds} | {hours:.1f} | {torch} |"
+    range_of = f"{few}" if few == many else f"{few} to {many}"
+    return f"| `{name}` | {len(records)} | {range_of} | {core_hours(records):.1f} | {torch} |"
+
+
+def core_hours(records: list[dict[str, Any]]) -> float:
+    """Return how long the runs took on one core each."""
+    return sum(record["provenance"]["seconds"] for record in records) / 3600
 
 
 def missing() -> str:
