@@ -90,23 +90,22 @@ def table(rows: list[Row], times: dict[str, float] | None = None) -> str:
 def ruling(rows: list[Row], margin: float) -> str:
     """Return what the rule of `pruning_lib.verdicts` says of every method of a suite, as a Markdown table."""
     head = ["method", "target", "verdict", "− whole network", "control", "− control", "the control's work"]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for method, target in dict.fromkeys(case[1:4:2] for case in cases(rows) if case[0] == "prune" and case[3]):
+    lines = [
+        f"Points of test error; ± is the 95 % interval over paired seeds, and dense-level is at most {margin:g} above.",
+        "The control is the one that the method is furthest from beating, of those with about its work or less.",
+        "",
+        _line(head),
+        _line(["---"] * len(head)),
+    ]
+    for method, target in dict.fromkeys((case[1], case[3]) for case in cases(rows) if case[0] == "prune" and case[3]):
         found = judge(rows, method, str(target), margin)
-        against = ["", "", ""]
-        if found.hardest:
-            against = [found.hardest, _plus_minus("{:+.2f}", *found.against[found.hardest])]
-            against.append(f"{found.work[found.hardest]:.2f} times")
-        above = _plus_minus("{:+.2f}", *found.above_dense) if found.above else ""
         word = found.word if found.seeds >= SEEDS else f"{found.word}: {found.seeds} of {SEEDS} seeds"
+        above = _plus_minus("{:+.2f}", *found.above_dense) if found.above else ""
+        against = ["", "", ""]
+        if control := found.hardest:
+            against = [control, _plus_minus("{:+.2f}", *found.against[control]), f"{found.work[control]:.2f} times"]
         lines.append(_line([method, str(target), word, above, *against]))
-    about = (
-        f"Points of test error, mean ± 95 % interval over paired seeds; dense-level is at most {margin:g} above. The"
-    )
-    return (
-        f"{about} control is the one\nthat the method is furthest from beating, of those with at most its work.\n\n"
-        + "\n".join(lines)
-    )
+    return "\n".join(lines)
 
 
 def judged_by(rows: list[Row]) -> str:
