@@ -98,7 +98,8 @@ def suite(name: str, records: list[dict[str, Any]]) -> str:
 
 def core_hours(records: list[dict[str, Any]]) -> float:
     """Return how long the runs took on one core each."""
-    return sum(record["provenance"]["seconds"] for record in records) / 3600
+    seconds: float = sum(record["provenance"]["seconds"] for record in records)
+    return seconds / 3600
 
 
 def missing() -> str:
