@@ -12,6 +12,7 @@ from torch import nn
 
 from experiments.bench import Bench, LoggedTest, Target, drop_inputs, fewer, found_widths, run_prune, run_scratch
 from experiments.methods import METHODS, optimizer_of, prepare
+from experiments.runner import provenance
 from experiments.suites import ALL_CRITERIA, MORE, PROTOCOLS
 from pruning_lib.channels import shrink, units
 from pruning_lib.measure import measure
@@ -86,7 +87,7 @@ def test_widths_that_are_told_keep_the_best_units_of_each_layer(tmp_path: Path) 
 def test_every_method_runs_from_its_first_step_to_a_whole_record(tmp_path: Path, method: str) -> None:
     run = config(method=method, criteria=["own"], finetune_epochs=0, strength=0.0 if method == "dense" else 1e-2)
     record = run_prune(Bench(run, tmp_path))
-    validate(record | {"provenance": {}})
+    validate(record | {"provenance": provenance() | {"seconds": 0.0}})
     assert record["config"] == run
     (pruning,) = record["prunings"]
     assert pruning["stages"]["shrunk"]["test_accuracy"] == pruning["stages"]["zeroed"]["test_accuracy"]
@@ -95,7 +96,7 @@ def test_every_method_runs_from_its_first_step_to_a_whole_record(tmp_path: Path,
 
 def test_units_are_ranked_by_every_criterion_and_scratch_takes_the_widths_found(tmp_path: Path) -> None:
     run = config(criteria=["own", *ALL_CRITERIA], averaged=True, shifts="drop", scale=0.5)
-    record = run_prune(Bench(run, tmp_path)) | {"provenance": {}}
+    record = run_prune(Bench(run, tmp_path)) | {"provenance": provenance() | {"seconds": 0.0}}
     validate(record)
     chosen = {p["criterion"]: p["stages"] for p in record["prunings"]}
     assert chosen.keys() == {"own", *ALL_CRITERIA}
@@ -138,7 +139,7 @@ def test_a_papers_protocol_logs_the_test_set_by_epoch_and_the_best_of_it(tmp_pat
     paper = PROTOCOLS["cifar10-vgg16-paper-protocol"].more
     more = {key: paper[key] for key in ("nesterov", "schedule", "log_test", "scale", "shifts")}
     run = config(criteria=["own", "scales-local"], **more | {"epochs": 8, "finetune_epochs": 4, "finetune_lr": 0.1})
-    record = run_prune(Bench(run, tmp_path)) | {"provenance": {}}
+    record = run_prune(Bench(run, tmp_path)) | {"provenance": provenance() | {"seconds": 0.0}}
     validate(record)
     # The rate that an epoch ends with.
     assert [entry[3] for entry in record["history"]] == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)

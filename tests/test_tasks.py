@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments import tasks
 from experiments.bench import Bench, run_prune
+from experiments.runner import provenance
 from experiments.suites import MORE, PROTOCOLS
 from pruning_lib.data import DetailedSplit, Split, TensorPair
 from pruning_lib.records import summarize, validate
@@ -82,7 +83,7 @@ def test_a_map_goes_from_its_first_step_to_a_row(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(tasks.DATA, "nuclei", lambda: split)
     protocol = replace(PROTOCOLS["nuclei-unet"], epochs=1, finetune_epochs=1, batch_size=3, targets=("fraction-0.6",))
     config = protocol._base(0) | protocol._prune(method, 0.0 if method == "dense" else 1e-2) | MORE.get(method, {})
-    record = run_prune(Bench(config | {"channels": 4}, tmp_path)) | {"provenance": {}}
+    record = run_prune(Bench(config | {"channels": 4}, tmp_path)) | {"provenance": provenance() | {"seconds": 0.0}}
     validate(record)
     stages = record["prunings"][0]["stages"]
     before, after = record["stages"]["trained"]["units"], stages["shrunk"]["units"]
