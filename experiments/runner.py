@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 import torch
 
-from experiments.suites import NotYetError, Suite, execute, ready
+from experiments.suites import NotYetError, Suite, execute, source
 from pruning_lib.records import CHECKOUT, read_one, write, write_text
 from pruning_lib.train import CheckpointError
 
@@ -95,7 +95,7 @@ class Runner:
             return True
 
     def _do(self, name: str, names: list[str], say: TextIO) -> None:
-        ready(self.configs[name], self.records)
+        source(self.configs[name], self.records)  # before anything is said or left behind
         _tell(say, f"{self.progress(names)}  {name} begins")
         start, found = time.perf_counter(), provenance(self.device)
         folder = self._folder(name)

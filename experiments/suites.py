@@ -88,16 +88,11 @@ def execute(config: Config, work: Path, records: Path, device: str = "cpu") -> R
             return run_prune(bench)
         if config["recipe"] == "loop":
             return run_loop(bench)
-        return run_scratch(bench, _source(config, records))
+        return run_scratch(bench, source(config, records))
 
 
-def ready(config: Config, records: Path) -> None:
-    """Raise NotYetError if a run takes its architecture from one that has no record yet."""
-    _source(config, records)
-
-
-def _source(config: Config, records: Path) -> Record | None:
-    """Return the record whose architecture a control takes, if it takes one."""
+def source(config: Config, records: Path) -> Record | None:
+    """Return the record whose architecture a control takes, if it takes one; NotYetError if that is not there."""
     if "source" not in config:
         return None
     path = records / str(config["suite"]) / f"{config['source']}.json"
