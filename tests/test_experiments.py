@@ -401,9 +401,10 @@ def test_a_reader_that_has_had_enough_is_no_error(done: Path) -> None:
 
 
 def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
-    # What runs in the background of a shell ignores the signal, and so would its children.
+    # What runs in the background of a shell ignores the signal, and so would its children; compiled modules of
+    # scikit-learn drop one that comes in the milliseconds in which they are loaded.
     code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import signal, sys, sklearn.datasets; signal.signal(signal.SIGINT, signal.default_int_handler);"
         f"from experiments.__main__ import main; sys.exit(main(['--records', {str(tmp_path)!r},"
         f"'--work', {str(tmp_path / 'work')!r}, 'run', 'digits-tiny']))"
     )
