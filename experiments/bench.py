@@ -49,12 +49,14 @@ NETWORKS: dict[str, Callable[[Config, Shape, int], nn.Module]] = {
     "lenet5": lambda config, shape, classes: LeNet5(classes, shape),
     "lenet5-bn": lambda config, shape, classes: LeNet5(classes, shape, bn=True),
     "vgg16": lambda config, shape, classes: VGG16(classes, config["width"], shape[0]),
+    "vgg16-plain": lambda config, shape, classes: VGG16(classes, config["width"], shape[0], bn=False),
     "resnet20": lambda config, shape, classes: ResNet(20, classes, inputs=shape[0]),
     "resnet56": lambda config, shape, classes: ResNet(56, classes, inputs=shape[0]),
     "unet": lambda config, shape, classes: UNet(classes, shape[0], config["channels"]),
     "convnet": lambda config, shape, classes: ConvNet(classes, shape[0], tuple(config["widths"])),
 }
 SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "steps": steps(0.5, 0.75)}
+RETRAINED = "-retrained"  # ends a criterion after which networks are retrained as long as they were trained
 EXAMPLES = 5000  # of the training set, for what reads data without training
 
 
@@ -130,13 +132,17 @@ class Bench:
         """Train with the run's settings; `more` goes to `fit`."""
         return self._fit(model, optimizer_of(model, self.config, lr), epochs, regularizer, **more)
 
-    def finetune(self, model: nn.Module, name: str) -> None:
-        """Train on after removal, without penalty; inputs that were given up stay so. The checkpoint has a name."""
+    def finetune(self, model: nn.Module, name: str, *, anew: bool = False) -> None:
+        """Train on after removal, without penalty; inputs that were given up stay so. The checkpoint has a name.
+
+        `anew` retrains as long as the whole network was trained, and at its learning rate.
+        """
         config = self.config
-        optimizer = optimizer_of(model, config | config.get("finetune", {}), config["finetune_lr"])
+        epochs, lr = (config["epochs"], config["lr"]) if anew else (config["finetune_epochs"], config["finetune_lr"])
+        optimizer = optimizer_of(model, config | {"method": "dense"} | config.get("finetune", {}), lr)
         held = hold(model, optimizer) if "inputs" in config else None
         checkpoint = self.work / f"{name}.pt"
-        self._fit(model, optimizer, config["finetune_epochs"], schedule=self.schedule, checkpoint=checkpoint)
+        self._fit(model, optimizer, epochs, schedule=self.schedule, checkpoint=checkpoint)
         if held is not None:
             held.remove()
 
@@ -287,7 +293,8 @@ def run_prune(bench: Bench) -> Record:
     own.pop(INPUTS, None)
     prunings: list[dict[str, Any]] = []
     for criterion in config["criteria"]:
-        ranks = own if criterion == "own" else _ranks(bench, model, groups, criterion)
+        basis = criterion.removesuffix(RETRAINED)
+        ranks = own if basis == "own" else _ranks(bench, model, groups, basis)
         prunings += [_prune(bench, model, groups, ranks, criterion, target) for target in config["targets"]]
     return bench.record(stages, prunings, history)
 
@@ -311,7 +318,7 @@ def _prune(
     # Scales are listed under their BatchNorm, weights under their layer.
     left = {member.layer for name in groups.keys() - names for member in groups[name].writers} | set(groups.fixed)
     ranks = {name: rank for name, rank in ranks.items() if name not in left}
-    scope = "local" if criterion.endswith("-local") else config.get("scope", "global")
+    scope = "local" if criterion.removesuffix(RETRAINED).endswith("-local") else config.get("scope", "global")
     how = {"scope": scope, "floor": config.get("floor", 1), "kinds": _kinds(config)}
     chosen = Target.of(target).choose(ranks, groups, names, **how)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
@@ -329,7 +336,7 @@ def _prune(
     if config["finetune_epochs"]:
         if "inputs" in config:
             drop_inputs(small, config["inputs"])
-        bench.finetune(small, f"{criterion}-{target}")
+        bench.finetune(small, f"{criterion}-{target}", anew=criterion.endswith(RETRAINED))
         stages["finetuned"] = bench.stage(small)
     return {"criterion": criterion, "target": target, "stages": stages}
 
@@ -362,13 +369,19 @@ def run_loop(bench: Bench) -> Record:
 
 
 def run_scratch(bench: Bench, source: Record | None) -> Record:
-    """Train a small network from its first step: of uniform width, or of the widths that `source` found."""
+    """Train a small network from its first step: of uniform width, or of the widths that `source` found.
+
+    Of uniform width with a source, it has at most the multiply-adds that the source ended with.
+    """
     config = bench.config
     groups = find_units(bench.dense(), bench.example)
-    target = Target.of(config["target"])
-    widths = (
-        target.uniform(groups, _prunable(groups, config)) if source is None else found_widths(source, config["target"])
-    )
+    if source is None:
+        widths = Target.of(config["target"]).uniform(groups, _prunable(groups, config))
+    elif config["method"].startswith("uniform"):
+        share = _found(source, config["target"])["macs"] / sum(groups.macs.values())
+        widths = Target("macs", share).uniform(groups, _prunable(groups, config))
+    else:
+        widths = found_widths(source, config["target"])
     epochs = config["epochs"]
     if config["method"].startswith("scratch-b"):
         saved = sum(groups.macs.values()) / cost(fewer(groups, widths), groups)
@@ -380,9 +393,15 @@ def run_scratch(bench: Bench, source: Record | None) -> Record:
 
 def found_widths(source: Record, target: str) -> dict[str, int]:
     """Return the widths that a run's own criterion found at a target."""
-    pruning = next(p for p in source["prunings"] if p["criterion"] == "own" and p["target"] == target)
-    widths: dict[str, int] = pruning["stages"]["shrunk"]["units"]
+    widths: dict[str, int] = _found(source, target)["units"]
     return widths
+
+
+def _found(source: Record, target: str) -> dict[str, Any]:
+    """Return what was measured of the small network of a run's own criterion at a target."""
+    pruning = next(p for p in source["prunings"] if p["criterion"] == "own" and p["target"] == target)
+    found: dict[str, Any] = pruning["stages"]["shrunk"]
+    return found
 
 
 def _kinds(config: Config) -> frozenset[Any]:

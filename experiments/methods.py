@@ -57,6 +57,22 @@ def _stochastic(base: type[L1] | type[L2]) -> Build:
     )
 
 
+def _stochastic_decay(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+    """Sample under the optimizer's weight decay, which reaches scales, shifts and biases, too; see `DECAYED`.
+
+    Readings of the paper that `config` tells apart: τ relative to each layer or to the whole network, scales sampled or
+    not, regrowing or held.
+    """
+    temperature: Any = config["temperature"]
+    if config.get("tau") == "network":
+        norms = [name for name, module in model.named_modules() if isinstance(module, BatchNorm)]
+        sampled = [*weighted(model), *norms] if config["scales"] else [*weighted(model)]
+        weights = torch.cat([layer.weight.detach().flatten() for layer in weighted(model).values()])
+        temperature = dict.fromkeys(sampled, temperature * weights.square().mean().sqrt().item())
+    more = {key: config[key] for key in ("mode", "scales") if key in config}
+    return StochasticPruning(model, temperature=temperature, seed=config["seed"], **more)
+
+
 def _sampling_alone(model: nn.Module, config: Config, groups: Units) -> Regularizer:
     # Without a penalty it is the temperature that varies; records call it strength.
     return StochasticPruning(model, temperature=config["strength"], seed=config["seed"])
@@ -86,6 +102,8 @@ METHODS: dict[str, Build] = {
     "stochastic": _sampling_alone,
     "stochastic-l2": _stochastic(L2),
     "stochastic-l1": _stochastic(L1),
+    "dense-long": lambda model, config, groups: None,
+    "decay": lambda model, config, groups: None,
     "guided-l2": _guided(L2),
     "guided-l1": _guided(L1),
     "guided-group-lasso": _guided(GroupLasso),
@@ -104,6 +122,17 @@ SPACES = ("mean", "sum", "abs-of-sum")
 METHODS |= {f"guided-group-lasso-{guidance}": METHODS["guided-group-lasso"] for guidance in GUIDANCES}
 METHODS |= {f"stochastic-l2-{kernel}": METHODS["stochastic-l2"] for kernel in KERNELS}
 METHODS |= {f"serene-{space}": METHODS["serene-sampled"] for space in SPACES}
+# Under which reading do filters die by themselves? BatchNorm or none is a matter of the network.
+DEATHS: dict[str, Config] = {
+    "layer": {"tau": "layer", "scales": False},
+    "network": {"tau": "network", "scales": False},
+    "scales": {"tau": "layer", "scales": True},
+    "held": {"tau": "layer", "scales": False, "mode": "mask"},
+    "scales-held": {"tau": "layer", "scales": True, "mode": "mask"},
+}
+# Their strength is the optimizer's weight decay.
+DECAYED = {"dense-long", "decay", *(f"stochastic-decay-{reading}" for reading in DEATHS)}
+METHODS |= {f"stochastic-decay-{reading}": _stochastic_decay for reading in DEATHS}
 
 
 def prepare(model: nn.Module, config: Config) -> None:
@@ -117,7 +146,7 @@ def prepare(model: nn.Module, config: Config) -> None:
 
 def optimizer_of(model: nn.Module, config: Config, lr: float) -> Optimizer:
     """Return SGD with the run's settings; bounded scales learn ten times as fast and do not decay, as published."""
-    decay = config.get("weight_decay", 0.0)
+    decay = config["strength"] if config["method"] in DECAYED else config.get("weight_decay", 0.0)
     norms = (module for module in model.modules() if isinstance(module, BatchNorm))
     bounded = any(bounded_scale(norm) is not None for norm in norms)
     parameters = receding_parameters(model, lr, decay) if bounded else model.parameters()

@@ -204,15 +204,17 @@ def _missing(record: dict[str, Any], suite: str) -> list[str]:
     """Return which parts of a whole record are not there."""
     config = record["config"]
     found = [] if record["suite"] == suite else [f"it says that it is of {record['suite']}."]
-    if config["recipe"] != "prune":
+    if config["recipe"] not in ("prune", "natural"):
         return found
-    asked = [(criterion, target) for criterion in config["criteria"] for target in config["targets"]]
+    criteria, targets = config.get("criteria", ["own"]), config.get("targets", config.get("cuts"))
+    asked = [(criterion, target) for criterion in criteria for target in targets]
     there = [(pruning["criterion"], pruning["target"]) for pruning in record["prunings"]]
     if asked != there:
         found.append(f"it should have the prunings {asked}, and has {there}.")
     if len(record["history"]) != config["epochs"]:
         found.append(f"it should have {config['epochs']} epochs of history, and has {len(record['history'])}.")
-    stages = {"zeroed", "dropped", "shrunk"} | ({"finetuned"} if config["finetune_epochs"] else set())
+    stages = {"zeroed", "shrunk"} | ({"dropped"} if config["recipe"] == "prune" else set())
+    stages |= {"finetuned"} if config["finetune_epochs"] else set()
     return found + [
         f"{pruning['criterion']} {pruning['target']} lacks {', '.join(lacking)}."
         for pruning in record["prunings"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from experiments.bench import Bench, run_loop, run_prune, run_scratch
-from experiments.methods import GUIDANCES, KERNELS, SPACES, Config
+from experiments.methods import DEATHS, GUIDANCES, KERNELS, SPACES, Config
+from experiments.natural import NATURAL, run_natural
 from pruning_lib.records import Record, identifier, read_one
 from pruning_lib.train import flushed
 
@@ -23,6 +24,8 @@ MORE: dict[str, Config] = {  # settings that a method has beside its strength
     **{f"guided-group-lasso-{guidance}": {"guidance": guidance} for guidance in GUIDANCES},
     **{f"serene-{space}": {"every": 2, "smoothing": 0.7, "space": space} for space in SPACES},
     **{f"stochastic-l2-{kernel}": {"temperature": 0.1, "probability": kernel} for kernel in KERNELS},
+    **{f"stochastic-l2-{name}": {"temperature": tau} for name, tau in (("cool", 0.05), ("warm", 0.2))},
+    **{f"stochastic-decay-{reading}": {"temperature": 0.1} | settings for reading, settings in DEATHS.items()},
 }
 PENALIZED: dict[str, tuple[float, ...]] = {  # the middle strengths of mnist-lenet300 and its twin
     "dense": (0.0,),
@@ -88,6 +91,8 @@ def execute(config: Config, work: Path, records: Path, device: str = "cpu") -> R
             return run_prune(bench)
         if config["recipe"] == "loop":
             return run_loop(bench)
+        if config["recipe"] == "natural":
+            return run_natural(bench)
         return run_scratch(bench, source(config, records))
 
 
@@ -113,6 +118,12 @@ class Protocol:
         By method, for the recipes prune and loop.
     sources : dict of str to tuple of float or None
         Methods whose architectures the scratch controls take, with the strength for each target; None for no control.
+    natural : dict of str to tuple of float
+        Strengths by method of the recipe natural: units die by themselves, and nothing is ranked.
+    cuts : dict of str to tuple of str
+        What else a method of that recipe may zero at its end, as in `experiments.natural`.
+    matched : tuple of (str, float)
+        Natural runs, by method and strength, whose widths and whose multiply-adds controls take.
     seeds, loop_seeds : tuple of int
         Of prune and its controls, and of loop, which comes last.
     more : dict
@@ -129,6 +140,9 @@ class Protocol:
     strengths: dict[str, tuple[float, ...]]
     sources: dict[str, tuple[float | None, ...]]
     loop_strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    natural: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    cuts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    matched: tuple[tuple[str, float], ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     loop_seeds: tuple[int, ...] = (0, 1, 2)
     targets: tuple[str, ...] = ("fraction-0.5", "macs-0.25", "macs-0.10", "macs-0.05")
@@ -165,7 +179,13 @@ class Protocol:
             for method, values in self.strengths.items()
             for strength in values
         ]
-        return [*pruned, *(control for decay in self.decays for control in self._controls(base, decay))]
+        natural = [
+            base | self._natural(method, strength) | MORE.get(method, {}) | self.own.get(method, {})
+            for method, values in self.natural.items()
+            for strength in values
+        ]
+        controls = [control for decay in self.decays for control in self._controls(base, decay)]
+        return [*natural, *pruned, *controls]
 
     def _controls(self, base: Config, decay: float) -> list[Config]:
         scratch = base | {"recipe": "control", "strength": decay, "epochs": self.epochs + self.finetune_epochs}
@@ -180,6 +200,11 @@ class Protocol:
                 source = identifier({"recipe": "prune", "method": method, "strength": strength, "seed": base["seed"]})
                 more = {"target": target, "source": source, "most": 2}
                 controls += [scratch | more | {"method": f"scratch-{kind}-{method}"} for kind in ("e", "b")]
+        for method, strength in self.matched:
+            source = identifier({"recipe": "natural", "method": method, "strength": strength, "seed": base["seed"]})
+            more = {"target": NATURAL, "source": source, "most": 2}
+            matched = (f"uniform-{method}", f"scratch-e-{method}", f"scratch-b-{method}")
+            controls += [scratch | more | {"method": name} for name in matched]
         return controls
 
     def _loops(self, seed: int) -> list[Config]:
@@ -190,6 +215,13 @@ class Protocol:
             for method, values in self.loop_strengths.items()
             for strength in values
         ]
+
+    def _natural(self, method: str, strength: float) -> Config:
+        common = {"recipe": "natural", "method": method, "strength": strength, "finetune_lr": self.finetune_lr}
+        if method == "dense-long":  # as long as everything that is done to others
+            return common | {"cuts": [], "epochs": self.epochs + self.finetune_epochs, "finetune_epochs": 0}
+        cuts = [NATURAL, *self.cuts.get(method, ())]
+        return common | {"cuts": cuts, "epochs": self.epochs, "finetune_epochs": self.finetune_epochs}
 
     def _prune(self, method: str, strength: float) -> Config:
         return {
@@ -594,5 +626,103 @@ PROTOCOLS |= {
     protocol.suite: protocol
     for data in ("mnist", "fashion-mnist")
     for protocol in (_lenet5(data, bn=False), _lenet5(data, bn=True))
+}
+
+EPSILONS = ("epsilon-0.001", "epsilon-0.01")
+# The claim on MLPs, as 2012.03827 and 2305.18448 put it: units go by themselves. Strengths: of L2 with sampling, steps
+# around the one with which half of the nodes died in a trial of 40 epochs; the others from mnist-lenet300. The loop has
+# the tolerance of its authors' sister method, and half of its patience.
+MLP = Protocol(
+    suite="mnist-mlp",
+    data="mnist",
+    network={"model": "lenet300", "widths": [300, 100]},
+    strengths={"dense": (0.0,)},
+    criteria={"dense": ("magnitude-local", "random")},
+    sources={},
+    natural={
+        "dense": (0.0,),
+        "dense-long": (0.0, 1e-3),
+        "l2": (1e-3, 3e-3, 5e-3),
+        "l1": (3e-4, 1e-3),
+        "group-lasso": (1e-2, 3e-2),
+        "stochastic": (0.1, 0.2),
+        "stochastic-l2": (1e-3, 3e-3, 5e-3, 1e-2),
+        "stochastic-l1": (3e-4, 1e-3),
+        "guided-l2": (3e-3, 1e-2),
+        "guided-l1": (1e-3, 3e-3),
+        "guided-group-lasso": (1e-2, 3e-2),
+    },
+    cuts={f"guided-{base}": EPSILONS for base in ("l2", "l1", "group-lasso")},
+    matched=(("stochastic-l2", 5e-3),),
+    loop_strengths={"serene-sampled": (1e-4, 3e-4)},
+    decays=(0.0, 1e-3),
+    seeds=tuple(range(10)),
+    loop_seeds=tuple(range(5)),
+    targets=("fraction-0.5",),
+    epochs=60,
+    finetune_epochs=20,
+    loop_epochs=300,
+    patience=10,
+    tolerance=0.05,
+)
+# On VGG-16 of a quarter width: under which reading of 2012.03827 do filters die by themselves? Seed 0, no verdict.
+DYING = Protocol(
+    suite="ablation-deaths",
+    data="cifar10",
+    network={"model": "vgg16", "width": 0.25},
+    strengths={},
+    sources={},
+    natural={"decay": (3e-3,), **{f"stochastic-decay-{reading}": (3e-3, 1e-3) for reading in DEATHS}},
+    decays=(),
+    seeds=(0,),
+    epochs=15,
+    finetune_epochs=0,
+    batch_size=128,
+    more={"precision": "bfloat16", "augment": True},
+)
+UNSCALED = tuple(reading for reading, settings in DEATHS.items() if not settings["scales"])
+RECIPES = {
+    protocol.suite: protocol
+    for protocol in (
+        MLP,
+        replace(
+            MLP,
+            suite="ablation-mlp-temperature",
+            strengths={},
+            natural={"stochastic-l2-cool": (3e-3, 5e-3), "stochastic-l2-warm": (3e-3, 5e-3)},
+            matched=(),
+            loop_strengths={},
+            decays=(),
+            seeds=(0, 1, 2),
+        ),
+        DYING,
+        # Without BatchNorm; at a tenth of the learning rate, which such a network needs.
+        replace(
+            DYING,
+            suite="ablation-deaths-plain",
+            network={"model": "vgg16-plain", "width": 0.25},
+            natural={"decay": (3e-3,), **{f"stochastic-decay-{reading}": (3e-3, 1e-3) for reading in UNSCALED}},
+            lr=0.01,
+        ),
+        replace(
+            PROTOCOLS["digits-tiny"],
+            suite="digits-tiny-deaths",
+            strengths={},
+            sources={},
+            natural={"dense-long": (0.0,), "stochastic-l2": (3e-2,), "guided-group-lasso": (3e-2,)},
+            cuts={"guided-group-lasso": ("epsilon-0.01",)},
+            matched=(("stochastic-l2", 3e-2),),
+            loop_strengths={},
+            seeds=(0,),
+        ),
+    )
+}
+PROTOCOLS |= RECIPES
+ABOUT |= {
+    "mnist-mlp": "LeNet-300 on MNIST, where units die by themselves: 60 epochs, 10 seeds; SeReNe's loop",
+    "ablation-mlp-temperature": "the same with half and twice the temperature, 3 seeds",
+    "ablation-deaths": "readings of stochastic pruning under which filters of VGG-16 may die, with BatchNorm, seed 0",
+    "ablation-deaths-plain": "the same without BatchNorm",
+    "digits-tiny-deaths": "half a minute of deaths by themselves on digits, for tests",
 }
 SUITES = {name: Suite(name, ABOUT[name], protocol.configs) for name, protocol in PROTOCOLS.items()}

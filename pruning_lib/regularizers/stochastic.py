@@ -32,8 +32,9 @@ from pruning_lib.regularizers.base import (
     learning_rates,
     regularized_layers,
 )
+from pruning_lib.regularizers.batchnorm import regularized_norms
 from pruning_lib.regularizers.norms import L2
-from pruning_lib.units import Units, Weighted, rows
+from pruning_lib.units import BatchNorm, Units, Weighted, check_plain
 
 Probability = Callable[[Tensor], Tensor]
 """P₀: |w|/τ ≥ 0 → probability of being zeroed, elementwise and never rising."""
@@ -76,6 +77,10 @@ class StochasticPruning(Regularizer):
     units : Units, optional
         Sample (and penalize) only the writers of these units; the output layer is then left alone, and with it one
         side of the last hidden layer.
+    scales : bool
+        Sample the scales γ of the BatchNorms (of these units), too; λ then does not reach them, so decay them with the
+        optimizer's ``weight_decay``. A row in front of a BatchNorm never dies by itself, for its slope grows as it
+        shrinks; a scale can.
 
     Attributes
     ----------
@@ -113,13 +118,17 @@ class StochasticPruning(Regularizer):
         mode: Literal["regrow", "mask"] = "regrow",
         seed: int = 0,
         units: Units | None = None,
+        scales: bool = False,
     ) -> None:
         self.strength = checked_strength(strength, self)
         self.mode = checked_choice(mode, "mode", ("regrow", "mask"))
         self.probability = probability
         self.seed = _checked_seed(seed)
         self._energy = _energy(probability)
-        self._layers = regularized_layers(model, units, self, in_place=True)
+        self._layers: dict[str, Weighted | BatchNorm] = {**regularized_layers(model, units, self, in_place=True)}
+        if scales:
+            self._layers |= regularized_norms(model, units, self)
+            check_plain(self._layers, "StochasticPruning")
         self.temperatures = _temperatures(temperature, self._layers)
         self.base = base(model, strength) if units is None else base(model, strength, units=units)
         self._kept: dict[str, Tensor] = {}
@@ -152,7 +161,7 @@ class StochasticPruning(Regularizer):
 
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
-        return incoming_norms(self._layers)
+        return incoming_norms({name: layer for name, layer in self._layers.items() if isinstance(layer, Weighted)})
 
     def state_dict(self) -> dict[str, Any]:
         """Return strength, temperatures, seed and step, the mask, and the state of `base`."""
@@ -244,7 +253,9 @@ def _energy(probability: str | Probability) -> Callable[[Tensor], Tensor]:
     return lambda x: -probability(x).log()
 
 
-def _temperatures(temperature: float | Mapping[str, float], layers: Mapping[str, Weighted]) -> dict[str, float]:
+def _temperatures(
+    temperature: float | Mapping[str, float], layers: Mapping[str, Weighted | BatchNorm]
+) -> dict[str, float]:
     """Return τ of each layer, or raise ValueError if one is missing or not a positive number."""
     if isinstance(temperature, Mapping):
         if temperature.keys() != layers.keys():
@@ -252,7 +263,7 @@ def _temperatures(temperature: float | Mapping[str, float], layers: Mapping[str,
             raise ValueError(f"temperature must name each layer of {', '.join(layers)} and no other; see '{odd}'.")
         found = {name: float(temperature[name]) for name in layers}
     else:
-        scales = {name: rows(layer).detach().float().square().mean().sqrt().item() for name, layer in layers.items()}
+        scales = {name: layer.weight.detach().float().square().mean().sqrt().item() for name, layer in layers.items()}
         found = {name: float(temperature) * scale for name, scale in scales.items()}
     for name, tau in found.items():
         if not math.isfinite(tau) or tau <= 0:
