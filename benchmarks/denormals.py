@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lib import L1, L2, GroupHoyer, GroupLasso, Guided, LeNet300, Regularizer, SeReNe, StochasticPruning
-from pruning_lib import units as find_units
-from pruning_lib.data import TensorPair, mnist
-from pruning_lib.train import flushed
+from pruning_lib import L1, L2, GroupHoyer, GroupLasso, Guided, Regularizer, SeReNe, StochasticPruning, find_units
+from pruning_lib.companion.data import TensorPair, mnist
+from pruning_lib.companion.models import LeNet300
+from pruning_lib.training import flushed
 from pruning_lib.units import Units
 
 TINY = torch.finfo(torch.float32).tiny

@@ -38,7 +38,9 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.timing import Step, interleaved, ratios
-from pruning_lib import VGG16, ResNet, measure, records, shrink, units, zero
+from pruning_lib import find_units, measure, shrink, zero
+from pruning_lib.companion import records
+from pruning_lib.companion.models import VGG16, ResNet
 from pruning_lib.units import BatchNorm
 
 RECORD = records.SHIPPED / f"{records.MEASURED}latency.json"
@@ -55,7 +57,7 @@ def vgg_networks(example: Tensor) -> list[Network]:
     """Return the networks with zeros and what became of them, checked; each first of its case is the base."""
     found: list[Network] = []
     dense = peers.randomized(VGG16).float()
-    groups = units(dense, example)
+    units = find_units(dense, example)
     for case, fraction, round_to, shift in (
         ("half", 0.5, 1, "drop"),
         ("half, constants", 0.5, 1, "keep"),
@@ -64,15 +66,15 @@ def vgg_networks(example: Tensor) -> list[Network]:
         ("45 %, round_to=8", 0.45, 8, "drop"),
     ):
         model = copy.deepcopy(dense)
-        chosen = peers.drawn(groups, fraction=fraction, round_to=round_to)
+        chosen = peers.drawn(units, fraction=fraction, round_to=round_to)
         if "+ 1" in case:
             for gone in chosen.values():
                 gone[(~gone).nonzero()[0]] = True
-        zero(model, chosen, groups, shift=shift)  # type: ignore[arg-type]
+        zero(model, chosen, units, shift=shift)  # type: ignore[arg-type]
         small = shrink(model, example).model
         if case == "half":
             found.append((case, "zeros stay", model))
-            theirs = peers.torch_pruned(model, copy.deepcopy(model), chosen, groups, example)
+            theirs = peers.torch_pruned(model, copy.deepcopy(model), chosen, units, example)
             found.append((case, "Torch-Pruning", checked(theirs, model, example)))
         found.append((case, "shrink", checked(small, model, example)))
     return found
@@ -192,8 +194,8 @@ def stream_networks(build: Callable[[], nn.Module], example: Tensor) -> list[Net
     found: list[Network] = [("", "dense", dense)]
     for how, kind in (("inner units", "inner"), ("whole stream", "all")):
         model = copy.deepcopy(dense)
-        groups = units(model, example)
-        zero(model, chosen := peers.drawn(groups, peers.KINDS[kind]), groups, shift="drop")
+        units = find_units(model, example)
+        zero(model, chosen := peers.drawn(units, peers.KINDS[kind]), units, shift="drop")
         assert any(gone.any() for gone in chosen.values())
         found.append(("", how, checked(shrink(model, example).model, model, example)))
     zeroed, small = gathered(copy.deepcopy(dense))

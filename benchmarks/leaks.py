@@ -2,9 +2,9 @@
 
 Nuclei. Pieces of one slide look alike, so a test image should be no nearer to the training images than another slide
 would be. Each image, as a network gets it, is described by the mean responses of 96 random filters at three scales,
-which the split knows nothing of. Printed, for a split by chance and for `pruning_lib.data.nuclei`: the distance of a
-test image to its nearest training image over that between neighbours in training (medians), and the share of test
-images that are nearer than such neighbours. By chance the first is about 1, the second about a half.
+which the split knows nothing of. Printed, for a split by chance and for `data.nuclei`: the distance of a test image to
+its nearest training image over that between neighbours in training (medians), and the share of test images that are
+nearer than such neighbours. By chance the first is about 1, the second about a half.
 
 Touching nuclei are one object in a map of two classes: the instance F1 that the test targets themselves reach is what a
 perfect answer by pixel would.
@@ -26,8 +26,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from pruning_lib.data import DetailedSplit, chest_xrays, nuclei
-from pruning_lib.metrics import instance_f1
+from pruning_lib.companion.data import DetailedSplit, chest_xrays, nuclei
+from pruning_lib.companion.metrics import instance_f1
 
 RIM = 2  # of 16 pixels, on each side: an eighth of the image
 

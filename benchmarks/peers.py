@@ -28,7 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pruning_lib import ResNet, UNet, measure, records, select, shrink, units, zero
+from pruning_lib import find_units, measure, select, shrink, zero
+from pruning_lib.companion import records
+from pruning_lib.companion.models import ResNet, UNet
 from pruning_lib.units import BatchNorm, Chosen, Kind, Member, Units, Weighted, unit_axis
 
 RECORD = records.SHIPPED / f"{records.MEASURED}peers.json"
@@ -70,19 +72,19 @@ def randomized(build: Build, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0
     return model.eval()
 
 
-def drawn(groups: Units, kinds: tuple[Kind, ...] = KINDS["all"], fraction: float = 0.5, round_to: int = 1) -> Chosen:
+def drawn(units: Units, kinds: tuple[Kind, ...] = KINDS["all"], fraction: float = 0.5, round_to: int = 1) -> Chosen:
     """Choose a share of every group at random."""
-    scores = {name: torch.rand(group.size) for name, group in groups.items()}
-    return select(scores, groups, fraction=fraction, scope="local", kinds=kinds, round_to=round_to)
+    scores = {name: torch.rand(group.size) for name, group in units.items()}
+    return select(scores, units, fraction=fraction, scope="local", kinds=kinds, round_to=round_to)
 
 
 # The ways. Each takes a network before anything is zeroed and one after, and may change either.
 
 
-def masked(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Units, example: Tensor) -> nn.Module:
+def masked(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, units: Units, example: Tensor) -> nn.Module:
     """Multiply weights by masks; the shift of a BatchNorm, or a bias where there is none, stays as it is."""
     for name, gone in chosen.items():
-        group = groups[name]
+        group = units[name]
         for member in (*group.writers, *group.norms):
             layer, kept = dense.get_submodule(member.layer), ~_gone(member, gone)
             assert isinstance(layer, Weighted | BatchNorm)
@@ -94,24 +96,24 @@ def masked(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Units, e
     return dense
 
 
-def sliced(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Units, example: Tensor) -> nn.Module:
+def sliced(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, units: Units, example: Tensor) -> nn.Module:
     """Cut rows and columns, and forget what the units emitted."""
     for name, gone in chosen.items():
-        for member in (*groups[name].writers, *groups[name].norms):
+        for member in (*units[name].writers, *units[name].norms):
             cut(zeroed.get_submodule(member.layer), ~_gone(member, gone), outputs=True)
-    for layer, kept in _columns(chosen, groups).items():
+    for layer, kept in _columns(chosen, units).items():
         cut(zeroed.get_submodule(layer), kept, outputs=False)
     return zeroed
 
 
-def torch_pruned(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Units, example: Tensor) -> nn.Module:
+def torch_pruned(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, units: Units, example: Tensor) -> nn.Module:
     """Let Torch-Pruning find what hangs together and cut it."""
     import torch_pruning
 
     graph = torch_pruning.DependencyGraph().build_dependency(zeroed, example_inputs=example)
     for name, gone in chosen.items():
         if gone.any():
-            first = groups[name].writers[0]
+            first = units[name].writers[0]
             index = _gone(first, gone).nonzero().flatten().tolist()
             layer = zeroed.get_submodule(first.layer)
             how = graph.get_pruner_of_module(layer).prune_out_channels
@@ -119,7 +121,7 @@ def torch_pruned(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Un
     return zeroed
 
 
-def ours(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, groups: Units, example: Tensor) -> nn.Module:
+def ours(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, units: Units, example: Tensor) -> nn.Module:
     """Shrink."""
     return shrink(zeroed, example).model
 
@@ -132,11 +134,11 @@ def _gone(member: Member, gone: Tensor) -> Tensor:
     return (member.index >= 0) & gone[member.index.clamp(min=0)]
 
 
-def _columns(chosen: Chosen, groups: Units) -> dict[str, Tensor]:
+def _columns(chosen: Chosen, units: Units) -> dict[str, Tensor]:
     """Return the input channels that stay; one layer may read several groups."""
     kept: dict[str, Tensor] = {}
     for name, gone in chosen.items():
-        for member in groups[name].readers:
+        for member in units[name].readers:
             stays = ~_gone(member, gone)
             kept[member.layer] = kept.get(member.layer, torch.ones_like(stays)) & stays
     return kept
@@ -171,26 +173,26 @@ def compare(network: str, seed: int = 0) -> list[dict[str, Any]]:
     build, kind = NETWORKS[network]
     dense = randomized(build, seed=seed)
     example = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    groups = units(dense, example)
-    chosen = drawn(groups, KINDS[kind])
+    units = find_units(dense, example)
+    chosen = drawn(units, KINDS[kind])
     rows = []
     for how in WAYS:
         row: dict[str, Any] = {"network": network, "how": how}
-        row |= _result(dense, chosen, groups, example, how, "keep")
-        row["error_no_constants"] = _result(dense, chosen, groups, example, how, "drop")["error"]
+        row |= _result(dense, chosen, units, example, how, "keep")
+        row["error_no_constants"] = _result(dense, chosen, units, example, how, "drop")["error"]
         rows.append(row)
     return rows
 
 
 def _result(
-    dense: nn.Module, chosen: Chosen, groups: Units, example: Tensor, how: str, shift: Any
+    dense: nn.Module, chosen: Chosen, units: Units, example: Tensor, how: str, shift: Any
 ) -> dict[str, float | str | None]:
     if shift == "drop":
         # Masks leave shifts as they are, so the network that they start from has lost them already.
         dense = copy.deepcopy(dense)
-        zero(dense, chosen, groups, shift=shift)
+        zero(dense, chosen, units, shift=shift)
     zeroed = copy.deepcopy(dense)
-    zero(zeroed, chosen, groups, shift=shift)
+    zero(zeroed, chosen, units, shift=shift)
     images = torch.randn(4, *example.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     before = measure(dense, example)
     with torch.no_grad():
@@ -198,7 +200,7 @@ def _result(
     assert expected.std(0).max() > 1e-2 * expected.abs().max(), "the outputs hardly depend on the image"
     failed: dict[str, float | str | None] = {"error": None, "parameters_left": None, "macs_left": None}
     try:
-        small = WAYS[how](copy.deepcopy(dense), copy.deepcopy(zeroed), chosen, groups, example).eval()
+        small = WAYS[how](copy.deepcopy(dense), copy.deepcopy(zeroed), chosen, units, example).eval()
         with torch.no_grad():
             found = small(images)
     except Exception as error:

@@ -34,8 +34,8 @@ from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import interleaved, ratios
-from pruning_lib import VGG16, LeNet5, ResNet
-from pruning_lib import units as find_units
+from pruning_lib import find_units
+from pruning_lib.companion.models import VGG16, LeNet5, ResNet
 from pruning_lib.regularizers import (
     L1,
     L2,
@@ -142,8 +142,8 @@ class Stepper:
         self.reg = METHODS[method](self.model, find_units(self.model, example), example)
         short = [p for p in self.model.parameters() if p.ndim == 1] if method in TWO_RATES else []
         rest = [p for p in self.model.parameters() if all(p is not other for other in short)]
-        groups: list[dict[str, Any]] = [{"params": rest}, {"params": short, "lr": 0.1}]
-        self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+        units: list[dict[str, Any]] = [{"params": rest}, {"params": short, "lr": 0.1}]
+        self.optimizer = torch.optim.SGD(units, lr=0.01, momentum=0.9)
         if (reg := self.reg) is not None and isinstance(reg, TorchPruning):
             self.optimizer.register_step_pre_hook(lambda *_: reg.regularize())
         self.x, self.y = torch.randn(shape), torch.randint(10, shape[:1])

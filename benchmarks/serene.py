@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import interleaved, ratios
-from pruning_lib import L1, L2, GroupLasso, LeNet5, Regularizer, SeReNe
-from pruning_lib.data import TensorPair, mnist
+from pruning_lib import L1, L2, GroupLasso, Regularizer, SeReNe
+from pruning_lib.companion.data import TensorPair, mnist
+from pruning_lib.companion.models import LeNet5
 
 Maker = Callable[[nn.Module], Regularizer]
 METHODS: dict[str, Maker] = {

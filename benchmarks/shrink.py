@@ -30,22 +30,11 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks import peers
-from pruning_lib import (
-    GroupLasso,
-    LeNet5,
-    ResNet,
-    evaluate,
-    fit,
-    measure,
-    recalibrate,
-    records,
-    select,
-    shrink,
-    units,
-    zero,
-)
-from pruning_lib.channels.shrink import probes
-from pruning_lib.data import TensorPair, mnist
+from pruning_lib import GroupLasso, evaluate, find_units, fit, measure, recalibrate, select, shrink, zero
+from pruning_lib.channels._shrink import probes
+from pruning_lib.companion import records
+from pruning_lib.companion.data import TensorPair, mnist
+from pruning_lib.companion.models import LeNet5, ResNet
 from pruning_lib.units import rows, weighted
 
 RECORD = records.SHIPPED / f"{records.MEASURED}shrink.json"
@@ -164,19 +153,19 @@ def accuracy() -> dict[str, Any]:
     split = mnist()
     torch.manual_seed(0)
     model = ResNet(8, width=8, inputs=1)
-    groups = units(model, split.train.inputs[:2])
-    reg = GroupLasso(model, 3e-4, units=groups)
+    units = find_units(model, split.train.inputs[:2])
+    reg = GroupLasso(model, 3e-4, units=units)
     some = TensorPair(split.train.inputs[:20_000], split.train.targets[:20_000])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     fit(model, some, split.val, epochs=2, optimizer=optimizer, regularizer=reg, progress=False)
     example = split.test.inputs[:2]
     stages: dict[str, nn.Module] = {"trained": copy.deepcopy(model.eval())}
-    chosen = select(reg.importance(), groups, fraction=0.4, kinds=("inner",), scope="local")
-    zero(model, chosen, groups)
+    chosen = select(reg.importance(), units, fraction=0.4, kinds=("inner",), scope="local")
+    zero(model, chosen, units)
     recalibrate(model, some.inputs[:2000])
     stages["zeroed"] = model
     stages["shrink"] = shrink(model, example).model
-    stages["Torch-Pruning"] = peers.torch_pruned(model, copy.deepcopy(model), chosen, groups, example)
+    stages["Torch-Pruning"] = peers.torch_pruned(model, copy.deepcopy(model), chosen, units, example)
     found: dict[str, Any] = {stage: round(evaluate(net, split.test).accuracy, 6) for stage, net in stages.items()}
     with torch.no_grad():
         answers = {stage: net(split.test.inputs).argmax(1) for stage, net in stages.items()}

@@ -35,7 +35,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pruning_lib import measure, records, shrink, units
+from pruning_lib import find_units, measure, shrink
+from pruning_lib.companion import records
 from pruning_lib.units import Units, rows, weighted
 
 RECORD = records.SHIPPED / f"{records.MEASURED}zoo.json"
@@ -152,7 +153,7 @@ def run(net: Net, seed: int = 0) -> dict[str, Any]:
     model = net().double()
     example = torch.randn(2, *net.shape, dtype=torch.float64)
     randomize(model, torch.randn(4, *net.shape, dtype=torch.float64))
-    found = units(model, example)
+    found = find_units(model, example)
     mine = planted(found, plant(model, found))
     start = time.perf_counter()
     small = shrink(model, example)

@@ -13,8 +13,8 @@ import torch
 from experiments import latency, report
 from experiments.runner import WORK, Runner
 from experiments.suites import SUITES
-from pruning_lib.records import CHECKOUT, SHIPPED, load, measured, read, summarize, summary_text, write_text
-from pruning_lib.verdicts import MARGINS
+from pruning_lib.companion.records import CHECKOUT, SHIPPED, load, measured, read, summarize, summary_text, write_text
+from pruning_lib.companion.verdicts import MARGINS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

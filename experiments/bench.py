@@ -18,15 +18,14 @@ from torch.optim import Optimizer
 
 from experiments.methods import INPUTS, METHODS, Config, optimizer_of, prepare
 from experiments.tasks import judge, split
-from pruning_lib import data, importance
-from pruning_lib.channels import shrink
-from pruning_lib.channels import units as find_units
-from pruning_lib.measure import measure, recalibrate
-from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
-from pruning_lib.records import Record
+from pruning_lib._measure import measure, recalibrate
+from pruning_lib.channels import find_units, shrink
+from pruning_lib.companion import data
+from pruning_lib.companion.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
+from pruning_lib.companion.records import Record
 from pruning_lib.regularizers import L2, Regularizer, SeReNe
-from pruning_lib.select import cost, hold, select, zero
-from pruning_lib.train import (
+from pruning_lib.selection import cost, hold, importance, select, zero
+from pruning_lib.training import (
     Callback,
     Epoch,
     History,
@@ -112,8 +111,8 @@ class Bench:
     def narrow(self, widths: Mapping[str, int]) -> nn.Module:
         """Return the network with so many units in each group named, its weights drawn from the run's seed."""
         model = self.dense()
-        groups = find_units(model, self.example)
-        zero(model, fewer(groups, widths), groups, shift="drop")
+        units = find_units(model, self.example)
+        zero(model, fewer(units, widths), units, shift="drop")
         small = shrink(model, self.example).model.cpu()
         torch.manual_seed(self.config["seed"])
         for module in small.modules():
@@ -234,41 +233,41 @@ class Target:
         kind, *numbers = text.split("-")
         return cls(kind, widths=tuple(map(int, numbers))) if kind == "widths" else cls(kind, float(*numbers))
 
-    def budget(self, groups: Units) -> dict[str, Any]:
+    def budget(self, units: Units) -> dict[str, Any]:
         """Return what `select` is to be told."""
         if self.kind == "fraction":
             return {"fraction": self.share}
-        return {"macs": round(self.share * sum(groups.macs.values()))}
+        return {"macs": round(self.share * sum(units.macs.values()))}
 
-    def choose(self, ranks: dict[str, Tensor], groups: Units, names: set[str], **how: Any) -> Chosen:
+    def choose(self, ranks: dict[str, Tensor], units: Units, names: set[str], **how: Any) -> Chosen:
         """Choose the units that go, by importance; `how` goes to `select`."""
         if self.kind != "widths":
-            return select(ranks, groups, **how, **self.budget(groups))
-        chosen = fewer(groups, {})
-        for name, width in self.uniform(groups, names).items():
-            alone = {layer: rank for layer, rank in ranks.items() if groups.translate(layer) == name}
-            chosen[name] = select(alone, groups, fraction=1 - width / groups[name].size)[name]
+            return select(ranks, units, **how, **self.budget(units))
+        chosen = fewer(units, {})
+        for name, width in self.uniform(units, names).items():
+            alone = {layer: rank for layer, rank in ranks.items() if units.translate(layer) == name}
+            chosen[name] = select(alone, units, fraction=1 - width / units[name].size)[name]
         return chosen
 
-    def uniform(self, groups: Units, names: set[str]) -> dict[str, int]:
+    def uniform(self, units: Units, names: set[str]) -> dict[str, int]:
         """Return widths of these groups as told, or scaled by one factor: the fraction, or the most within budget."""
-        sizes = {name: group.size for name, group in groups.items() if name in names}
+        sizes = {name: group.size for name, group in units.items() if name in names}
         if self.kind == "widths":
             return dict(zip(sizes, self.widths, strict=True))
         if self.kind == "fraction":
             return {name: round(size * (1 - self.share)) for name, size in sizes.items()}
         first = next(iter(sizes.values()))
-        budget = self.budget(groups)["macs"]
+        budget = self.budget(units)["macs"]
         for n in range(first, 0, -1):
             widths = {name: max(1, round(size * n / first)) for name, size in sizes.items()}
-            if cost(fewer(groups, widths), groups) <= budget:
+            if cost(fewer(units, widths), units) <= budget:
                 return widths
         raise ValueError(f"No uniform width meets {self.kind}-{self.share}.")
 
 
-def fewer(groups: Units, widths: Mapping[str, int]) -> Chosen:
+def fewer(units: Units, widths: Mapping[str, int]) -> Chosen:
     """Return the choice that leaves so many units of each group named, and all of the others."""
-    return {name: torch.arange(group.size) >= widths.get(name, group.size) for name, group in groups.items()}
+    return {name: torch.arange(group.size) >= widths.get(name, group.size) for name, group in units.items()}
 
 
 def run_prune(bench: Bench) -> Record:
@@ -276,8 +275,8 @@ def run_prune(bench: Bench) -> Record:
     config = bench.config
     model = bench.dense()
     prepare(model, config)
-    groups = find_units(model, bench.example)
-    regularizer = METHODS[config["method"]](model, config, groups)
+    units = find_units(model, bench.example)
+    regularizer = METHODS[config["method"]](model, config, units)
     history = bench.train(
         model,
         config["epochs"],
@@ -294,36 +293,36 @@ def run_prune(bench: Bench) -> Record:
     prunings: list[dict[str, Any]] = []
     for criterion in config["criteria"]:
         basis = criterion.removesuffix(RETRAINED)
-        ranks = own if basis == "own" else _ranks(bench, model, groups, basis)
-        prunings += [_prune(bench, model, groups, ranks, criterion, target) for target in config["targets"]]
+        ranks = own if basis == "own" else _ranks(bench, model, units, basis)
+        prunings += [_prune(bench, model, units, ranks, criterion, target) for target in config["targets"]]
     return bench.record(stages, prunings, history)
 
 
-def _ranks(bench: Bench, model: nn.Module, groups: Units, criterion: str) -> dict[str, Tensor]:
+def _ranks(bench: Bench, model: nn.Module, units: Units, criterion: str) -> dict[str, Tensor]:
     """Return an importance that is not the method's own."""
     if criterion == "random":
-        return importance.random(groups, bench.config["seed"])
+        return importance.random(units, bench.config["seed"])
     if criterion == "taylor":
         inputs, targets = bench.split.train
-        return importance.taylor(model, groups, (inputs[:EXAMPLES], targets[:EXAMPLES]))
+        return importance.taylor(model, units, (inputs[:EXAMPLES], targets[:EXAMPLES]))
     of: dict[str, Any] = {"magnitude": "weights", "scales": "scales", "folded": "folded"}
-    return importance.magnitude(model, groups, of=of[criterion.removesuffix("-local")])
+    return importance.magnitude(model, units, of=of[criterion.removesuffix("-local")])
 
 
 def _prune(
-    bench: Bench, model: nn.Module, groups: Units, ranks: dict[str, Tensor], criterion: str, target: str
+    bench: Bench, model: nn.Module, units: Units, ranks: dict[str, Tensor], criterion: str, target: str
 ) -> dict[str, Any]:
     config = bench.config
-    names = _prunable(groups, config)
+    names = _prunable(units, config)
     # Scales are listed under their BatchNorm, weights under their layer.
-    left = {member.layer for name in groups.keys() - names for member in groups[name].writers} | set(groups.fixed)
+    left = {member.layer for name in units.keys() - names for member in units[name].writers} | set(units.fixed)
     ranks = {name: rank for name, rank in ranks.items() if name not in left}
     scope = "local" if criterion.removesuffix(RETRAINED).endswith("-local") else config.get("scope", "global")
     how = {"scope": scope, "floor": config.get("floor", 1), "kinds": _kinds(config)}
-    chosen = Target.of(target).choose(ranks, groups, names, **how)
+    chosen = Target.of(target).choose(ranks, units, names, **how)
     dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
-    zero(dropped, chosen, groups, shift="drop")
-    zero(zeroed, chosen, groups, shift="keep")
+    zero(dropped, chosen, units, shift="drop")
+    zero(zeroed, chosen, units, shift="keep")
     small = shrink(zeroed if config.get("shifts", "keep") == "keep" else dropped, bench.example).model
     stages = {"zeroed": bench.stage(zeroed), "dropped": bench.stage(dropped), "shrunk": bench.stage(small)}
     if any(isinstance(module, BatchNorm) for module in model.modules()):
@@ -331,7 +330,7 @@ def _prune(
         stages["recalibrated"] = bench.stage(dropped)
     if config.get("averaged") and config["method"] != "rni":  # bounded scales come without a shift
         averaged = copy.deepcopy(model)
-        zero(averaged, chosen, groups, shift="mean", inputs=bench.split.train.inputs[:EXAMPLES])
+        zero(averaged, chosen, units, shift="mean", inputs=bench.split.train.inputs[:EXAMPLES])
         stages["averaged"] = bench.stage(averaged)
     if config["finetune_epochs"]:
         if "inputs" in config:
@@ -353,8 +352,8 @@ def run_loop(bench: Bench) -> Record:
     """SeReNe's own procedure: train to a plateau, threshold, hold, go on; then remove what is dead."""
     config = bench.config
     model = bench.dense()
-    groups = find_units(model, bench.example)
-    regularizer = METHODS[config["method"]](model, config, groups)
+    units = find_units(model, bench.example)
+    regularizer = METHODS[config["method"]](model, config, units)
     callback = ThresholdOnPlateau(config["patience"], config["tolerance"])
     callbacks: list[Callback] = [callback]
     history = bench.train(
@@ -374,17 +373,17 @@ def run_scratch(bench: Bench, source: Record | None) -> Record:
     Of uniform width with a source, it has at most the multiply-adds that the source ended with.
     """
     config = bench.config
-    groups = find_units(bench.dense(), bench.example)
+    units = find_units(bench.dense(), bench.example)
     if source is None:
-        widths = Target.of(config["target"]).uniform(groups, _prunable(groups, config))
+        widths = Target.of(config["target"]).uniform(units, _prunable(units, config))
     elif config["method"].startswith("uniform"):
-        share = _found(source, config["target"])["macs"] / sum(groups.macs.values())
-        widths = Target("macs", share).uniform(groups, _prunable(groups, config))
+        share = _found(source, config["target"])["macs"] / sum(units.macs.values())
+        widths = Target("macs", share).uniform(units, _prunable(units, config))
     else:
         widths = found_widths(source, config["target"])
     epochs = config["epochs"]
     if config["method"].startswith("scratch-b"):
-        saved = sum(groups.macs.values()) / cost(fewer(groups, widths), groups)
+        saved = sum(units.macs.values()) / cost(fewer(units, widths), units)
         epochs = round(epochs * min(saved, config["most"]))
     model = bench.narrow(widths)
     history = bench.train(model, epochs, config["lr"], schedule=bench.schedule, checkpoint=bench.work / "trained.pt")
@@ -408,10 +407,10 @@ def _kinds(config: Config) -> frozenset[Any]:
     return frozenset(config.get("kinds", ("inner", "stream")))
 
 
-def _prunable(groups: Units, config: Config) -> set[str]:
+def _prunable(units: Units, config: Config) -> set[str]:
     """Return the names of the groups that a suite prunes, by every method alike."""
     kinds, normalized = _kinds(config), config.get("normalized", False)
-    return {name for name, group in groups.items() if group.kind in kinds and (group.norms or not normalized)}
+    return {name for name, group in units.items() if group.kind in kinds and (group.norms or not normalized)}
 
 
 def _reached(layer: Weighted) -> int:

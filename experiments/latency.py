@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.timing import interleaved, ratios
 from experiments.bench import Bench
 from experiments.runner import provenance
-from pruning_lib.records import MEASURED, Record, Row, architecture, choose, summarize, write_text
+from pruning_lib.companion.records import MEASURED, Record, Row, architecture, choose, summarize, write_text
 
 BATCH, THREADS = 32, 1
 WHOLE = "whole"

@@ -32,22 +32,22 @@ Build = Callable[[nn.Module, Config, Units], Regularizer | None]
 
 
 def _serene(**settings: Any) -> Build:
-    return lambda model, config, groups: SeReNe(model, config["strength"], **settings)
+    return lambda model, config, units: SeReNe(model, config["strength"], **settings)
 
 
-def _sampled_serene(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+def _sampled_serene(model: nn.Module, config: Config, units: Units) -> Regularizer:
     more = {key: config[key] for key in ("every", "smoothing", "seed", "space") if key in config}
     return SeReNe(model, config["strength"], estimator="sampled", **more)
 
 
 def _guided(base: type[L1] | type[L2] | type[GroupLasso]) -> Build:
-    return lambda model, config, groups: Guided(
-        model, config["strength"], base=base, guidance=config["guidance"], units=groups
+    return lambda model, config, units: Guided(
+        model, config["strength"], base=base, guidance=config["guidance"], units=units
     )
 
 
 def _stochastic(base: type[L1] | type[L2]) -> Build:
-    return lambda model, config, groups: StochasticPruning(
+    return lambda model, config, units: StochasticPruning(
         model,
         config["strength"],
         base=base,
@@ -57,7 +57,7 @@ def _stochastic(base: type[L1] | type[L2]) -> Build:
     )
 
 
-def _stochastic_decay(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+def _stochastic_decay(model: nn.Module, config: Config, units: Units) -> Regularizer:
     """Sample under the optimizer's weight decay, which reaches scales, shifts and biases, too; see `DECAYED`.
 
     Readings of the paper that `config` tells apart: τ relative to each layer or to the whole network, scales sampled or
@@ -73,27 +73,27 @@ def _stochastic_decay(model: nn.Module, config: Config, groups: Units) -> Regula
     return StochasticPruning(model, temperature=temperature, seed=config["seed"], **more)
 
 
-def _sampling_alone(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+def _sampling_alone(model: nn.Module, config: Config, units: Units) -> Regularizer:
     # Without a penalty it is the temperature that varies; records call it strength.
     return StochasticPruning(model, temperature=config["strength"], seed=config["seed"])
 
 
-def _columns_with_inputs(model: nn.Module, config: Config, groups: Units) -> Regularizer:
+def _columns_with_inputs(model: nn.Module, config: Config, units: Units) -> Regularizer:
     # Inputs are units that no layer writes.
     name, first = next(iter(weighted(model).items()))
     inputs = torch.arange(first.weight.shape[1])
-    everything = Units([Group(INPUTS, len(inputs), "stream", (), (), (Member(name, inputs),)), *groups.values()])
+    everything = Units([Group(INPUTS, len(inputs), "stream", (), (), (Member(name, inputs),)), *units.values()])
     return GroupLasso(model, config["strength"], over="columns", units=everything)
 
 
 METHODS: dict[str, Build] = {
-    "dense": lambda model, config, groups: None,
-    "l2": lambda model, config, groups: L2(model, config["strength"]),
-    "l1": lambda model, config, groups: L1(model, config["strength"]),
-    "group-lasso": lambda model, config, groups: GroupLasso(model, config["strength"], units=groups),
+    "dense": lambda model, config, units: None,
+    "l2": lambda model, config, units: L2(model, config["strength"]),
+    "l1": lambda model, config, units: L1(model, config["strength"]),
+    "group-lasso": lambda model, config, units: GroupLasso(model, config["strength"], units=units),
     "group-lasso-inputs": _columns_with_inputs,
-    "group-lasso-loss": lambda model, config, groups: GroupLasso(model, config["strength"], apply="loss", units=groups),
-    "group-hoyer": lambda model, config, groups: GroupHoyer(model, config["strength"], units=groups),
+    "group-lasso-loss": lambda model, config, units: GroupLasso(model, config["strength"], apply="loss", units=units),
+    "group-hoyer": lambda model, config, units: GroupHoyer(model, config["strength"], units=units),
     "serene-exact": _serene(estimator="exact"),
     "serene-sampled": _sampled_serene,
     "serene-lower-bound": _serene(estimator="lower-bound"),
@@ -102,16 +102,14 @@ METHODS: dict[str, Build] = {
     "stochastic": _sampling_alone,
     "stochastic-l2": _stochastic(L2),
     "stochastic-l1": _stochastic(L1),
-    "dense-long": lambda model, config, groups: None,
-    "decay": lambda model, config, groups: None,
+    "dense-long": lambda model, config, units: None,
+    "decay": lambda model, config, units: None,
     "guided-l2": _guided(L2),
     "guided-l1": _guided(L1),
     "guided-group-lasso": _guided(GroupLasso),
-    "slimming": lambda model, config, groups: NetworkSlimming(model, config["strength"], units=groups),
-    "polarization": lambda model, config, groups: Polarization(model, config["strength"], t=config["t"], units=groups),
-    "rni": lambda model, config, groups: RecedingNeurons(
-        model, config["strength"], shift=config["shift"], units=groups
-    ),
+    "slimming": lambda model, config, units: NetworkSlimming(model, config["strength"], units=units),
+    "polarization": lambda model, config, units: Polarization(model, config["strength"], t=config["t"], units=units),
+    "rni": lambda model, config, units: RecedingNeurons(model, config["strength"], shift=config["shift"], units=units),
 }
 
 # Readings: of the two methods that are reconstructions, and of the sum over positions that SeReNe leaves open for

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from experiments.bench import Bench, _rounded
 from experiments.methods import METHODS, prepare
-from pruning_lib.channels import shrink
-from pruning_lib.channels import units as find_units
-from pruning_lib.dynamics import Dynamics
-from pruning_lib.records import Record
+from pruning_lib.channels import find_units, shrink
+from pruning_lib.companion.records import Record
+from pruning_lib.diagnostics import Dynamics
 from pruning_lib.regularizers import SeReNe
-from pruning_lib.select import select, zero
-from pruning_lib.train import Callback, Run, constant, cosine
+from pruning_lib.selection import select, zero
+from pruning_lib.training import Callback, Run, constant, cosine
 from pruning_lib.units import BatchNorm, Units, rows, weighted
 
 NATURAL = "natural"
@@ -34,7 +33,7 @@ class Watch(Callback):
 
     Parameters
     ----------
-    groups : Units
+    units : Units
         Whose deaths are counted: units with a side that is all zero.
 
     Attributes
@@ -44,8 +43,8 @@ class Watch(Callback):
         minimum, quartiles and maximum of all |γ|; an entry an epoch.
     """
 
-    def __init__(self, groups: Units) -> None:
-        self._groups = groups
+    def __init__(self, units: Units) -> None:
+        self._groups = units
         self.log: dict[str, list[Any]] = {}
 
     @torch.no_grad()
@@ -79,9 +78,9 @@ def run_natural(bench: Bench) -> Record:
     config = bench.config
     model = bench.dense()
     prepare(model, config)
-    groups = find_units(model, bench.example)
-    regularizer = METHODS[config["method"]](model, config, groups)
-    watch = Watch(groups)
+    units = find_units(model, bench.example)
+    regularizer = METHODS[config["method"]](model, config, units)
+    watch = Watch(units)
     history = bench.train(
         model,
         config["epochs"],
@@ -94,15 +93,15 @@ def run_natural(bench: Bench) -> Record:
         checkpoint=bench.work / "trained.pt",
     )
     stages = {"trained": bench.stage(model)}
-    prunings = [_cut(bench, model, groups, cut) for cut in config["cuts"]]
+    prunings = [_cut(bench, model, units, cut) for cut in config["cuts"]]
     return bench.record(stages, prunings, history, log=watch.log)
 
 
-def _cut(bench: Bench, model: nn.Module, groups: Units, cut: str) -> dict[str, Any]:
+def _cut(bench: Bench, model: nn.Module, units: Units, cut: str) -> dict[str, Any]:
     zeroed = copy.deepcopy(model)
     if cut != NATURAL:
-        chosen = select(largest_weights(model, groups), groups, threshold=float(cut.removeprefix("epsilon-")))
-        zero(zeroed, chosen, groups)
+        chosen = select(largest_weights(model, units), units, threshold=float(cut.removeprefix("epsilon-")))
+        zero(zeroed, chosen, units)
     small = shrink(zeroed, bench.example).model
     stages = {"zeroed": bench.stage(zeroed), "shrunk": bench.stage(small)}
     if bench.config["finetune_epochs"]:
@@ -112,8 +111,8 @@ def _cut(bench: Bench, model: nn.Module, groups: Units, cut: str) -> dict[str, A
 
 
 @torch.no_grad()
-def largest_weights(model: nn.Module, groups: Units) -> dict[str, Tensor]:
+def largest_weights(model: nn.Module, units: Units) -> dict[str, Tensor]:
     """Return {layer: the largest |w| that each of its units reads}, shape (units,), of the layers that write a unit."""
-    writers = {member.layer for group in groups.values() for member in group.writers}
+    writers = {member.layer for group in units.values() for member in group.writers}
     layers = weighted(model)
     return {name: rows(layers[name]).abs().flatten(1).amax(1) for name in layers if name in writers}

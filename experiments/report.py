@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from pruning_lib.plotting import COLORS, MARKERS
-from pruning_lib.records import JUDGED_BY, SCORES, Row, architecture, choose, interval, paired
-from pruning_lib.verdicts import SEEDS, judge
+from pruning_lib.companion.plotting import COLORS, MARKERS
+from pruning_lib.companion.records import JUDGED_BY, SCORES, Row, architecture, choose, interval, paired
+from pruning_lib.companion.verdicts import SEEDS, judge
 
 Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 
@@ -88,7 +88,7 @@ def table(rows: list[Row], times: dict[str, float] | None = None) -> str:
 
 
 def ruling(rows: list[Row], margin: float) -> str:
-    """Return what the rule of `pruning_lib.verdicts` says of every method of a suite, as a Markdown table."""
+    """Return what the rule of `pruning_lib.companion.verdicts` says of every method of a suite, as a Markdown table."""
     head = ["method", "target", "verdict", "− whole network", "control", "− control", "the control's work"]
     lines = [
         f"Points of test error; ± is the 95 % interval over paired seeds, and dense-level is at most {margin:g} above.",

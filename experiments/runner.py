@@ -20,11 +20,11 @@ from typing import Any, TextIO
 import torch
 
 from experiments.suites import NotYetError, Suite, execute, source
-from pruning_lib.records import CHECKOUT, read_one, write, write_text
-from pruning_lib.train import CheckpointError
+from pruning_lib.companion.records import CHECKOUT, read_one, write, write_text
+from pruning_lib.training import CheckpointError
 
 WORK = Path(__file__).parent / "work"
-SOURCES = ("pruning_lib/*.py", "experiments/*.py")
+SOURCES = ("pruning_lib/*.py", "experiments/*.py")  # git's globs cross folders
 """What a number of a record hangs on; changes to it since the commit are marked."""
 WAIT = 5.0  # seconds between looks at runs that other processes do
 

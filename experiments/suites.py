@@ -9,8 +9,8 @@ from pathlib import Path
 from experiments.bench import Bench, run_loop, run_prune, run_scratch
 from experiments.methods import DEATHS, GUIDANCES, KERNELS, SPACES, Config
 from experiments.natural import NATURAL, run_natural
-from pruning_lib.records import Record, identifier, read_one
-from pruning_lib.train import flushed
+from pruning_lib.companion.records import Record, identifier, read_one
+from pruning_lib.training import flushed
 
 SERENE = ("serene-exact", "serene-sampled", "serene-lower-bound", "serene-local", "serene-released")
 SERENE_STRENGTHS = (1e-3, 3e-3, 1e-2)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_lib import data, metrics
-from pruning_lib.train import evaluate
+from pruning_lib.companion import data, metrics
+from pruning_lib.training import evaluate
 
 DATA: dict[str, Callable[[], data.Split]] = {
     "mnist": data.mnist,

@@ -1,14 +1,12 @@
 """Make networks smaller while they train: penalize, select, shrink, measure.
 
-The library of *Pruning by Regularization*; every public name is derived in one of its chapters.
+The library of *Pruning by Regularization*. What the book's chapters and experiments need beside it (data sets, the
+papers' networks, plots, records) is `pruning_lib.companion`.
 """
 
-from pruning_lib import importance, metrics
-from pruning_lib.channels import Plan, Shrunk, load, save, shrink, units
-from pruning_lib.dynamics import Dynamics
-from pruning_lib.field import shrinkage_field
-from pruning_lib.measure import Measurement, measure, recalibrate
-from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
+from pruning_lib._measure import Measurement, measure, recalibrate
+from pruning_lib.channels import Plan, Shrunk, find_units, load, save, shrink
+from pruning_lib.diagnostics import Dynamics, Field, shrinkage_field
 from pruning_lib.regularizers import (
     L1,
     L2,
@@ -25,35 +23,37 @@ from pruning_lib.regularizers import (
     receding_parameters,
     unbind_batchnorm,
 )
-from pruning_lib.select import Hold, hold, iterative, select, threshold_weights, zero
-from pruning_lib.train import ThresholdOnPlateau, evaluate, fit, flushed
+from pruning_lib.selection import Hold, hold, importance, iterative, select, threshold_weights, zero
+from pruning_lib.training import Callback, ThresholdOnPlateau, cosine, evaluate, fit, flushed, ramp, steps
+from pruning_lib.units import Group, Member, Units
 
 __all__ = [
     "L1",
     "L2",
-    "VGG16",
-    "ConvNet",
+    "Callback",
     "Dynamics",
+    "Field",
+    "Group",
     "GroupHoyer",
     "GroupLasso",
     "Guided",
     "Hold",
-    "LeNet5",
-    "LeNet300",
     "Measurement",
+    "Member",
     "NetworkSlimming",
     "Plan",
     "Polarization",
     "RecedingNeurons",
     "Regularizer",
-    "ResNet",
     "SeReNe",
     "Shrunk",
     "StochasticPruning",
     "ThresholdOnPlateau",
-    "UNet",
+    "Units",
     "bound_batchnorm",
+    "cosine",
     "evaluate",
+    "find_units",
     "fit",
     "flushed",
     "hold",
@@ -61,15 +61,15 @@ __all__ = [
     "iterative",
     "load",
     "measure",
-    "metrics",
+    "ramp",
     "recalibrate",
     "receding_parameters",
     "save",
     "select",
     "shrink",
     "shrinkage_field",
+    "steps",
     "threshold_weights",
     "unbind_batchnorm",
-    "units",
     "zero",
 ]

@@ -137,7 +137,7 @@ class Group:
 
 
 class Units(Mapping[str, Group]):
-    """The groups of a network by name; made by `pruning_lib.units(model, example)`. Printing it teaches.
+    """The groups of a network by name; made by `pruning_lib.find_units(model, example)`. Printing it teaches.
 
     Parameters
     ----------

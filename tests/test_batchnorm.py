@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import pruning_lib as prl
-from pruning_lib.regularizers.batchnorm import regularized_norms
-from pruning_lib.train import steps
+from pruning_lib.companion.data import Split, digits
+from pruning_lib.companion.models import LeNet5
+from pruning_lib.regularizers._batchnorm import regularized_norms
+from pruning_lib.training import steps
 from pruning_lib.units import Group, Member, Units
 
 NORMS = ("0", "1", "3")
@@ -158,8 +160,8 @@ def test_the_threshold_is_the_first_valley_from_the_left():
     assert polarized({0.005: 2, 0.015: 9, 0.025: 4, 0.035: 4, 0.045: 4}).threshold() == pytest.approx(0.02)
     reg = polarized({0.0: 3, 0.012: 4, 0.5: 2, 0.9: 6})
     index = torch.arange(15)
-    groups = Units([Group("a", 15, "inner", (Member("a", index),), (Member("0", index),), ())])
-    chosen = prl.select(reg.importance(), groups, threshold=reg.threshold())
+    units = Units([Group("a", 15, "inner", (Member("a", index),), (Member("0", index),), ())])
+    chosen = prl.select(reg.importance(), units, threshold=reg.threshold())
     assert chosen["a"].tolist() == [True] * 7 + [False] * 8
     # The last valley that is believed, and the first that is not.
     assert polarized({0.005 + i / 100: 40 - i for i in range(20)}).threshold() == pytest.approx(0.2)
@@ -220,10 +222,10 @@ def trained():
     return {name: figures(*outcome(name, seed=0)) for name in ("none", "slimming", "polarization")}
 
 
-def outcome(name: str, seed: int) -> tuple[prl.Regularizer, nn.Module, prl.data.Split]:
-    data = prl.data.digits(seed)
+def outcome(name: str, seed: int) -> tuple[prl.Regularizer, nn.Module, Split]:
+    data = digits(seed)
     torch.manual_seed(seed)
-    model = prl.LeNet5(10, (1, 8, 8), (24, 32, 64), kernel=3, padding=1, bn=True)
+    model = LeNet5(10, (1, 8, 8), (24, 32, 64), kernel=3, padding=1, bn=True)
     for norm in (model.bn1, model.bn2, model.bn3):
         nn.init.constant_(norm.weight, 0.5)  # as both papers start
     reg: prl.Regularizer = {
@@ -239,11 +241,11 @@ def outcome(name: str, seed: int) -> tuple[prl.Regularizer, nn.Module, prl.data.
     return reg, model, data
 
 
-def figures(reg: prl.Regularizer, model: nn.Module, data: prl.data.Split) -> dict[str, float]:
+def figures(reg: prl.Regularizer, model: nn.Module, data: Split) -> dict[str, float]:
     """Return accuracies before and after half of the channels were zeroed in one shot, and shares of the scales."""
     scale = torch.cat(list(reg.importance().values()))
-    groups, pruned = prl.units(model, torch.zeros(2, 1, 8, 8)), copy.deepcopy(model)
-    prl.zero(pruned, prl.select(reg.importance(), groups, fraction=0.5, floor=3), groups)
+    units, pruned = prl.find_units(model, torch.zeros(2, 1, 8, 8)), copy.deepcopy(model)
+    prl.zero(pruned, prl.select(reg.importance(), units, fraction=0.5, floor=3), units)
     return {
         "dense": prl.evaluate(model, data.val).accuracy,
         "half": prl.evaluate(pruned, data.val).accuracy,

@@ -14,12 +14,12 @@ from experiments.bench import Bench, LoggedTest, Target, drop_inputs, fewer, fou
 from experiments.methods import METHODS, optimizer_of, prepare
 from experiments.runner import provenance
 from experiments.suites import ALL_CRITERIA, MORE, PROTOCOLS
-from pruning_lib.channels import shrink, units
-from pruning_lib.measure import measure
-from pruning_lib.models import LeNet300
-from pruning_lib.records import summarize, validate
-from pruning_lib.select import cost, zero
-from pruning_lib.train import Run
+from pruning_lib._measure import measure
+from pruning_lib.channels import find_units, shrink
+from pruning_lib.companion.models import LeNet300
+from pruning_lib.companion.records import summarize, validate
+from pruning_lib.selection import cost, zero
+from pruning_lib.training import Run
 from pruning_lib.units import BatchNorm, bounded_scale
 
 SMALL = replace(
@@ -41,8 +41,8 @@ def test_a_narrow_network_is_the_one_its_constructor_would_draw(tmp_path: Path) 
 
 def test_a_narrow_residual_network_keeps_its_stream(tmp_path: Path) -> None:
     bench = Bench(config(model="resnet20"), tmp_path)
-    groups = units(bench.dense(), bench.example)
-    widths = Target.of("macs-0.25").uniform(groups, {name for name, group in groups.items() if group.kind == "inner"})
+    units = find_units(bench.dense(), bench.example)
+    widths = Target.of("macs-0.25").uniform(units, {name for name, group in units.items() if group.kind == "inner"})
     assert set(widths) == {f"blocks.{i}.conv1" for i in range(9)}
     small: Any = bench.narrow(widths)
     assert [block.conv1.out_channels for block in small.blocks] == list(widths.values())
@@ -55,14 +55,14 @@ def test_a_narrow_residual_network_keeps_its_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["macs-0.25", "macs-0.05", "fraction-0.5"])
 def test_uniform_widths_are_the_largest_within_the_budget(tmp_path: Path, target: str) -> None:
     bench = Bench(config(), tmp_path)
-    groups = units(bench.dense(), bench.example)
-    widths = Target.of(target).uniform(groups, {name for name, group in groups.items() if group.kind == "inner"})
+    units = find_units(bench.dense(), bench.example)
+    widths = Target.of(target).uniform(units, {name for name, group in units.items() if group.kind == "inner"})
     if target == "fraction-0.5":
         assert widths == {"fc1": 16, "fc2": 8}
         return
-    macs = Target.of(target).budget(groups)["macs"]
+    macs = Target.of(target).budget(units)["macs"]
     small = bench.narrow(widths)
-    assert measure(small, bench.example).macs == cost(fewer(groups, widths), groups) <= macs
+    assert measure(small, bench.example).macs == cost(fewer(units, widths), units) <= macs
     n = widths["fc1"] + 1
     assert 64 * n + n * max(1, round(16 * n / 32)) + max(1, round(16 * n / 32)) * 10 > macs
 
@@ -74,9 +74,9 @@ def test_widths_that_are_told_keep_the_best_units_of_each_layer(tmp_path: Path) 
     assert pruning["stages"]["shrunk"]["units"] == {"fc1": 5, "fc2": 3}
     bench = Bench(run, tmp_path)
     model = bench.dense()
-    groups = units(model, bench.example)
+    units = find_units(model, bench.example)
     ranks = {name: model.get_submodule(name).weight.norm(dim=1) for name in ("fc1", "fc2")}  # type: ignore[union-attr, operator]
-    chosen = Target.of("widths-5-3").choose(ranks, groups, set(ranks))
+    chosen = Target.of("widths-5-3").choose(ranks, units, set(ranks))
     for name, width in (("fc1", 5), ("fc2", 3)):
         assert set((~chosen[name]).nonzero().flatten().tolist()) == set(ranks[name].topk(width).indices.tolist())
     scratch = run | {"recipe": "control", "method": "uniform", "target": "widths-5-3", "epochs": 1}
@@ -204,9 +204,9 @@ def test_the_inputs_that_stay_have_the_longest_columns() -> None:
 def test_a_layer_that_died_as_a_whole_counts_no_unit_and_is_left_out_of_its_control(tmp_path: Path) -> None:
     bench = Bench(config(model="resnet20", kinds=["inner"]), tmp_path)
     model = bench.dense().eval()
-    groups = units(model, bench.example)
-    name = next(name for name, group in groups.items() if group.kind == "inner")
-    zero(model, fewer(groups, {name: 0}), groups, shift="drop")
+    units = find_units(model, bench.example)
+    name = next(name for name, group in units.items() if group.kind == "inner")
+    zero(model, fewer(units, {name: 0}), units, shift="drop")
     stage = bench.stage(shrink(model, bench.example).model)
     assert stage["units"][name] == 0
     assert stage["units"].keys() == bench.stage(model)["units"].keys()

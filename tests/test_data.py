@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning_lib import data
+from pruning_lib.companion import data
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -95,7 +95,7 @@ def test_what_is_missing_is_named_with_its_place_and_the_command(small: Path) ->
     message = str(caught.value)
     assert "t10k-labels-idx1-ubyte.gz belongs into" in message
     assert str(small / "mnist/MNIST/raw") in message
-    assert f"python -m pruning_lib.data fetch mnist --root {small}" in message
+    assert f"python -m pruning_lib.companion.data fetch mnist --root {small}" in message
 
 
 def test_an_archive_cut_in_half_is_named(small: Path) -> None:
@@ -156,7 +156,9 @@ def test_an_unknown_name_is_answered_with_those_there_are() -> None:
 
 
 def test_the_library_does_not_import_torchvision() -> None:
-    code = "import sys, pruning_lib.data, pruning_lib.models; sys.exit('torchvision' in sys.modules)"
+    code = (
+        "import sys, pruning_lib.companion.data, pruning_lib.companion.models; sys.exit('torchvision' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pruning_lib import data, derived
+from pruning_lib.companion import data, derived
 
 Small = tuple[Path, dict[str, np.ndarray], dict[str, np.ndarray]]
 
@@ -102,8 +102,8 @@ def test_look_is_quantiles_and_power_in_rings() -> None:
 def test_look_alikes_stay_within_their_stratum() -> None:
     images = np.zeros((6, 128, 128, 3), np.uint8)
     images[2:4] = 250
-    groups = data.look_alikes(images, np.array([0, 0, 0, 0, 1, 1]))
-    assert groups.tolist() in ([0, 0, 1, 1, 2, 2], [1, 1, 0, 0, 2, 2])
+    units = data.look_alikes(images, np.array([0, 0, 0, 0, 1, 1]))
+    assert units.tolist() in ([0, 0, 1, 1, 2, 2], [1, 1, 0, 0, 2, 2])
 
 
 def test_patients_are_whole_and_dealt_by_class_and_source(small: Small) -> None:

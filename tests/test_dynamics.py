@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import pruning_lib as prl
-from pruning_lib.dynamics import Dynamics
+from pruning_lib.companion.data import digits
+from pruning_lib.companion.models import LeNet300
+from pruning_lib.diagnostics import Dynamics
 from pruning_lib.regularizers import StochasticPruning
 from pruning_lib.units import Group, Member, Units
 
@@ -18,7 +20,7 @@ NAN = math.nan
 def mlp(hidden: int = 3) -> tuple[nn.Sequential, Units]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 2))
-    return model, prl.units(model, torch.zeros(1, 4))
+    return model, prl.find_units(model, torch.zeros(1, 4))
 
 
 def same(got: torch.Tensor, wanted: list[float]) -> bool:
@@ -26,8 +28,8 @@ def same(got: torch.Tensor, wanted: list[float]) -> bool:
 
 
 def test_norms_of_rows_and_columns_of_a_perceptron():
-    model, groups = mlp()
-    dynamics = Dynamics(model, groups)
+    model, units = mlp()
+    dynamics = Dynamics(model, units)
     dynamics.record(0)
     assert np.allclose(dynamics["0"].incoming[0], np.linalg.norm(model[0].weight.detach().numpy(), axis=1))
     assert np.allclose(dynamics["0"].outgoing[0], np.linalg.norm(model[2].weight.detach().numpy(), axis=0))
@@ -37,7 +39,7 @@ def test_batchnorm_scales_the_incoming_norm_and_a_flatten_reader_has_a_column_fo
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 5))
     nn.init.normal_(model[1].weight)
-    dynamics = Dynamics(model, prl.units(model, torch.zeros(1, 2, 4, 4)))
+    dynamics = Dynamics(model, prl.find_units(model, torch.zeros(1, 2, 4, 4)))
     dynamics.record(0)
     rows = np.sqrt((model[0].weight.detach().numpy() ** 2).sum((1, 2, 3)))
     columns = model[4].weight.detach().numpy().reshape(5, 3, 4)  # the flatten puts a channel's 4 pixels side by side
@@ -49,8 +51,8 @@ def test_transposed_and_grouped_convolutions():
     torch.manual_seed(2)
     model = nn.Sequential(nn.ConvTranspose2d(2, 4, 3, groups=2), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU())
     index = torch.arange(4)
-    groups = Units([Group("0", 4, "inner", (Member("0", index),), (), (Member("2", index),))])
-    dynamics = Dynamics(model, groups)
+    units = Units([Group("0", 4, "inner", (Member("0", index),), (), (Member("2", index),))])
+    dynamics = Dynamics(model, units)
     dynamics.record(0)
     up, down = (model[i].weight.detach().numpy() for i in (0, 2))
     # Input 0 writes channels 0 and 1, input 1 writes 2 and 3; filters 0 to 2 read channels 0 and 1, 3 to 5 the others.
@@ -72,7 +74,7 @@ def test_all_writers_and_readers_of_a_stream_count():
 
     torch.manual_seed(3)
     model = Residual()
-    dynamics = Dynamics(model, prl.units(model, torch.zeros(1, 3)))
+    dynamics = Dynamics(model, prl.find_units(model, torch.zeros(1, 3)))
     dynamics.record(0)
     stem, branch, head = (m.weight.detach().numpy() for m in (model.stem, model.branch, model.head))
     assert np.allclose(dynamics["stem"].incoming[0], np.sqrt((stem**2).sum(1) + (branch**2).sum(1)))
@@ -81,8 +83,8 @@ def test_all_writers_and_readers_of_a_stream_count():
 
 def scripted() -> Dynamics:
     """Unit 0 loses inputs at 10, readers at 30; unit 1 readers at 20; unit 2 loses inputs at 10 and regrows."""
-    model, groups = mlp()
-    dynamics = Dynamics(model, groups)
+    model, units = mlp()
+    dynamics = Dynamics(model, units)
     with torch.no_grad():
         dynamics.record(0)
         model[0].weight[[0, 2]] = 0
@@ -113,19 +115,19 @@ def test_a_weight_that_grew_again_died_when_it_went_for_good():
 
 
 def test_the_smallest_weights_are_alive_and_a_threshold_is_a_norm():
-    model, groups = mlp()
+    model, units = mlp()
     with torch.no_grad():
         model[0].weight[0] = 1e-30  # its square is 0 in float32
         model[0].weight[1] = 0.004  # norm 0.008
     for threshold, wanted in ((0.0, [0, 0, 0]), (1e-20, [1, 0, 0]), (0.0081, [1, 1, 0])):
-        dynamics = Dynamics(model, groups, threshold=threshold)
+        dynamics = Dynamics(model, units, threshold=threshold)
         dynamics.record(0)
         assert dynamics["0"].state[0].tolist() == wanted, threshold
 
 
 def test_nothing_recorded_yet_is_an_empty_trajectory_of_living_units():
-    model, groups = mlp()
-    path = Dynamics(model, groups)["0"]
+    model, units = mlp()
+    path = Dynamics(model, units)["0"]
     assert path.state.shape == (0, 3)
     assert same(path.death, [NAN] * 3)
 
@@ -138,7 +140,7 @@ def test_the_readers_follow_after_the_lag_that_decay_and_threshold_give():
     rate, strength, tau = 0.1, 0.2, 0.05
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     reg = StochasticPruning(model, strength, probability="deterministic", temperature={"0": tau, "2": tau})
-    x, dynamics = torch.ones(4, 2), Dynamics(model, prl.units(model, torch.zeros(1, 2)))
+    x, dynamics = torch.ones(4, 2), Dynamics(model, prl.find_units(model, torch.zeros(1, 2)))
     dynamics.record(0)
     for step in range(1, 201):
         outputs = model(x)
@@ -153,7 +155,7 @@ def test_the_readers_follow_after_the_lag_that_decay_and_threshold_give():
 
 
 def fitted(epochs: int, dynamics: Dynamics, model: nn.Module, reg: prl.Regularizer, path=None, die=None):
-    data = prl.data.digits()
+    data = digits()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     return prl.fit(
         model, data.train, data.val, epochs=epochs, optimizer=optimizer, regularizer=reg,
@@ -161,7 +163,7 @@ def fitted(epochs: int, dynamics: Dynamics, model: nn.Module, reg: prl.Regulariz
     )  # fmt: skip
 
 
-class Die(prl.train.Callback):
+class Die(prl.Callback):
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
 
@@ -173,9 +175,9 @@ class Die(prl.train.Callback):
 def test_as_a_callback_it_records_the_start_and_every_epoch_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     def make():
         torch.manual_seed(0)
-        model = prl.LeNet300(inputs=(1, 8, 8), widths=(20, 10))
+        model = LeNet300(inputs=(1, 8, 8), widths=(20, 10))
         reg = StochasticPruning(model, 0.02, base=prl.L1, mode="mask", temperature=0.2)
-        return Dynamics(model, prl.units(model, torch.zeros(1, 1, 8, 8))), model, reg
+        return Dynamics(model, prl.find_units(model, torch.zeros(1, 1, 8, 8))), model, reg
 
     whole = make()
     fitted(4, *whole)
@@ -195,17 +197,17 @@ def test_as_a_callback_it_records_the_start_and_every_epoch_and_a_resumed_run_eq
 
 
 def test_wrong_use_is_named():
-    model, groups = mlp()
-    dynamics = Dynamics(model, groups)
+    model, units = mlp()
+    dynamics = Dynamics(model, units)
     dynamics.record(5)
     with pytest.raises(ValueError, match="got time 5 after 5.0; it must rise"):
         dynamics.record(5)
     with pytest.raises(ValueError, match="'fc1' names no prunable group"):
         dynamics["fc1"]
     with pytest.raises(ValueError, match="threshold=-1; it is a norm"):
-        Dynamics(model, groups, threshold=-1)
+        Dynamics(model, units, threshold=-1)
     with pytest.raises(ValueError, match="units of another model: its '0' has 2 channels, theirs has 3"):
-        Dynamics(nn.Sequential(nn.Linear(2, 2)), groups)
+        Dynamics(nn.Sequential(nn.Linear(2, 2)), units)
     with pytest.raises(ValueError, match="Dynamics got the state of another network, or none"):
         dynamics.load_state_dict(Dynamics(*mlp(7)).state_dict())
     model[0].weight = nn.Parameter(torch.zeros(1, 4))

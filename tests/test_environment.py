@@ -92,7 +92,7 @@ def test_first_cell_installs_every_dependency_but_numpy_which_comes_with_torch()
 
 def test_data_and_type_marker_are_in_the_package() -> None:
     shipped = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]["package-data"]["pruning_lib"]
-    assert set(shipped) == {"py.typed", "_records/*.json"}
+    assert set(shipped) == {"py.typed", "companion/_records/*.json"}
     assert (ROOT / "pruning_lib" / "py.typed").exists()
 
 

@@ -20,8 +20,8 @@ from experiments import latency, report
 from experiments.__main__ import main
 from experiments.runner import Runner, _changed, _held, _lock
 from experiments.suites import SUITES, NotYetError, execute
-from pruning_lib.records import SHIPPED, architecture, choose, load, measured, read, summarize
-from pruning_lib.verdicts import MARGINS, judge
+from pruning_lib.companion.records import SHIPPED, architecture, choose, load, measured, read, summarize
+from pruning_lib.companion.verdicts import MARGINS, judge
 
 ROOT = Path(__file__).parents[1]
 TINY = SUITES["digits-tiny"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.channels import units
-from pruning_lib.field import Field, shrinkage_field
-from pruning_lib.models import LeNet300
+from pruning_lib.channels import find_units
+from pruning_lib.companion.models import LeNet300
+from pruning_lib.diagnostics import Field, shrinkage_field
 from pruning_lib.regularizers import (
     L1,
     L2,
@@ -69,10 +69,10 @@ def test_norms_are_proportional_constant_and_between(apply: Any) -> None:
 @pytest.mark.parametrize("base", [L1, L2, GroupLasso])
 def test_guidance_multiplies_its_base(base: Any) -> None:
     model = network()
-    groups = units(model, X[:1])
-    plain = shrinkage_field(base(model, 0.1, units=groups), model, X)
-    guided = Guided(model, 0.1, base=base, guidance="quadratic", units=groups)
-    g = torch.cat([guided.guidance[name] for name in groups])
+    units = find_units(model, X[:1])
+    plain = shrinkage_field(base(model, 0.1, units=units), model, X)
+    guided = Guided(model, 0.1, base=base, guidance="quadratic", units=units)
+    g = torch.cat([guided.guidance[name] for name in units])
     check(shrinkage_field(guided, model, X), plain.importance, g * plain.rate, "lr × strength", 1e-2)
 
 

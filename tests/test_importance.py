@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import pruning_lib as prl
-from pruning_lib import importance
-from pruning_lib.models import LeNet300, ResNet
+from pruning_lib.companion.data import Split, digits
+from pruning_lib.companion.models import LeNet300, ResNet
+from pruning_lib.selection import importance
 
 
 class Residual(nn.Module):
@@ -52,7 +53,7 @@ def two_layers() -> nn.Module:
 @pytest.mark.parametrize("norm", [1, 2])
 def test_magnitude_is_the_norm_of_what_a_unit_reads_averaged_over_its_writers(norm):
     model, x, _ = network()
-    found = importance.magnitude(model, prl.units(model, x), norm=norm)
+    found = importance.magnitude(model, prl.find_units(model, x), norm=norm)
     w = {name: p.detach().numpy() for name, p in model.named_parameters()}
 
     def length(rows):
@@ -66,7 +67,7 @@ def test_magnitude_is_the_norm_of_what_a_unit_reads_averaged_over_its_writers(no
 
 def test_scales_are_gamma_and_leave_out_groups_that_have_none():
     model, x, _ = network()
-    found = importance.magnitude(model, prl.units(model, x), of="scales")
+    found = importance.magnitude(model, prl.find_units(model, x), of="scales")
     assert found.keys() == {"a"}
     assert torch.allclose(found["a"], (model.bn_a.weight.abs() + model.bn_b.weight.abs()) / 2)
 
@@ -76,10 +77,10 @@ def test_folded_is_the_row_that_torch_folds_and_ignores_what_batchnorm_undoes():
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten())
     x = torch.randn(9, 2, 5, 5)
     nn.init.uniform_(model[1].weight, -1, 1)
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     model(x)
     folded = torch.nn.utils.fusion.fuse_conv_bn_eval(copy.deepcopy(model[0]).eval(), copy.deepcopy(model[1]).eval())
-    found = importance.magnitude(model, groups, of="folded")["0"]
+    found = importance.magnitude(model, units, of="folded")["0"]
     assert torch.allclose(found, folded.weight.flatten(1).norm(dim=1))
     with torch.no_grad():
         model[0].weight.mul_(3)
@@ -87,14 +88,14 @@ def test_folded_is_the_row_that_torch_folds_and_ignores_what_batchnorm_undoes():
         model[1].running_mean.mul_(3)
         model[1].running_var.mul_(9)
         model[1].eps *= 9
-    assert torch.allclose(importance.magnitude(model, groups, of="folded")["0"], found)
-    assert torch.allclose(importance.magnitude(model, groups)["0"], model[0].weight.flatten(1).norm(dim=1))
+    assert torch.allclose(importance.magnitude(model, units, of="folded")["0"], found)
+    assert torch.allclose(importance.magnitude(model, units)["0"], model[0].weight.flatten(1).norm(dim=1))
     rows, deviation = model[0].weight.flatten(1).norm(dim=1), (model[1].running_var + model[1].eps).sqrt()
     model[1] = plain = nn.BatchNorm2d(4, affine=False, eps=model[1].eps)
     plain.running_var.copy_(deviation**2 - plain.eps)
-    assert torch.allclose(importance.magnitude(model, groups, of="folded")["0"], rows / deviation)
+    assert torch.allclose(importance.magnitude(model, units, of="folded")["0"], rows / deviation)
     with pytest.raises(ValueError, match="no group with a BatchNorm that has a scale"):
-        importance.magnitude(model, groups, of="scales")
+        importance.magnitude(model, units, of="scales")
 
 
 def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
@@ -102,11 +103,11 @@ def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
         return F.cross_entropy(copy.deepcopy(model).eval()(x), y).item()
 
 
-def scaled_columns(model: nn.Module, groups, name: str, unit: int, factor: float) -> nn.Module:
+def scaled_columns(model: nn.Module, units, name: str, unit: int, factor: float) -> nn.Module:
     """Return a copy in which every layer reads the unit multiplied by a factor."""
     model = copy.deepcopy(model)
     layers = dict(model.named_modules())
-    for member in groups[name].readers:
+    for member in units[name].readers:
         layer = layers[member.layer]
         columns = layer.weight.detach().movedim(0 if isinstance(layer, nn.ConvTranspose2d) else 1, 0)
         columns[member.index == unit] *= factor
@@ -130,18 +131,18 @@ class Branches(nn.Module):
 @pytest.mark.parametrize("make", [two_layers, Residual, Branches])
 def test_taylor_is_the_slope_of_the_loss_along_the_removal_of_a_unit(make):
     model, x, y = network(make, (2, 2, 2) if make is two_layers else (2, 6, 6))
-    groups = prl.units(model, x)
-    found = importance.taylor(model, groups, (x, y))
-    for name, group in groups.items():
+    units = prl.find_units(model, x)
+    found = importance.taylor(model, units, (x, y))
+    for name, group in units.items():
         for unit in range(group.size):
-            ends = [loss_of(scaled_columns(model, groups, name, unit, 1 + h), x, y) for h in (1e-4, -1e-4)]
+            ends = [loss_of(scaled_columns(model, units, name, unit, 1 + h), x, y) for h in (1e-4, -1e-4)]
             assert found[name][unit].item() == pytest.approx(abs(ends[0] - ends[1]) / 2e-4, rel=1e-5, abs=1e-9)
 
 
 def test_taylor_is_what_the_loss_loses_when_a_small_unit_goes():
     """To first order: a unit ten times smaller is missed by a remainder a hundred times smaller."""
     model, x, y = network(two_layers, (2, 2, 2))
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     for size in (1e-2, 1e-3):
         for layer in (model[1], model[3]):
             small = copy.deepcopy(model)
@@ -151,10 +152,10 @@ def test_taylor_is_what_the_loss_loses_when_a_small_unit_goes():
                 rows.bias[1] *= size
             name = next(n for n, m in small.named_modules() if m is rows)
             gone = copy.deepcopy(small)
-            mask = torch.arange(groups[name].size) == 1
-            prl.zero(gone, {name: mask}, groups, shift="drop")
+            mask = torch.arange(units[name].size) == 1
+            prl.zero(gone, {name: mask}, units, shift="drop")
             true = abs(loss_of(gone, x, y) - loss_of(small, x, y))
-            assert importance.taylor(small, groups, (x, y))[name][1].item() == pytest.approx(true, abs=0.1 * size**2)
+            assert importance.taylor(small, units, (x, y))[name][1].item() == pytest.approx(true, abs=0.1 * size**2)
             assert true > 0.2 * size**2
 
 
@@ -164,8 +165,8 @@ def test_behind_a_relu_taylor_is_the_sum_over_the_weights_of_a_unit_or_over_scal
     w, b = model[1].weight, model[1].bias
     expected = ((w * w.grad).sum(1) + b * b.grad).abs()
     model.zero_grad()
-    groups = prl.units(model, x)
-    assert torch.allclose(importance.taylor(model, groups, (x, y))["1"], expected)
+    units = prl.find_units(model, x)
+    assert torch.allclose(importance.taylor(model, units, (x, y))["1"], expected)
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 4), nn.Flatten()).double()
@@ -174,15 +175,15 @@ def test_behind_a_relu_taylor_is_the_sum_over_the_weights_of_a_unit_or_over_scal
     F.cross_entropy(model(x := torch.randn(9, 2, 6, 6, dtype=torch.float64)), y[:9]).backward()
     gamma, beta = model[1].weight, model[1].bias
     expected = (gamma * gamma.grad + beta * beta.grad).abs()
-    assert torch.allclose(importance.taylor(model, prl.units(model, x), (x, y[:9]))["0"], expected)
+    assert torch.allclose(importance.taylor(model, prl.find_units(model, x), (x, y[:9]))["0"], expected)
 
 
 def test_batches_enter_by_their_mean_square():
     model, x, y = network(two_layers, (2, 2, 2))
-    groups = prl.units(model, x)
-    parts = [importance.taylor(model, groups, (x[part], y[part]))["1"] for part in (slice(0, 8), slice(8, 12))]
+    units = prl.find_units(model, x)
+    parts = [importance.taylor(model, units, (x[part], y[part]))["1"] for part in (slice(0, 8), slice(8, 12))]
     expected = torch.sqrt((8 * parts[0] ** 2 + 4 * parts[1] ** 2) / 12)
-    assert torch.allclose(importance.taylor(model, groups, (x, y), batch_size=8)["1"], expected)
+    assert torch.allclose(importance.taylor(model, units, (x, y), batch_size=8)["1"], expected)
 
 
 def test_taylor_leaves_everything_as_it_was():
@@ -191,10 +192,10 @@ def test_taylor_leaves_everything_as_it_was():
     model.bn_a.eval()
     model.a.requires_grad_(False)
     model.out.weight.grad = torch.full_like(model.out.weight, 7.0)
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     before = copy.deepcopy(model.state_dict())
     with torch.no_grad():
-        frozen = importance.taylor(model, groups, (x, y))
+        frozen = importance.taylor(model, units, (x, y))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert [m.training for m in (model, model.bn_a, model.bn_b)] == [True, False, True]
@@ -202,13 +203,13 @@ def test_taylor_leaves_everything_as_it_was():
     assert all(p.grad is None for name, p in model.named_parameters() if name != "out.weight")
     assert not any(module._forward_pre_hooks for module in model.modules())
     model.requires_grad_(True)
-    assert torch.equal(frozen["a"], importance.taylor(model, groups, (x, y))["a"])
+    assert torch.equal(frozen["a"], importance.taylor(model, units, (x, y))["a"])
 
     def broken(outputs, targets):
         raise RuntimeError("no such loss")
 
     with pytest.raises(RuntimeError, match="no such loss"):
-        importance.taylor(model, groups, (x, y), broken)
+        importance.taylor(model, units, (x, y), broken)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert model.training
     assert not model.bn_a.training
@@ -216,9 +217,9 @@ def test_taylor_leaves_everything_as_it_was():
 
 def test_random_repeats_by_its_seed_alone():
     model, x, _ = network()
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     state = torch.get_rng_state()
-    a, b, c = (importance.random(groups, seed) for seed in (1, 1, 2))
+    a, b, c = (importance.random(units, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(a["a"], b["a"])
     assert not torch.equal(a["a"], c["a"])
@@ -227,11 +228,11 @@ def test_random_repeats_by_its_seed_alone():
 
 def test_scope_local_makes_uniform_widths_at_a_fraction_and_at_a_budget():
     model = LeNet300()
-    groups = prl.units(model, torch.zeros(1, 1, 28, 28))
-    scores = importance.random(groups, 0)
-    halved = prl.select(scores, groups, fraction=0.5, scope="local")
+    units = prl.find_units(model, torch.zeros(1, 1, 28, 28))
+    scores = importance.random(units, 0)
+    halved = prl.select(scores, units, fraction=0.5, scope="local")
     assert [int(mask.sum()) for mask in halved.values()] == [150, 50]
-    budget = prl.select(scores, groups, macs=60_000, scope="local")
+    budget = prl.select(scores, units, macs=60_000, scope="local")
     kept = [int((~mask).sum()) for mask in budget.values()]
     assert kept[0] / 300 == pytest.approx(kept[1] / 100, abs=0.01)
     assert 784 * kept[0] + kept[0] * kept[1] + 10 * kept[1] <= 60_000
@@ -242,40 +243,40 @@ def test_all_work_on_a_residual_network():
     torch.manual_seed(0)
     model = ResNet(8)
     x, y = torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
-    groups = prl.units(model, x[:1])
+    units = prl.find_units(model, x[:1])
     for scores in (
-        importance.magnitude(model, groups, norm=1),
-        importance.magnitude(model, groups, of="folded"),
-        importance.taylor(model, groups, (x, y)),
-        importance.random(groups),
+        importance.magnitude(model, units, norm=1),
+        importance.magnitude(model, units, of="folded"),
+        importance.taylor(model, units, (x, y)),
+        importance.random(units),
     ):
-        assert {name: len(score) for name, score in scores.items()} == {n: g.size for n, g in groups.items()}
+        assert {name: len(score) for name, score in scores.items()} == {n: g.size for n, g in units.items()}
         assert all((score >= 0).all() and score.std() > 0 for score in scores.values())
-        chosen = prl.select(scores, groups, fraction=0.25)
-        assert sum(int(mask.sum()) for mask in chosen.values()) == sum(g.size for g in groups.values()) // 4
+        chosen = prl.select(scores, units, fraction=0.25)
+        assert sum(int(mask.sum()) for mask in chosen.values()) == sum(g.size for g in units.values()) // 4
 
 
 def test_wrong_use_is_named():
     model, x, y = network()
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     with pytest.raises(ValueError, match="of='gamma'; choose 'weights', 'scales' or 'folded'"):
-        importance.magnitude(model, groups, of="gamma")
+        importance.magnitude(model, units, of="gamma")
     with pytest.raises(ValueError, match=r"norm=0.5; it is p ≥ 1"):
-        importance.magnitude(model, groups, norm=0.5)
+        importance.magnitude(model, units, norm=0.5)
     with pytest.raises(ValueError, match="magnitude got units of another model: it has no layer 'a'"):
-        importance.magnitude(two_layers(), groups)
+        importance.magnitude(two_layers(), units)
     with pytest.raises(ValueError, match="found no group with a BatchNorm that has a scale; use of='weights'"):
-        importance.magnitude(two_layers(), prl.units(two_layers(), torch.zeros(1, 8)), of="scales")
+        importance.magnitude(two_layers(), prl.find_units(two_layers(), torch.zeros(1, 8)), of="scales")
     with pytest.raises(ValueError, match="0 examples and batch_size=128; it needs at least 1"):
-        importance.taylor(model, groups, (x[:0], y[:0]))
+        importance.taylor(model, units, (x[:0], y[:0]))
     model.bn_a.running_var = None
     with pytest.raises(ValueError, match="needs the running variance of 'bn_a'"):
-        importance.magnitude(model, groups, of="folded")
+        importance.magnitude(model, units, of="folded")
 
 
 @pytest.fixture(scope="module")
-def digits_net() -> tuple[nn.Module, prl.data.Split]:
-    split = prl.data.digits()
+def digits_net() -> tuple[nn.Module, Split]:
+    split = digits()
     torch.manual_seed(0)
     model = LeNet300(10, tuple(split.train.inputs.shape[1:]))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -286,15 +287,15 @@ def digits_net() -> tuple[nn.Module, prl.data.Split]:
 def test_on_digits_magnitude_and_taylor_beat_random(digits_net):
     """Four of five hidden units go from a trained network, none of them trained after."""
     model, split = digits_net
-    groups = prl.units(model, split.train.inputs[:1])
+    units = prl.find_units(model, split.train.inputs[:1])
     losses = {}
     for name, scores in {
-        "magnitude": importance.magnitude(model, groups),
-        "taylor": importance.taylor(model, groups, split.train),
-        **{f"random {seed}": importance.random(groups, seed) for seed in range(5)},
+        "magnitude": importance.magnitude(model, units),
+        "taylor": importance.taylor(model, units, split.train),
+        **{f"random {seed}": importance.random(units, seed) for seed in range(5)},
     }.items():
         pruned = copy.deepcopy(model)
-        prl.zero(pruned, prl.select(scores, groups, fraction=0.8, scope="local"), groups, shift="drop")
+        prl.zero(pruned, prl.select(scores, units, fraction=0.8, scope="local"), units, shift="drop")
         losses[name] = prl.evaluate(pruned, split.train).loss
     chance = [losses[f"random {seed}"] for seed in range(5)]
     assert losses["magnitude"] < 0.8 * min(chance)
@@ -305,7 +306,7 @@ def test_rounds_leave_equal_shares_and_hold_what_is_gone():
     torch.manual_seed(0)
     model, x, y = network(two_layers, (2, 2, 2))
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).double()
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     widths, seeds = [], iter(range(9))
 
     def train(model):
@@ -318,7 +319,7 @@ def test_rounds_leave_equal_shares_and_hold_what_is_gone():
         assert torch.equal(model[1].weight == 0, zeros)
         widths.append(int((model[1].weight != 0).any(1).sum()))
 
-    chosen = prl.iterative(model, groups, lambda _: importance.random(groups, next(seeds)), train, rounds=4,
+    chosen = prl.iterative(model, units, lambda _: importance.random(units, next(seeds)), train, rounds=4,
                            fraction=15 / 16)  # fmt: skip
     assert widths == [8, 4, 2, 1], "each round halves what is left, whatever the judge says of what has gone"
     assert torch.equal(chosen["1"], (model[1].weight == 0).all(1))
@@ -330,24 +331,24 @@ def test_rounds_leave_equal_shares_and_hold_what_is_gone():
 
 def test_rounds_meet_a_budget_by_equal_factors_and_one_round_is_one_shot():
     model, x, _ = network(two_layers, (2, 2, 2))
-    groups = prl.units(model, x)  # 40 + 20 + 12 multiply-adds
+    units = prl.find_units(model, x)  # 40 + 20 + 12 multiply-adds
     costs = []
 
     def judge(model):
-        return importance.magnitude(model, groups)
+        return importance.magnitude(model, units)
 
     def train(model):
         costs.append(prl.measure(prl.shrink(model, x).model, x[:1]).macs)
 
     twice = copy.deepcopy(model)
-    prl.iterative(twice, groups, judge, train, rounds=2, macs=18, shift="drop")
+    prl.iterative(twice, units, judge, train, rounds=2, macs=18, shift="drop")
     assert costs[0] <= 36
     assert costs[1] <= 18
     once = copy.deepcopy(model)
-    chosen = prl.iterative(once, groups, judge, lambda _: None, rounds=1, macs=18)
-    expected = prl.select(judge(model), groups, macs=18)
-    assert all(torch.equal(chosen[name], expected[name]) for name in groups)
+    chosen = prl.iterative(once, units, judge, lambda _: None, rounds=1, macs=18)
+    expected = prl.select(judge(model), units, macs=18)
+    assert all(torch.equal(chosen[name], expected[name]) for name in units)
     with pytest.raises(ValueError, match="rounds=0; it needs at least 1"):
-        prl.iterative(model, groups, judge, train, rounds=0, macs=18)
+        prl.iterative(model, units, judge, train, rounds=0, macs=18)
     with pytest.raises(ValueError, match="exactly one of fraction and macs"):
-        prl.iterative(model, groups, judge, train, rounds=1, macs=18, fraction=0.5)
+        prl.iterative(model, units, judge, train, rounds=1, macs=18, fraction=0.5)

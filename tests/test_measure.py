@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from pruning_lib._measure import measure, recalibrate
 from pruning_lib.channels import shrink
-from pruning_lib.measure import measure, recalibrate
-from pruning_lib.models import LeNet5, LeNet300
+from pruning_lib.companion.models import LeNet5, LeNet300
 
 
 @pytest.mark.parametrize("batch", [1, 7])

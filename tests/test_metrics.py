@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch import Tensor
 
-from pruning_lib.metrics import auroc, balanced_accuracy, components, dice, instance_f1
+from pruning_lib.companion.metrics import auroc, balanced_accuracy, components, dice, instance_f1
 
 
 def drawn(seed: int, share: float = 0.55, shape: tuple[int, int, int] = (4, 17, 13)) -> Tensor:

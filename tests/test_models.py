@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pruning_lib._measure import measure
 from pruning_lib.channels import shrink
-from pruning_lib.measure import measure
-from pruning_lib.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
+from pruning_lib.companion.models import VGG16, ConvNet, LeNet5, LeNet300, ResNet, UNet
 
 
 def parameters(model: nn.Module) -> int:

@@ -16,9 +16,9 @@ from experiments.methods import DECAYED, METHODS, optimizer_of
 from experiments.natural import Watch, largest_weights, run_natural
 from experiments.runner import provenance
 from experiments.suites import MORE, RECIPES, SUITES
-from pruning_lib.channels import units
-from pruning_lib.models import VGG16, LeNet300
-from pruning_lib.records import validate
+from pruning_lib.channels import find_units
+from pruning_lib.companion.models import VGG16, LeNet300
+from pruning_lib.companion.records import validate
 from pruning_lib.regularizers import StochasticPruning
 
 TINY = RECIPES["digits-tiny-deaths"]
@@ -30,11 +30,11 @@ def config(method: str, strength: float, **more: Any) -> dict[str, Any]:
 
 def test_watch_counts_units_with_an_empty_side_and_zero_weights() -> None:
     model = LeNet300(3, (1, 2, 2), (4, 3))
-    groups = units(model, torch.randn(1, 1, 2, 2))
+    units = find_units(model, torch.randn(1, 1, 2, 2))
     with torch.no_grad():
         model.fc1.weight[1] = 0  # a row
         model.fc2.weight[:, [1, 3]] = 0  # columns of unit 1, again, and of unit 3
-    watch = Watch(groups)
+    watch = Watch(units)
     run: Any = type("Run", (), {"model": model, "epoch": 1})
     watch.after_epoch(run)
     # 4 + 6 of 16 + 12 + 9 weights, in six digits.
@@ -58,7 +58,7 @@ def test_an_epsilon_takes_the_units_whose_weights_all_lie_below_it() -> None:
     with torch.no_grad():
         model.fc1.weight.copy_(torch.tensor([0.5, 0.009, 0.02, 0.001]).view(4, 1).expand(4, 4))
         model.fc1.weight[3, 0] = -0.3
-    found = largest_weights(model, units(model, torch.randn(1, 1, 2, 2)))
+    found = largest_weights(model, find_units(model, torch.randn(1, 1, 2, 2)))
     assert torch.allclose(found["fc1"], torch.tensor([0.5, 0.009, 0.02, 0.3]))
     assert set(found) == {"fc1", "fc2"}
 
@@ -92,7 +92,7 @@ def test_sampled_scales_die_and_rows_in_front_of_them_stay() -> None:
 def test_one_temperature_for_the_whole_network_reaches_layers_and_scales(tmp_path: Path) -> None:
     model = LeNet300(3, (1, 2, 2), (8, 4), bn=True)
     more = {"temperature": 0.1, "tau": "network", "scales": True, "seed": 0}
-    reg: Any = METHODS["stochastic-decay-network"](model, more, units(model, torch.randn(2, 1, 2, 2)))
+    reg: Any = METHODS["stochastic-decay-network"](model, more, find_units(model, torch.randn(2, 1, 2, 2)))
     weights = torch.cat([layer.weight.flatten() for layer in (model.fc1, model.fc2, model.fc3)])
     assert set(reg.temperatures) == {"fc1", "fc2", "fc3", "bn1", "bn2"}
     (tau,) = set(reg.temperatures.values())
@@ -126,6 +126,6 @@ def test_dense_is_trained_as_long_as_all_that_is_done_to_others() -> None:
 
 
 def test_watch_state_is_restored() -> None:
-    watch = Watch(units(LeNet300(3, (1, 2, 2), (4, 3)), torch.randn(1, 1, 2, 2)))
+    watch = Watch(find_units(LeNet300(3, (1, 2, 2), (4, 3)), torch.randn(1, 1, 2, 2)))
     watch.load_state_dict({"log": {"dead": [[1, 0]]}})
     assert watch.state_dict() == {"log": {"dead": [[1, 0]]}}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from benchmarks import zoo
-from pruning_lib import Shrunk, records, shrink, units
+from pruning_lib import Shrunk, find_units, shrink
+from pruning_lib.companion import records
 from pruning_lib.units import weighted
 
 TOLERANCE = 1e-9
@@ -56,7 +57,7 @@ def made(name: str, seed: int) -> nn.Module:
 def check_promises(name: str, seed: int) -> None:
     case, model = CASES[name], made(name, seed)
     example = case.example()
-    found = units(model, example)
+    found = find_units(model, example)
     mine = planted(found, plant(model, random.Random(seed), found))
     before = copy.deepcopy(model)
 
@@ -178,7 +179,7 @@ def test_random_networks_lose_their_dead_units() -> None:
     for seed in range(10):
         case = random_network(seed)
         model, example = case.build(), case.example()
-        found = units(model, example)
+        found = find_units(model, example)
         mine = planted(found, plant(model, random.Random(seed), found))
         kept = shrink(model, example).plan.units
         dead += sum(int(mask.sum()) for mask in mine.values())

@@ -264,7 +264,7 @@ def library(tmp_path: Path) -> Path:
         "thing.py": '"""Doc."""\n\n\ndef thing():\n    """Doc."""\n    return "#1"  # why\n',
         "records.py": "def load(suite):\n    return []\n",
         "plotting.py": "def draw():\n    return 0\n",
-        "_records/suite-a.json": "[]",
+        "companion/_records/suite-a.json": "[]",
     }
     for name, text in files.items():
         path = tmp_path / "pruning_lib" / name
@@ -300,7 +300,7 @@ def test_a_hash_moves_with_what_the_chapter_uses_and_with_nothing_else(library: 
     assert not changed("thing.py", 'def thing():\n    """Other doc,\n    longer."""\n\n    return "#1"\n')
     assert changed("thing.py", 'def thing():\n    return "#2"\n')
     assert not changed("methods/first.py", "First = 1\n")
-    assert changed("_records/suite-a.json", "[1]")
+    assert changed("companion/_records/suite-a.json", "[1]")
     assert inputs.digest([*cells, "1"], library) != inputs.digest(cells, library)
 
 
@@ -312,7 +312,7 @@ def test_records_in_the_checkout_come_before_the_summary(library: Path) -> None:
 
 
 def test_what_a_benchmark_measured_is_a_record_too(library: Path) -> None:
-    path = library / "pruning_lib" / "_records" / "measured-zoo.json"
+    path = library / "pruning_lib" / "companion" / "_records" / "measured-zoo.json"
     path.write_text("{}", encoding="utf-8")
     assert inputs.records("prl.records.measured('zoo')", library) == [path]
 

@@ -12,7 +12,9 @@ from torch import nn
 
 from benchmarks import peers
 from conftest import unavailable
-from pruning_lib import VGG16, LeNet5, LeNet300, ResNet, UNet, records, shrink, units, zero
+from pruning_lib import find_units, shrink, zero
+from pruning_lib.companion import records
+from pruning_lib.companion.models import VGG16, LeNet5, LeNet300, ResNet, UNet
 from pruning_lib.units import rows, weighted
 
 
@@ -63,12 +65,12 @@ def test_both_remove_the_same_and_neither_changes_an_output(name: str, fraction:
     build, shape, kind = NETWORKS[name]
     dense = peers.randomized(build, shape)
     example = torch.randn(2, *shape, dtype=torch.float64)
-    groups = units(dense, example)
-    chosen = peers.drawn(groups, peers.KINDS[kind], fraction)
+    units = find_units(dense, example)
+    chosen = peers.drawn(units, peers.KINDS[kind], fraction)
     assert sum(int(gone.sum()) for gone in chosen.values()) > fraction * 8, "something is to be removed"
-    zero(dense, chosen, groups, shift="drop")
+    zero(dense, chosen, units, shift="drop")
     ours = shrink(dense, example).model
-    theirs = peers.torch_pruned(dense, copy.deepcopy(dense), chosen, groups, example)
+    theirs = peers.torch_pruned(dense, copy.deepcopy(dense), chosen, units, example)
     images = torch.randn(3, *shape, dtype=torch.float64)
     with torch.no_grad():
         expected = dense(images)
@@ -84,11 +86,11 @@ def test_each_keeps_the_same_rows() -> None:
     # Equal outputs would also come from kept rows in another order; equal weights would not.
     dense = peers.randomized(lambda: LeNet5(bn=True), (1, 28, 28))
     example = torch.randn(2, 1, 28, 28, dtype=torch.float64)
-    groups = units(dense, example)
-    chosen = peers.drawn(groups)
-    zero(dense, chosen, groups, shift="drop")
+    units = find_units(dense, example)
+    chosen = peers.drawn(units)
+    zero(dense, chosen, units, shift="drop")
     ours = shrink(dense, example).model
-    theirs = peers.torch_pruned(dense, copy.deepcopy(dense), chosen, groups, example)
+    theirs = peers.torch_pruned(dense, copy.deepcopy(dense), chosen, units, example)
     other = weighted(theirs)
     for name, layer in weighted(ours).items():
         assert torch.equal(rows(layer), rows(other[name]))
@@ -103,13 +105,13 @@ def test_a_constant_that_is_kept_is_where_they_part() -> None:
         net[2].weight.copy_(torch.tensor([[1.0, 2.0]]))
         net[2].bias.zero_()
     example = torch.ones(2, 1, dtype=torch.float64)
-    groups = units(net, example)
+    units = find_units(net, example)
     chosen = {"0": torch.tensor([False, True])}
-    zero(net, chosen, groups)
+    zero(net, chosen, units)
     with torch.no_grad():
         net[0].bias[1] = 0.5
     found = {
-        how: way(copy.deepcopy(net), copy.deepcopy(net), chosen, groups, example)(example)[0].item()
+        how: way(copy.deepcopy(net), copy.deepcopy(net), chosen, units, example)(example)[0].item()
         for how, way in peers.WAYS.items()
     }
     assert found == {"masks": 2.0, "slices": 1.0, "Torch-Pruning": 1.0, "shrink": 2.0}

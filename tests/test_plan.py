@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pruning_lib.channels import Plan, load, save, shrink
-from pruning_lib.models import LeNet5, LeNet300
+from pruning_lib.companion.models import LeNet5, LeNet300
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pruning_lib import plotting
-from pruning_lib.field import Field
+from pruning_lib.companion import plotting
+from pruning_lib.diagnostics import Field
 
 
 def frames(count: int) -> list[plt.Figure]:

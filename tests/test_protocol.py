@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from pruning_lib import regularizers
-from pruning_lib.data import TensorPair
-from pruning_lib.models import LeNet5
+from pruning_lib.companion.data import TensorPair
+from pruning_lib.companion.models import LeNet5
 from pruning_lib.regularizers import (
     L1,
     L2,
@@ -37,7 +37,7 @@ from pruning_lib.regularizers import (
     StochasticPruning,
     bound_batchnorm,
 )
-from pruning_lib.train import Callback, Run, ThresholdOnPlateau, fit
+from pruning_lib.training import Callback, Run, ThresholdOnPlateau, fit
 from pruning_lib.units import Group, Member, Units
 
 CLASSES = 3
@@ -534,8 +534,8 @@ def test_the_loop_of_plateaus_and_thresholds_takes_any_method_and_a_loss_of_maps
     """Zeros stay zeros, and the loss stays within its tolerance."""
     model = Segmenter()
     METHODS[name].prepare(model)
-    groups = Units([group("conv1", "bn1", "conv2", 4), group("conv2", "bn2", "head", 5)])
-    reg = made(name, model, units=groups if METHODS[name].needs_units else None)
+    units = Units([group("conv1", "bn1", "conv2", 4), group("conv2", "bn2", "head", 5)])
+    reg = made(name, model, units=units if METHODS[name].needs_units else None)
     images = torch.cat([x for x, _ in BATCHES])
     data = TensorPair(images, (images[:, 0] > 0.3).long() + (images[:, 0] > 1).long())
     zeros: list[dict[str, Tensor]] = []

@@ -13,7 +13,9 @@ from torch.func import functional_call
 from torch.nn.utils import prune
 
 import pruning_lib as prl
-from pruning_lib.train import steps
+from pruning_lib.companion.data import digits
+from pruning_lib.companion.models import LeNet5, ResNet
+from pruning_lib.training import steps
 from pruning_lib.units import bounded_scale
 
 GAMMA = "{}.parametrizations.weight.original"
@@ -24,7 +26,7 @@ EXAMPLE = torch.zeros(2, 1, 8, 8)
 def network(bound: bool = True, seed: int = 0) -> nn.Module:
     """conv1(5) → bn1 → … → conv2(6) → bn2 → … → fc1(7) → bn3 → ReLU → fc2, with statistics of its own."""
     torch.manual_seed(seed)
-    model = prl.LeNet5(4, (1, 8, 8), (5, 6, 7), kernel=3, padding=1, bn=True)
+    model = LeNet5(4, (1, 8, 8), (5, 6, 7), kernel=3, padding=1, bn=True)
     if bound:
         prl.bound_batchnorm(model)
     model.train()(torch.randn(32, 1, 8, 8))
@@ -237,20 +239,20 @@ def test_parameter_groups_are_those_of_the_released_code():
 
 def test_units_limit_it_and_names_lead_select_to_the_groups():
     model = network()
-    groups = prl.units(model, EXAMPLE)
+    units = prl.find_units(model, EXAMPLE)
     importance = prl.RecedingNeurons(model, 1e-3).importance()
-    assert {groups.translate(name) for name in importance} == set(groups) == {"conv1", "conv2", "fc1"}
-    chosen = prl.select(importance, groups, fraction=0.5, floor=3)
+    assert {units.translate(name) for name in importance} == set(units) == {"conv1", "conv2", "fc1"}
+    chosen = prl.select(importance, units, fraction=0.5, floor=3)
     alpha = torch.cat([gamma.sigmoid() for gamma in gammas(model).values()])
     assert sum(int(mask.sum()) for mask in chosen.values()) == 9
     assert all(int((~mask).sum()) >= 3 for mask in chosen.values())
     # Nothing kept, except by the floor, is smaller than anything that goes.
-    worst = max(importance[norm][chosen[name]].max() for norm, name in zip(importance, groups, strict=True))
-    held = [name for name in groups if int((~chosen[name]).sum()) == 3]
-    free = [importance[norm][~chosen[name]] for norm, name in zip(importance, groups, strict=True) if name not in held]
+    worst = max(importance[norm][chosen[name]].max() for norm, name in zip(importance, units, strict=True))
+    held = [name for name in units if int((~chosen[name]).sum()) == 3]
+    free = [importance[norm][~chosen[name]] for norm, name in zip(importance, units, strict=True) if name not in held]
     assert len(alpha) == 18
     assert all(kept.min() >= worst for kept in free)
-    some = type(groups)([groups["conv2"]])
+    some = type(units)([units["conv2"]])
     alone = prl.RecedingNeurons(model, 1.0, shift=0.0, units=some)
     assert list(alone.importance()) == ["bn2"]
     s = gammas(model)["bn2"].detach().sigmoid()
@@ -270,10 +272,10 @@ CHOSEN = {
 @pytest.mark.parametrize("shift", ["keep", "drop"])
 def test_zero_sets_the_mask_and_touches_no_other_scale(shift):
     model = network()
-    groups, optimizer = prl.units(model, EXAMPLE), sgd(model)
+    units, optimizer = prl.find_units(model, EXAMPLE), sgd(model)
     train(model, optimizer)
     before = copy.deepcopy(model)
-    prl.zero(model, CHOSEN, groups, shift=shift, optimizer=optimizer)
+    prl.zero(model, CHOSEN, units, shift=shift, optimizer=optimizer)
     for name, mask in zip(("bn1", "bn2", "bn3"), CHOSEN.values(), strict=True):
         norm, old = model.get_submodule(name), before.get_submodule(name)
         assert torch.equal(model.get_buffer(DEAD.format(name)), mask)
@@ -298,10 +300,10 @@ def test_zero_sets_the_mask_and_touches_no_other_scale(shift):
 ])  # fmt: skip
 def test_a_dead_scale_stays_dead_through_any_training(make, hold):
     model = network()
-    groups, optimizer = prl.units(model, EXAMPLE), make(model.parameters())
+    units, optimizer = prl.find_units(model, EXAMPLE), make(model.parameters())
     reg = prl.RecedingNeurons(model, 0.1, shift=0.0)
     train(model, optimizer, reg)
-    prl.zero(model, CHOSEN, groups)  # momentum left as it is
+    prl.zero(model, CHOSEN, units)  # momentum left as it is
     held = prl.hold(model, optimizer) if hold else None
     alive = model.bn1.weight[~CHOSEN["conv1"]].detach().clone()
     train(model, optimizer, reg)
@@ -315,18 +317,18 @@ def test_a_dead_scale_stays_dead_through_any_training(make, hold):
 
 def test_a_shift_that_is_not_there_is_refused_and_nothing_changes():
     model = network()
-    groups = prl.units(model, EXAMPLE)
+    units = prl.find_units(model, EXAMPLE)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match="needs a bias or β behind 'conv1'; it has none. Use shift='keep'"):
-        prl.zero(model, CHOSEN, groups, shift="mean", inputs=torch.randn(8, 1, 8, 8))
+        prl.zero(model, CHOSEN, units, shift="mean", inputs=torch.randn(8, 1, 8, 8))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_shrink_cuts_scales_and_masks_exactly_and_training_goes_on():
     model = network()
-    groups, optimizer = prl.units(model, EXAMPLE), sgd(model)
+    units, optimizer = prl.find_units(model, EXAMPLE), sgd(model)
     train(model, optimizer, prl.RecedingNeurons(model, 1e-2))
-    prl.zero(model, CHOSEN, groups, optimizer=optimizer)
+    prl.zero(model, CHOSEN, units, optimizer=optimizer)
     shrunk = prl.shrink(model, EXAMPLE, optimizer=optimizer)
     assert shrunk.removed == {"conv1": 2, "conv2": 1, "fc1": 0}
     small = shrunk.model
@@ -350,7 +352,7 @@ def test_shrink_cuts_scales_and_masks_exactly_and_training_goes_on():
 
 def test_a_shrunk_network_is_read_back_from_its_file(tmp_path):
     model = network()
-    prl.zero(model, CHOSEN, prl.units(model, EXAMPLE))
+    prl.zero(model, CHOSEN, prl.find_units(model, EXAMPLE))
     shrunk = prl.shrink(model, EXAMPLE)
     prl.save(shrunk, tmp_path / "small.safetensors")
     again = prl.load(network(seed=1), tmp_path / "small.safetensors")
@@ -361,18 +363,18 @@ def test_a_shrunk_network_is_read_back_from_its_file(tmp_path):
 
 def test_only_inner_units_of_a_residual_network_go_and_removal_is_exact():
     torch.manual_seed(0)
-    model = prl.ResNet(8, classes=4, width=8)
+    model = ResNet(8, classes=4, width=8)
     prl.bound_batchnorm(model)
     x = torch.randn(8, 3, 12, 12)
     model.train()(x)
-    groups = prl.units(model, x[:2])
-    inner = [name for name, group in groups.items() if group.kind == "inner"]
+    units = prl.find_units(model, x[:2])
+    inner = [name for name, group in units.items() if group.kind == "inner"]
     assert inner == ["blocks.0.conv1", "blocks.1.conv1", "blocks.2.conv1"]
     reg = prl.RecedingNeurons(model, 1e-4, shift=0.0)
-    chosen = prl.select(reg.importance(), groups, fraction=0.5, floor=3, kinds=("inner",))
+    chosen = prl.select(reg.importance(), units, fraction=0.5, floor=3, kinds=("inner",))
     assert sum(int(chosen[name].sum()) for name in inner) == (8 + 16 + 32) // 2
     assert not any(bool(mask.any()) for name, mask in chosen.items() if name not in inner)
-    prl.zero(model, chosen, groups)
+    prl.zero(model, chosen, units)
     assert not model.blocks[0].bn2.parametrizations.weight[0].dead.any()
     shrunk = prl.shrink(model, x[:2])
     assert shrunk.removed == {name: int(mask.sum()) for name, mask in chosen.items()}
@@ -382,7 +384,7 @@ def test_only_inner_units_of_a_residual_network_go_and_removal_is_exact():
 
 def test_a_branch_whose_scales_are_all_dead_falls_away():
     torch.manual_seed(0)
-    model = prl.ResNet(8, classes=4, width=8)
+    model = ResNet(8, classes=4, width=8)
     prl.bound_batchnorm(model)
     x = torch.randn(8, 3, 12, 12)
     model.train()(x)
@@ -472,9 +474,9 @@ def trained():
 
 
 def outcome(name: str, seed: int) -> tuple[Tensor, float, float]:
-    data = prl.data.digits(seed)
+    data = digits(seed)
     torch.manual_seed(seed)
-    model = prl.LeNet5(10, (1, 8, 8), (24, 32, 64), kernel=3, padding=1, bn=True)
+    model = LeNet5(10, (1, 8, 8), (24, 32, 64), kernel=3, padding=1, bn=True)
     if name == "slimming":
         for norm in (model.bn1, model.bn2, model.bn3):
             nn.init.constant_(norm.weight, 0.5)  # as its authors start
@@ -489,8 +491,8 @@ def outcome(name: str, seed: int) -> tuple[Tensor, float, float]:
         schedule=steps(0.5, 0.75), progress=False,
     )  # fmt: skip
     dense = prl.evaluate(model, data.val).accuracy
-    importance, groups = reg.importance(), prl.units(model, EXAMPLE)
-    prl.zero(model, prl.select(importance, groups, fraction=0.5, floor=3), groups)
+    importance, units = reg.importance(), prl.find_units(model, EXAMPLE)
+    prl.zero(model, prl.select(importance, units, fraction=0.5, floor=3), units)
     return torch.cat(list(importance.values())), dense, prl.evaluate(model, data.val).accuracy
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pruning_lib import records
+from pruning_lib.companion import records
 
 
 def stage(error: float, macs: int = 100) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pruning_lib as prl
+from pruning_lib.companion.data import TensorPair, digits
+from pruning_lib.companion.models import LeNet5, LeNet300, ResNet
 from pruning_lib.regularizers import L1, L2, GroupLasso
 from pruning_lib.units import Group, Member, Units
 
@@ -103,7 +105,7 @@ def test_of_the_four_ways_to_apply_group_lasso_only_the_proximal_one_reaches_exa
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        reg = GroupLasso(model, 0.05, apply=apply, over=over, units=prl.units(model, x[:1]))
+        reg = GroupLasso(model, 0.05, apply=apply, over=over, units=prl.find_units(model, x[:1]))
         for _ in range(300):
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, y) + reg.penalty(logits)
@@ -139,8 +141,8 @@ def test_prox_reads_each_parameters_own_learning_rate():
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     for layer in model:
         nn.init.constant_(layer.weight, 1.0)
-    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.5}]
-    L1(model, 1.0).update(torch.optim.SGD(groups, lr=1.0))
+    units = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.5}]
+    L1(model, 1.0).update(torch.optim.SGD(units, lr=1.0))
     assert torch.allclose(model[0].weight, torch.tensor(0.9))
     assert torch.allclose(model[1].weight, torch.tensor(0.5))
 
@@ -262,7 +264,7 @@ def in_float64(make: type[nn.Module]) -> tuple[nn.Module, Units]:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.3, 1.0)
-    return model, prl.units(model, torch.zeros(SHAPES[make], dtype=torch.float64))
+    return model, prl.find_units(model, torch.zeros(SHAPES[make], dtype=torch.float64))
 
 
 def parts(model: nn.Module) -> dict[str, list[list[np.ndarray]]]:
@@ -283,21 +285,21 @@ def length(arrays: list[np.ndarray]) -> float:
 
 
 def test_columns_and_coupled_groups_are_what_the_graph_says():
-    model, groups = in_float64(Branches)
+    model, units = in_float64(Branches)
     expected = parts(model)
-    assert groups.keys() == expected.keys()
+    assert units.keys() == expected.keys()
     coupled = [length(unit) for units in expected.values() for unit in units]
     # A column a reader: the stem has two.
     columns = [length([part]) for unit in expected["stem"] for part in unit[2:]]
     columns += [length(unit[1:]) for name in ("grouped", "up", "fc") for unit in expected[name]]
     for over, lengths in (("coupled", coupled), ("columns", columns)):
-        reg = GroupLasso(model, STRENGTH, apply="loss", over=over, units=groups)
+        reg = GroupLasso(model, STRENGTH, apply="loss", over=over, units=units)
         assert reg.penalty(torch.zeros(1, 3)).item() == pytest.approx(STRENGTH * sum(lengths), rel=1e-12)
-    found = GroupLasso(model, 1.0, over="coupled", units=groups).importance()
+    found = GroupLasso(model, 1.0, over="coupled", units=units).importance()
     assert {n: v.tolist() for n, v in found.items()} == {
         n: pytest.approx([length(unit) for unit in units]) for n, units in expected.items()
     }
-    found = GroupLasso(model, 1.0, over="columns", units=groups).importance()
+    found = GroupLasso(model, 1.0, over="columns", units=units).importance()
     assert found["stem"].tolist() == pytest.approx([length(unit[2:]) for unit in expected["stem"]])
 
 
@@ -305,9 +307,9 @@ def test_columns_and_coupled_groups_are_what_the_graph_says():
 @pytest.mark.parametrize("apply", ["loss", "gradient"])
 @pytest.mark.parametrize("over", ["rows", "columns", "coupled"])
 def test_slope_of_every_kind_of_group_is_right(make, apply, over):
-    model, groups = in_float64(make)
-    loss = GroupLasso(model, STRENGTH, apply="loss", over=over, units=groups)
-    (3 * GroupLasso(model, STRENGTH, apply=apply, over=over, units=groups).penalty(torch.zeros(1, 3))).backward()
+    model, units = in_float64(make)
+    loss = GroupLasso(model, STRENGTH, apply="loss", over=over, units=units)
+    (3 * GroupLasso(model, STRENGTH, apply=apply, over=over, units=units).penalty(torch.zeros(1, 3))).backward()
     generator, seen = torch.Generator().manual_seed(0), 0
     for name, weight in model.named_parameters():
         if weight.grad is None:
@@ -328,11 +330,11 @@ def test_slope_of_every_kind_of_group_is_right(make, apply, over):
 
 
 def test_slope_is_0_where_a_unit_is_gone_and_that_of_the_other_group_where_one_of_two_is():
-    model, groups = in_float64(Branches)
+    model, units = in_float64(Branches)
     with torch.no_grad():
         for part in (model.grouped.weight[0], model.fc.weight[:, :4]):
             part.zero_()
-    GroupLasso(model, 1.0, apply="loss", over="coupled", units=groups).penalty(torch.zeros(1, 3)).backward()
+    GroupLasso(model, 1.0, apply="loss", over="coupled", units=units).penalty(torch.zeros(1, 3)).backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
     assert (model.grouped.weight.grad[0] == 0).all()
     assert (model.fc.weight.grad[:, :4] == 0).all()
@@ -347,7 +349,7 @@ def one_hidden_layer(seed: int) -> tuple[nn.Module, Units]:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).double().eval()
     nn.init.uniform_(model[1].weight, 0.0, 0.5)
-    return model, prl.units(model, torch.zeros(1, 4, dtype=torch.float64))
+    return model, prl.find_units(model, torch.zeros(1, 4, dtype=torch.float64))
 
 
 RATES = {"one rate": (0.5, 0.5, 0.5), "its own each": (0.5, 2.0, 0.2), "scales stay": (0.5, None, 0.3)}
@@ -359,7 +361,7 @@ def test_the_proximal_map_is_the_minimum_that_no_search_betters(over, rates):
     """Σ_k ‖u_k − v_k‖²/2η_k + λ Σ_i ‖u_i‖ is convex: a point that no step in any direction improves minimizes it."""
     generator, gone = torch.Generator().manual_seed(0), 0
     for seed in range(6):
-        model, groups = one_hidden_layer(seed)
+        model, units = one_hidden_layer(seed)
         trained = [model[0].weight, model[1].weight, model[3].weight]
         before = [w.detach().clone() for w in trained]
         sides = {"rows": [0], "columns": [2], "coupled": [0, 1, 2]}[over]
@@ -372,7 +374,7 @@ def test_the_proximal_map_is_the_minimum_that_no_search_betters(over, rates):
 
         strength = 0.6 * (seed + 1)
         moved = [{"params": [w], "lr": eta} for w, eta in zip(trained, rates, strict=True) if eta]
-        GroupLasso(model, strength, over=over, units=groups).update(torch.optim.SGD(moved, lr=1.0))
+        GroupLasso(model, strength, over=over, units=units).update(torch.optim.SGD(moved, lr=1.0))
         after = [w.detach().clone() for w in trained]
         least = objective(after, strength)
         assert least < objective(before, strength)
@@ -393,7 +395,7 @@ def test_the_proximal_map_is_the_minimum_that_no_search_betters(over, rates):
 
 
 def test_what_is_frozen_at_0_lets_its_group_go_and_a_lone_part_is_mapped_as_if_alone():
-    model, groups = one_hidden_layer(0)
+    model, units = one_hidden_layer(0)
     with torch.no_grad():
         model[1].weight.zero_()
         model[3].weight[:, 1] = 0
@@ -402,7 +404,7 @@ def test_what_is_frozen_at_0_lets_its_group_go_and_a_lone_part_is_mapped_as_if_a
     model[1].weight.requires_grad_(False)
     before = copy.deepcopy(model)
     rates = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[3].parameters(), "lr": 0.3}]
-    GroupLasso(model, 0.5, over="coupled", units=groups).update(torch.optim.SGD(rates, lr=1.0))
+    GroupLasso(model, 0.5, over="coupled", units=units).update(torch.optim.SGD(rates, lr=1.0))
     assert (model[0].weight[0] == 0).all()
     assert (model[3].weight[:, 0] == 0).all()
     row = before[0].weight[1]
@@ -413,12 +415,12 @@ def test_overlapping_groups_are_mapped_in_order_up_to_the_square_of_the_step():
     """The distance from the map of the sum, found by descent, falls a hundredfold where the step falls tenfold."""
     distances = []
     for rate in (1e-2, 1e-3):
-        model, groups = in_float64(Branches)
+        model, units = in_float64(Branches)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        reg = GroupLasso(model, 1.0, over="coupled", units=groups)
+        reg = GroupLasso(model, 1.0, over="coupled", units=units)
         reg.update(torch.optim.SGD(model.parameters(), lr=rate))
         after = {name: p.detach().clone() for name, p in model.named_parameters()}
-        loss = GroupLasso(model, 1.0, apply="loss", over="coupled", units=groups)
+        loss = GroupLasso(model, 1.0, apply="loss", over="coupled", units=units)
         for _ in range(200):  # u = v − η ∂R/∂u, a contraction where no group is near 0
             model.zero_grad()
             loss.penalty(torch.zeros(1, 3)).backward()
@@ -433,15 +435,15 @@ def test_a_unit_that_went_as_a_coupled_group_is_removed_exactly():
     torch.manual_seed(0)
     x = torch.randn(256, 1, 8, 8)
     y = (x.mean((1, 2, 3)) > 0).long()
-    model = prl.LeNet5(2, (1, 8, 8), (8, 8, 8), kernel=3, padding=1, bn=True)
-    groups = prl.units(model, x[:1])
-    reg = GroupLasso(model, 0.3, over="coupled", units=groups)
+    model = LeNet5(2, (1, 8, 8), (8, 8, 8), kernel=3, padding=1, bn=True)
+    units = prl.find_units(model, x[:1])
+    reg = GroupLasso(model, 0.3, over="coupled", units=units)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    data = prl.data.TensorPair(x, y)
+    data = TensorPair(x, y)
     prl.fit(model, data, data, epochs=20, optimizer=optimizer, regularizer=reg, batch_size=32, progress=False)
     gone = {name: value == 0 for name, value in reg.importance().items()}
     assert sum(int(mask.sum()) for mask in gone.values()) >= 6
-    for name, group in groups.items():
+    for name, group in units.items():
         layers = dict(model.named_modules())
         assert torch.equal(gone[name], (layers[name].weight == 0).flatten(1).all(1))
         assert torch.equal(gone[name], layers[group.norms[0].layer].weight == 0)
@@ -452,7 +454,7 @@ def test_a_unit_that_went_as_a_coupled_group_is_removed_exactly():
 
 
 def test_wrong_use_of_groups_is_named():
-    model, groups = in_float64(Branches)
+    model, units = in_float64(Branches)
     for over in ("columns", "coupled"):
         with pytest.raises(ValueError, match=f"GroupLasso over {over} needs units=pruning_lib.units"):
             GroupLasso(model, 1.0, over=over)
@@ -463,8 +465,8 @@ def test_wrong_use_of_groups_is_named():
         GroupLasso(model, 1.0, over="columns", units=alone)
     prl.bound_batchnorm(model)
     with pytest.raises(ValueError, match="GroupLasso changes weights in place, and that of 'norm' is computed"):
-        GroupLasso(model, 1.0, over="coupled", units=groups)
-    assert GroupLasso(model, 1.0, apply="loss", over="coupled", units=groups).penalty(torch.zeros(1, 3)) > 0
+        GroupLasso(model, 1.0, over="coupled", units=units)
+    assert GroupLasso(model, 1.0, apply="loss", over="coupled", units=units).penalty(torch.zeros(1, 3)) > 0
 
 
 @pytest.mark.parametrize(
@@ -472,10 +474,10 @@ def test_wrong_use_of_groups_is_named():
     [(L2, 3e-3, {}), (L1, 3e-3, {}), (GroupLasso, 3e-2, {}), (GroupLasso, 3e-2, {"over": "coupled"})],
 )
 def test_on_digits_l2_leaves_no_zero_l1_scatters_them_and_group_lasso_takes_whole_rows(method, strength, options):
-    split = prl.data.digits()
+    split = digits()
     torch.manual_seed(0)
-    model = prl.LeNet300(10, (1, 8, 8), (60, 30))
-    reg = method(model, strength, units=prl.units(model, split.train.inputs[:1]), **options)
+    model = LeNet300(10, (1, 8, 8), (60, 30))
+    reg = method(model, strength, units=prl.find_units(model, split.train.inputs[:1]), **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     prl.fit(model, split.train, split.val, epochs=25, optimizer=optimizer, regularizer=reg, progress=False)
     zeros = model.fc1.weight == 0
@@ -489,11 +491,11 @@ def test_on_digits_l2_leaves_no_zero_l1_scatters_them_and_group_lasso_takes_whol
 def test_groups_of_a_residual_stream_are_what_its_members_say(over):
     """Several writers and scales a unit, shortcuts that pad: recomputed channel by channel; one short unit goes."""
     torch.manual_seed(0)
-    model = prl.ResNet(8)
+    model = ResNet(8)
     x = torch.randn(2, 3, 32, 32)
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     layers, lengths = dict(model.named_modules()), {}
-    for name, group in groups.items():
+    for name, group in units.items():
         squares = np.zeros(group.size)
         outputs = (*group.writers, *group.norms) if over == "coupled" else ()
         for member, axis in [(m, 0) for m in outputs] + [(m, 1) for m in group.readers]:
@@ -502,17 +504,17 @@ def test_groups_of_a_residual_stream_are_what_its_members_say(over):
                 if unit >= 0:
                     squares[unit] += (np.take(weight, channel, axis) ** 2).sum()
         lengths[name] = np.sqrt(squares)
-    reg = GroupLasso(model, 1.0, over=over, units=groups)
+    reg = GroupLasso(model, 1.0, over=over, units=units)
     for name, value in reg.importance().items():
         assert value.numpy() == pytest.approx(lengths[name], rel=1e-5)
-    group = groups["blocks.1.conv1"]
+    group = units["blocks.1.conv1"]
     with torch.no_grad():
         for weight in (layers[member.layer].weight for member in (*group.writers, *group.norms)):
             weight[5] *= 1e-3
         layers[group.readers[0].layer].weight[:, 5] *= 1e-3
     reg.update(torch.optim.SGD(model.parameters(), lr=0.05))
     gone = {name: (value == 0).nonzero().flatten().tolist() for name, value in reg.importance().items()}
-    assert gone == {name: [5] if name == group.name else [] for name in groups}
+    assert gone == {name: [5] if name == group.name else [] for name in units}
     shrunk = prl.shrink(model, x)
-    assert prl.units(shrunk.model, x)[group.name].size == group.size - 1
+    assert prl.find_units(shrunk.model, x)[group.name].size == group.size - 1
     assert shrunk.max_error < 1e-5

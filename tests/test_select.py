@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import pruning_lib as prl
-from pruning_lib.select import cost, hold, select, threshold_weights, zero
+from pruning_lib.selection import cost, hold, select, threshold_weights, zero
 from pruning_lib.units import Group, Member, Units
 
 
@@ -39,15 +39,15 @@ def gone(chosen) -> dict[str, list[int]]:
 
 
 def test_fraction_takes_exactly_the_floor_of_it():
-    groups = groups_of_chain()
-    assert gone(select(SCORES, groups, fraction=0.5)) == {"0": [1, 3], "5": [0]}  # ⌊3.5⌋ lowest: 0.5, 1, 2
-    assert gone(select(SCORES, groups, fraction=0.5, scope="local")) == {"0": [1, 3], "5": [0]}
-    assert gone(select(SCORES, groups, fraction=0.28)) == {"0": [], "5": [0]}  # ⌊1.96⌋
+    units = groups_of_chain()
+    assert gone(select(SCORES, units, fraction=0.5)) == {"0": [1, 3], "5": [0]}  # ⌊3.5⌋ lowest: 0.5, 1, 2
+    assert gone(select(SCORES, units, fraction=0.5, scope="local")) == {"0": [1, 3], "5": [0]}
+    assert gone(select(SCORES, units, fraction=0.28)) == {"0": [], "5": [0]}  # ⌊1.96⌋
     hundred = Units([Group("a", 100, "inner", (Member("a", torch.arange(100)),), (), ())], {})
     for fraction, count in ((0.29, 29), (0.57, 57), (0.295, 29)):
         assert select({"a": torch.rand(100)}, hundred, fraction=fraction)["a"].sum() == count
-    assert gone(select(SCORES, groups, fraction=0.0)) == {"0": [], "5": []}
-    assert gone(select(SCORES, groups, threshold=2.5)) == {"0": [1, 3], "5": [0]}
+    assert gone(select(SCORES, units, fraction=0.0)) == {"0": [], "5": []}
+    assert gone(select(SCORES, units, threshold=2.5)) == {"0": [1, 3], "5": [0]}
 
 
 def test_ties_go_by_index():
@@ -75,65 +75,65 @@ def test_norm_names_are_translated_and_groups_without_importance_stay():
 def test_scores_may_come_by_group_one_a_unit():
     """A layer that writes two units by two channels each, and something else by a fifth."""
     group = Group("a", 2, "inner", (Member("a", torch.tensor([0, 1, 1, 0, -1])),), (), ())
-    groups = Units([group], {})
-    assert gone(select({"a": torch.tensor([2.0, 1.0])}, groups, fraction=0.5)) == {"a": [1]}
-    assert gone(select({"a": torch.tensor([1.0, 3.0, 3.0, 2.0, 0.0])}, groups, fraction=0.5)) == {"a": [0]}
+    units = Units([group], {})
+    assert gone(select({"a": torch.tensor([2.0, 1.0])}, units, fraction=0.5)) == {"a": [1]}
+    assert gone(select({"a": torch.tensor([1.0, 3.0, 3.0, 2.0, 0.0])}, units, fraction=0.5)) == {"a": [0]}
     with pytest.raises(ValueError, match=r"importance of 'a' has shape \(3,\); the layer has 5"):
-        select({"a": torch.ones(3)}, groups, fraction=0.5)
+        select({"a": torch.ones(3)}, units, fraction=0.5)
 
 
 def test_scope_local_takes_equal_shares_to_a_budget_and_to_a_loss():
-    groups, model = groups_of_chain(), chain()
+    units, model = groups_of_chain(), chain()
     # By standing in its group, (i + ½)/n: ⅛ in "0", ⅙ in "5", ⅜ in "0", ½ in "5" …
-    assert gone(select(SCORES, groups, macs=500, scope="local")) == {"0": [1], "5": []}  # 432 + 36 + 6
-    assert gone(select(SCORES, groups, macs=470, scope="local")) == {"0": [1], "5": [0]}  # 432 + 24 + 4
-    assert gone(select(SCORES, groups, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}  # 288 + 16 + 4
+    assert gone(select(SCORES, units, macs=500, scope="local")) == {"0": [1], "5": []}  # 432 + 36 + 6
+    assert gone(select(SCORES, units, macs=470, scope="local")) == {"0": [1], "5": [0]}  # 432 + 24 + 4
+    assert gone(select(SCORES, units, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}  # 288 + 16 + 4
 
     def count(m: nn.Module) -> float:
         return 1.0 + sum((row == 0).all().item() for layer in (m[0], m[5]) for row in layer.weight.flatten(1))
 
-    found = select(SCORES, groups, loss_fn=count, tolerance=2.0, model=model, scope="local")
+    found = select(SCORES, units, loss_fn=count, tolerance=2.0, model=model, scope="local")
     assert gone(found) == {"0": [1], "5": [0]}
     shifted = {"0": SCORES["0"], "5": SCORES["5"] + 100}
-    assert gone(select(shifted, groups, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}, "scale says nothing"
+    assert gone(select(shifted, units, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}, "scale says nothing"
 
 
 def test_cost_counts_what_each_layer_writes_and_reads():
-    groups = groups_of_chain()
-    nothing = select(SCORES, groups, fraction=0.0)
-    assert cost(nothing, groups) == 576 + 48 + 6
+    units = groups_of_chain()
+    nothing = select(SCORES, units, fraction=0.0)
+    assert cost(nothing, units) == 576 + 48 + 6
     half = {"0": torch.tensor([True, True, False, False]), "5": torch.tensor([True, False, False])}
-    assert cost(half, groups) == 288 + 2 * 8 + 2 * 2
+    assert cost(half, units) == 288 + 2 * 8 + 2 * 2
 
 
 def test_budget_is_met_by_as_few_units_as_the_order_allows():
-    groups = groups_of_chain()
-    chosen = select(SCORES, groups, macs=400)
+    units = groups_of_chain()
+    chosen = select(SCORES, units, macs=400)
     # order 0.5, 1, 2, (2.5), 3: after one 576 + 32 + 4, after two 432 + 24 + 4, after three 288 + 16 + 4
     assert gone(chosen) == {"0": [1, 3], "5": [0]}
     with pytest.raises(ValueError, match=r"macs=10 cannot be met: with floor=1 the smallest network costs 150"):
-        select(SCORES, groups, macs=10)  # 144 + 4 + 2
+        select(SCORES, units, macs=10)  # 144 + 4 + 2
 
 
 def test_stream_writers_are_averaged():
     index = torch.arange(2)
     group = Group("a", 2, "stream", (Member("a", index), Member("b", index)), (), ())
-    groups = Units([group], {})
+    units = Units([group], {})
     scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([4.0, 0.0])}  # means 2.5 and 1
-    assert gone(select(scores, groups, fraction=0.5)) == {"a": [1]}
+    assert gone(select(scores, units, fraction=0.5)) == {"a": [1]}
     with pytest.raises(ValueError, match="found no group to choose from"):
-        select(scores, groups, fraction=0.5, kinds=("inner",))
+        select(scores, units, fraction=0.5, kinds=("inner",))
 
 
 def test_loss_bound_is_the_last_that_holds():
-    groups, model = groups_of_chain(), chain()
+    units, model = groups_of_chain(), chain()
     best_stay = {"0": [1, 2, 3], "5": [0, 2]}
-    assert gone(select(SCORES, groups, loss_fn=lambda m: 1.0, tolerance=0.0, model=model)) == best_stay
+    assert gone(select(SCORES, units, loss_fn=lambda m: 1.0, tolerance=0.0, model=model)) == best_stay
 
     def count(m: nn.Module) -> float:
         return 1.0 + sum((row == 0).all().item() for layer in (m[0], m[5]) for row in layer.weight.flatten(1))
 
-    assert gone(select(SCORES, groups, loss_fn=count, tolerance=2.0, model=model)) == {"0": [1], "5": [0]}
+    assert gone(select(SCORES, units, loss_fn=count, tolerance=2.0, model=model)) == {"0": [1], "5": [0]}
 
 
 @settings(max_examples=60, deadline=None)
@@ -142,49 +142,49 @@ def test_any_fraction_takes_the_lowest_and_exactly_so_many(data):
     size = data.draw(st.integers(2, 30))
     values = data.draw(st.lists(st.floats(-5, 5, width=32), min_size=size, max_size=size))
     fraction = data.draw(st.floats(0, 0.99))
-    groups = Units([Group("a", size, "inner", (Member("a", torch.arange(size)),), (), ())], {})
+    units = Units([Group("a", size, "inner", (Member("a", torch.arange(size)),), (), ())], {})
     score = torch.tensor(values)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mask = select({"a": score}, groups, fraction=fraction)["a"]
+        mask = select({"a": score}, units, fraction=fraction)["a"]
     assert mask.sum() == min(int(fraction * size), size - 1)
     if mask.any():
         assert score[mask].max() <= score[~mask].min()
 
 
 def test_wrong_use_of_select_is_named():
-    groups = groups_of_chain()
+    units = groups_of_chain()
     for fraction in (1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"fraction=.*; it must be in \[0, 1\)"):
-            select(SCORES, groups, fraction=fraction)
+            select(SCORES, units, fraction=fraction)
     with pytest.raises(ValueError, match="got 0 targets; give exactly one of fraction"):
-        select(SCORES, groups)
+        select(SCORES, units)
     with pytest.raises(ValueError, match="got 2 targets"):
-        select(SCORES, groups, fraction=0.5, macs=100)
+        select(SCORES, units, fraction=0.5, macs=100)
     for layer in ("conv9", "bn_of_the_output"):
         with pytest.raises(
-            ValueError, match=f"importance of '{layer}', which writes .* units=groups.* The groups are 0, 5"
+            ValueError, match=f"importance of '{layer}', which writes .* units=units.* The groups are 0, 5"
         ):
-            select({layer: torch.ones(2)}, groups, fraction=0.5)
+            select({layer: torch.ones(2)}, units, fraction=0.5)
     with pytest.raises(ValueError, match=r"importance of '0' has shape \(3,\); the layer has 4 units"):
-        select({"0": torch.ones(3)}, groups, fraction=0.5)
+        select({"0": torch.ones(3)}, units, fraction=0.5)
     with pytest.raises(ValueError, match="importance of '5' holds NaN"):
-        select({"5": torch.tensor([1.0, float("nan"), 2.0])}, groups, fraction=0.5)
+        select({"5": torch.tensor([1.0, float("nan"), 2.0])}, units, fraction=0.5)
     with pytest.raises(ValueError, match="loss_fn without model"):
-        select(SCORES, groups, loss_fn=lambda m: 1.0)
+        select(SCORES, units, loss_fn=lambda m: 1.0)
     with pytest.raises(ValueError, match="tolerance=-1"):
-        select(SCORES, groups, loss_fn=lambda m: 1.0, tolerance=-1, model=chain())
+        select(SCORES, units, loss_fn=lambda m: 1.0, tolerance=-1, model=chain())
 
 
 CHOSEN = {"0": torch.tensor([True, False, True, False]), "5": torch.tensor([False, True, False])}
 
 
 def test_zero_touches_the_chosen_units_and_nothing_else():
-    model, groups = chain(), groups_of_chain()
+    model, units = chain(), groups_of_chain()
     model[1].running_mean.fill_(3.0)
     model[1].running_var.fill_(3.0)
     before = copy.deepcopy(model)
-    zero(model, CHOSEN, groups)
+    zero(model, CHOSEN, units)
     for i, dead in enumerate([True, False, True, False]):
         assert (model[0].weight[i] == 0).all() == dead
         assert torch.equal(model[0].weight[i], before[0].weight[i]) != dead
@@ -200,12 +200,12 @@ def test_zero_touches_the_chosen_units_and_nothing_else():
 def test_a_zeroed_unit_emits_the_constant_that_shift_names():
     x = torch.randn(8, 1, 4, 4)
     for shift in ("keep", "drop", "mean"):
-        model, groups = chain(), groups_of_chain()
+        model, units = chain(), groups_of_chain()
         pooled = model[:5](x).unflatten(1, (4, 4))
         hidden = torch.relu(model[5](model[:5](x)))
         wanted = {"keep": torch.relu(model[1].bias), "drop": torch.zeros(4), "mean": pooled.mean((0, 2))}[shift]
         wanted_fc1 = {"keep": torch.relu(model[5].bias), "drop": torch.zeros(3), "mean": hidden.mean(0)}[shift]
-        zero(model, CHOSEN, groups, shift=shift, inputs=x)
+        zero(model, CHOSEN, units, shift=shift, inputs=x)
         other = torch.randn(3, 1, 4, 4)
         emitted = model[:5](other).unflatten(1, (4, 4))[:, CHOSEN["0"]]
         assert torch.allclose(emitted, wanted[CHOSEN["0"]][None, :, None].expand_as(emitted), atol=1e-6)
@@ -213,11 +213,11 @@ def test_a_zeroed_unit_emits_the_constant_that_shift_names():
 
 
 def test_momentum_of_zeroed_weights_is_cleared():
-    model, groups = chain().train(), groups_of_chain()
+    model, units = chain().train(), groups_of_chain()
     for optimizer in (torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), torch.optim.Adam(model.parameters())):
         model(torch.randn(4, 1, 4, 4)).sum().backward()
         optimizer.step()
-        zero(model, CHOSEN, groups, optimizer=optimizer)
+        zero(model, CHOSEN, units, optimizer=optimizer)
         for key in ("momentum_buffer", "exp_avg", "exp_avg_sq"):
             if key in optimizer.state[model[0].weight]:
                 assert (optimizer.state[model[0].weight][key][CHOSEN["0"]] == 0).all()
@@ -226,7 +226,7 @@ def test_momentum_of_zeroed_weights_is_cleared():
 
 
 def test_wrong_use_of_zero_changes_nothing():
-    model, groups = chain(), groups_of_chain()
+    model, units = chain(), groups_of_chain()
     before = copy.deepcopy(model.state_dict())
     everything = {"0": CHOSEN["0"], "5": torch.ones(3, dtype=torch.bool)}
     cases = [
@@ -240,22 +240,22 @@ def test_wrong_use_of_zero_changes_nothing():
     ]
     for chosen, options, message in cases:
         with pytest.raises(ValueError, match=message):
-            zero(model, chosen, groups, **options)
+            zero(model, chosen, units, **options)
     tanh = nn.Sequential(*[nn.Tanh() if isinstance(m, nn.ReLU) else m for m in model])
     with pytest.raises(ValueError, match="shift='mean' missed the mean"):
-        zero(tanh, CHOSEN, groups, shift="mean", inputs=torch.randn(8, 1, 4, 4))
+        zero(tanh, CHOSEN, units, shift="mean", inputs=torch.randn(8, 1, 4, 4))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
 def test_a_unit_without_a_shift_cannot_emit_its_mean_and_nothing_is_changed():
-    model, groups = chain(), groups_of_chain()
+    model, units = chain(), groups_of_chain()
     model[1].bias = None
     before = copy.deepcopy(model.state_dict())
     # 5 is zeroed before 0 is found to have nothing to shift.
     chosen = {"5": CHOSEN["5"], "0": CHOSEN["0"]}
     with pytest.raises(ValueError, match="needs a bias or β behind '0'; it has none. Use shift='keep'"):
-        zero(model, chosen, groups, shift="mean", inputs=torch.randn(8, 1, 4, 4))
+        zero(model, chosen, units, shift="mean", inputs=torch.randn(8, 1, 4, 4))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -273,10 +273,10 @@ def train_a_little(model: nn.Module, optimizer: torch.optim.Optimizer, steps: in
     lambda p: torch.optim.AdamW(p, lr=0.01),
 ])  # fmt: skip
 def test_held_zeros_stay_through_training_even_with_old_momentum(make):
-    model, groups = chain().train(), groups_of_chain()
+    model, units = chain().train(), groups_of_chain()
     optimizer = make(model.parameters())
     train_a_little(model, optimizer)
-    zero(model, CHOSEN, groups)  # momentum left as it is
+    zero(model, CHOSEN, units)  # momentum left as it is
     held = hold(model, optimizer)
     before = copy.deepcopy(model)
     train_a_little(model, optimizer)
@@ -341,7 +341,7 @@ def test_computed_weights_are_refused_where_they_would_stay_as_they_are():
         lambda layer: parametrizations.weight_norm(layer),
         lambda layer: prune.l1_unstructured(layer, "weight", 0.1),
     ):
-        model, groups = chain(), groups_of_chain()
+        model, units = chain(), groups_of_chain()
         make_computed(model[5])
         for change in (
             lambda m, g: zero(m, CHOSEN, g),
@@ -349,25 +349,25 @@ def test_computed_weights_are_refused_where_they_would_stay_as_they_are():
             lambda m, g: threshold_weights(m, lambda _: 1.0, 0.0),
         ):
             with pytest.raises(ValueError, match="changes weights in place, and that of '5' is computed from others"):
-                change(model, groups)
+                change(model, units)
 
 
 def test_groups_of_the_network_before_shrink_are_named_and_nothing_is_changed():
     model = chain()
-    groups = prl.units(model, torch.randn(1, 1, 4, 4))
-    zero(model, {"5": torch.tensor([True, False, False])}, groups)
+    units = prl.find_units(model, torch.randn(1, 1, 4, 4))
+    zero(model, {"5": torch.tensor([True, False, False])}, units)
     small = prl.shrink(model, torch.randn(1, 1, 4, 4)).model
     before = copy.deepcopy(small.state_dict())
     chosen = {"0": torch.tensor([True, False, True, False]), "5": torch.tensor([False, True, False])}
     with pytest.raises(ValueError, match="its '5' has 2 channels, theirs has 3. After `shrink`, call `units` again"):
-        zero(small, chosen, groups)
+        zero(small, chosen, units)
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     for look in (prl.importance.magnitude, prl.Dynamics):
         with pytest.raises(ValueError, match="its '5' has 2 channels"):
-            look(small, groups)
+            look(small, units)
     for method in (prl.L1, prl.GroupLasso):
         with pytest.raises(ValueError, match="its '5' has 2 channels"):
-            method(small, 1e-3, units=groups)
+            method(small, 1e-3, units=units)
 
 
 class Depthwise(nn.Module):
@@ -390,13 +390,13 @@ def test_a_shift_past_the_batchnorm_is_kept_dropped_or_set(residual):
     torch.manual_seed(0)
     model, x = Depthwise(residual).double().eval(), torch.randn(8, 1, 5, 5).double()
     nn.init.constant_(model.b.bias, 0.7)
-    groups = prl.units(model, x)
+    units = prl.find_units(model, x)
     chosen = {"a": torch.tensor([True, False, False, True])}
     dropped = copy.deepcopy(model)
-    zero(model, chosen, groups)
+    zero(model, chosen, units)
     assert model.b.bias.tolist() == [0.7] * 4
     assert model.a.bias[chosen["a"]].tolist() == [0, 0]  # the BatchNorm divides it out
-    zero(dropped, chosen, groups, shift="drop")
+    zero(dropped, chosen, units, shift="drop")
     assert dropped.b.bias[chosen["a"]].tolist() == [0, 0]
     for zeroed in (model, dropped):
         small = prl.shrink(zeroed, x)
@@ -410,7 +410,7 @@ def test_the_mean_of_a_unit_behind_a_depthwise_layer_is_reached():
     seen = []
     model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().mean((0, 2, 3))))
     model(x)
-    zero(model, {"a": torch.tensor([True, False, False, False])}, prl.units(model, x), shift="mean", inputs=x)
+    zero(model, {"a": torch.tensor([True, False, False, False])}, prl.find_units(model, x), shift="mean", inputs=x)
     model(x)
     assert seen[-1][0] == pytest.approx(seen[0][0].item())
 
@@ -423,13 +423,13 @@ def test_a_mean_that_is_refused_leaves_momentum_too():
     model(x).square().sum().backward()
     optimizer.step()
     before = [state["momentum_buffer"].clone() for state in optimizer.state.values()]
-    groups, gone = prl.units(model, x), {"0": torch.tensor([True, False, False, False])}
+    units, gone = prl.find_units(model, x), {"0": torch.tensor([True, False, False, False])}
     with pytest.raises(ValueError, match="shift='mean' missed the mean"):
-        zero(model, gone, groups, shift="mean", inputs=x, optimizer=optimizer)
+        zero(model, gone, units, shift="mean", inputs=x, optimizer=optimizer)
     after = [state["momentum_buffer"] for state in optimizer.state.values()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     model[1] = nn.ReLU()
-    zero(model, gone, groups, shift="mean", inputs=x, optimizer=optimizer)
+    zero(model, gone, units, shift="mean", inputs=x, optimizer=optimizer)
     assert optimizer.state[model[0].weight]["momentum_buffer"][0].tolist() == [0, 0, 0]
 
 
@@ -444,38 +444,38 @@ def test_a_mean_needs_a_reader_that_is_called():
 
     model, x = Past(), torch.randn(6, 3)
     with pytest.raises(ValueError, match="saw no layer read the units of 'a'"):
-        zero(model, {"a": torch.ones(4) > torch.arange(4)}, prl.units(model, x), shift="mean", inputs=x)
+        zero(model, {"a": torch.ones(4) > torch.arange(4)}, prl.find_units(model, x), shift="mean", inputs=x)
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
 def test_wrappers_are_looked_through(wrap):
     model, x = chain(), torch.randn(2, 1, 4, 4)
-    wrapped, groups = wrap(model), prl.units(model, x)
-    assert list(prl.units(wrapped, x)) == list(groups) == ["0", "5"]
-    chosen = select(prl.GroupLasso(wrapped, 1e-3).importance(), prl.units(wrapped, x), fraction=0.5)
-    scores = prl.importance.taylor(wrapped, groups, (x, torch.tensor([0, 1])))
+    wrapped, units = wrap(model), prl.find_units(model, x)
+    assert list(prl.find_units(wrapped, x)) == list(units) == ["0", "5"]
+    chosen = select(prl.GroupLasso(wrapped, 1e-3).importance(), prl.find_units(wrapped, x), fraction=0.5)
+    scores = prl.importance.taylor(wrapped, units, (x, torch.tensor([0, 1])))
     assert all(
-        torch.equal(score, prl.importance.taylor(model, groups, (x, torch.tensor([0, 1])))[name])
+        torch.equal(score, prl.importance.taylor(model, units, (x, torch.tensor([0, 1])))[name])
         for name, score in scores.items()
     )
-    assert prl.importance.magnitude(wrapped, groups).keys() == scores.keys()
-    zero(wrapped, chosen, groups)
+    assert prl.importance.magnitude(wrapped, units).keys() == scores.keys()
+    zero(wrapped, chosen, units)
     assert (model[5].weight[chosen["5"]] == 0).all()
 
 
 def test_numbers_that_are_none_are_named():
-    groups = groups_of_chain()
+    units = groups_of_chain()
     for wrong in ({"macs": float("nan")}, {"fraction": 0.5, "floor": 1.5}, {"fraction": 0.5, "round_to": 2.5}):
         with pytest.raises(ValueError, match="select got"):
-            select(SCORES, groups, **wrong)
+            select(SCORES, units, **wrong)
     for wrong in ({"fraction": 1.5}, {"macs": -5}):
         with pytest.raises(ValueError, match="select got"):
-            prl.iterative(chain(), groups, lambda _: SCORES, lambda _: None, rounds=2, **wrong)
-    assert gone(select({name: score.numpy() for name, score in SCORES.items()}, groups, fraction=0.5)) == gone(
-        select(SCORES, groups, fraction=0.5)
+            prl.iterative(chain(), units, lambda _: SCORES, lambda _: None, rounds=2, **wrong)
+    assert gone(select({name: score.numpy() for name, score in SCORES.items()}, units, fraction=0.5)) == gone(
+        select(SCORES, units, fraction=0.5)
     )
     with pytest.raises(TypeError, match="the choice for '0' is a list; it must be a bool tensor"):
-        zero(chain(), {"0": [True, False, False, False]}, groups)
+        zero(chain(), {"0": [True, False, False, False]}, units)
     model = chain()
     with pytest.raises(TypeError, match="hold got a str for optimizer"):
         hold(model, "sgd")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from pruning_lib.channels import load, save, shrink, units
-from pruning_lib.channels.constant import Constant
-from pruning_lib.measure import measure
-from pruning_lib.models import LeNet5, LeNet300, UNet
+from pruning_lib._measure import measure
+from pruning_lib.channels import find_units, load, save, shrink
+from pruning_lib.channels._constant import Constant
+from pruning_lib.companion.models import LeNet5, LeNet300, UNet
 from pruning_lib.regularizers import SeReNe, bound_batchnorm
 
 
@@ -1100,7 +1100,7 @@ def test_a_branch_on_a_value_is_refused_in_words(capfd):
         ("LeNet300", torch.ones(1, 2), TypeError, "must be a torch.nn.Module; got str"),
     ],
 )
-@pytest.mark.parametrize("function", [units, shrink])
+@pytest.mark.parametrize("function", [find_units, shrink])
 def test_bad_input_gets_its_own_sentence(function, model, example, error, sentence):
     with pytest.raises(error, match=sentence) as caught:
         function(model, example)

@@ -8,19 +8,21 @@ import torch
 from torch import nn
 
 import pruning_lib as prl
+from pruning_lib.companion.data import digits
+from pruning_lib.companion.models import LeNet300
 from pruning_lib.regularizers import L2, GroupHoyer, GroupLasso
 
 STRENGTH = 0.03
 OUTPUTS = torch.zeros(1, 3)
 
 
-def network() -> tuple[nn.Module, prl.units]:
+def network() -> tuple[nn.Module, prl.find_units]:
     """conv(4, from 1) → conv(6, in 2 groups) → transposed conv(3) → flatten → linear(3), in float64."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(6, 3, 2)]
     model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2], nn.ReLU(), nn.Flatten())
     model.append(nn.Linear(3 * 9, 3)).double()
-    return model, prl.units(model, torch.zeros(1, 1, 6, 6, dtype=torch.float64))
+    return model, prl.find_units(model, torch.zeros(1, 1, 6, 6, dtype=torch.float64))
 
 
 def hoyer(lengths: list[float]) -> float:
@@ -42,27 +44,27 @@ def column_lengths(model: nn.Module) -> dict[str, list[float]]:
 
 
 def test_value_is_the_square_of_the_sum_over_the_sum_of_squares_layer_by_layer():
-    model, groups = network()
+    model, units = network()
     rows, columns = row_lengths(model), column_lengths(model)
     value = GroupHoyer(model, STRENGTH).penalty(OUTPUTS).item()
     assert value == pytest.approx(STRENGTH * sum(map(hoyer, rows.values())), rel=1e-12)
-    inner = [rows[name] for name in groups]
-    value = GroupHoyer(model, STRENGTH, units=groups).penalty(OUTPUTS).item()
+    inner = [rows[name] for name in units]
+    value = GroupHoyer(model, STRENGTH, units=units).penalty(OUTPUTS).item()
     assert value == pytest.approx(STRENGTH * sum(map(hoyer, inner)), rel=1e-12)
-    value = GroupHoyer(model, STRENGTH, over="columns", units=groups).penalty(OUTPUTS).item()
+    value = GroupHoyer(model, STRENGTH, over="columns", units=units).penalty(OUTPUTS).item()
     assert value == pytest.approx(STRENGTH * sum(map(hoyer, columns.values())), rel=1e-12)
-    value = GroupHoyer(model, STRENGTH, over="both", units=groups).penalty(OUTPUTS).item()
+    value = GroupHoyer(model, STRENGTH, over="both", units=units).penalty(OUTPUTS).item()
     assert value == pytest.approx(STRENGTH * sum(map(hoyer, [*inner, *columns.values()])), rel=1e-12)
 
 
 @pytest.mark.parametrize("over", ["rows", "columns", "both"])
 @pytest.mark.parametrize("apply", ["loss", "gradient"])
 def test_slope_is_right_in_float64(over, apply):
-    model, groups = network()
+    model, units = network()
     with torch.no_grad():
         model[0].weight[1] = 0  # a group that is gone, in a layer that is not
-    reg = GroupHoyer(model, STRENGTH, apply=apply, over=over, units=groups)
-    loss = GroupHoyer(model, STRENGTH, over=over, units=groups)
+    reg = GroupHoyer(model, STRENGTH, apply=apply, over=over, units=units)
+    loss = GroupHoyer(model, STRENGTH, over=over, units=units)
     term = 3 * reg.penalty(OUTPUTS)
     assert (term.item() == 0) is (apply == "gradient")
     term.backward()
@@ -85,8 +87,8 @@ def test_slope_is_right_in_float64(over, apply):
 
 
 def test_a_layer_times_a_number_costs_the_same_and_equal_rows_cost_one_each():
-    model, groups = network()
-    reg = GroupHoyer(model, 1.0, over="both", units=groups)
+    model, units = network()
+    reg = GroupHoyer(model, 1.0, over="both", units=units)
     before = reg.penalty(OUTPUTS).item()
     model[4].weight.detach().mul_(7)
     assert reg.penalty(OUTPUTS).item() == pytest.approx(before, rel=1e-12)
@@ -112,14 +114,14 @@ def test_short_rows_are_pulled_and_long_ones_lifted():
 
 
 def test_decay_is_the_step_along_the_slope_and_a_layer_of_zeros_stays():
-    model, groups = network()
+    model, units = network()
     with torch.no_grad():
         model[7].weight.zero_()
     twin = copy.deepcopy(model)
-    reg = GroupHoyer(model, STRENGTH, apply="decay", over="both", units=groups)
+    reg = GroupHoyer(model, STRENGTH, apply="decay", over="both", units=units)
     assert reg.penalty(OUTPUTS) == 0
     reg.update(torch.optim.SGD(model.parameters(), lr=0.5))
-    GroupHoyer(twin, STRENGTH, over="both", units=groups).penalty(OUTPUTS).backward()
+    GroupHoyer(twin, STRENGTH, over="both", units=units).penalty(OUTPUTS).backward()
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         wanted = theirs if theirs.grad is None else theirs - 0.5 * theirs.grad
         assert torch.allclose(ours, wanted, rtol=1e-12)
@@ -127,10 +129,10 @@ def test_decay_is_the_step_along_the_slope_and_a_layer_of_zeros_stays():
 
 
 def test_importance_is_the_incoming_length_and_wrong_use_is_named():
-    model, groups = network()
-    found = GroupHoyer(model, 1.0, over="both", units=groups).importance()
+    model, units = network()
+    found = GroupHoyer(model, 1.0, over="both", units=units).importance()
     assert {name: value.tolist() for name, value in found.items()} == {
-        name: pytest.approx(row_lengths(model)[name]) for name in groups
+        name: pytest.approx(row_lengths(model)[name]) for name in units
     }
     with pytest.raises(ValueError, match="GroupHoyer over both needs units="):
         GroupHoyer(model, 1.0, over="both")
@@ -142,10 +144,10 @@ def test_importance_is_the_incoming_length_and_wrong_use_is_named():
 
 def lengths_on_digits(method: type, strength: float, seed: int = 0) -> torch.Tensor:
     """Return the lengths of all hidden units' rows after training, the shortest first."""
-    split = prl.data.digits()
+    split = digits()
     torch.manual_seed(seed)
-    model = prl.LeNet300(10, tuple(split.train.inputs.shape[1:]), (60, 30))
-    reg = method(model, strength, units=prl.units(model, split.train.inputs[:1]), apply="loss")
+    model = LeNet300(10, tuple(split.train.inputs.shape[1:]), (60, 30))
+    reg = method(model, strength, units=prl.find_units(model, split.train.inputs[:1]), apply="loss")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     prl.fit(model, split.train, split.val, epochs=25, optimizer=optimizer, regularizer=reg, progress=False)
     return torch.cat(list(reg.importance().values())).sort().values

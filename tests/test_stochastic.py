@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import pruning_lib as prl
+from pruning_lib.companion.data import digits
+from pruning_lib.companion.models import LeNet300
 from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, StochasticPruning
 
 FORMULAS = {
@@ -229,11 +231,11 @@ def test_without_strength_only_the_sampling_is_left():
 
 def test_it_composes_with_a_guided_group_lasso():
     model = network()
-    groups = prl.units(model, torch.zeros(1, 64))
-    base = functools.partial(Guided, base=GroupLasso, units=groups)
+    units = prl.find_units(model, torch.zeros(1, 64))
+    base = functools.partial(Guided, base=GroupLasso, units=units)
     reg = StochasticPruning(model, 0.05, base=base, temperature=0.3)
     steps(model, reg, sgd(model), 150)
-    chosen = [norm == 0 for name, norm in reg.importance().items() if name in groups]
+    chosen = [norm == 0 for name, norm in reg.importance().items() if name in units]
     assert 0 < int(torch.cat(chosen).sum()) < 24  # rows that the group lasso cleared
     rows = torch.cat([model.get_submodule(name).weight.detach() for name in ("3", "5")])
     assert bool((rows[(rows != 0).any(1)] == 0).any())  # and single weights that the sampling did
@@ -244,8 +246,8 @@ def test_it_composes_with_a_guided_group_lasso():
 def test_a_group_is_sampled_alone_where_units_are_given():
     model = network()
     before = model[5].weight.detach().clone()
-    groups = prl.units(model, torch.zeros(1, 64))
-    reg = StochasticPruning(model, 0.1, temperature=0.5, units=groups)
+    units = prl.find_units(model, torch.zeros(1, 64))
+    reg = StochasticPruning(model, 0.1, temperature=0.5, units=units)
     assert list(reg.temperatures) == ["1", "3"]
     assert reg.penalty(torch.zeros(1, 10)).item() == pytest.approx(
         0.05 * sum(model[i].weight.square().sum().item() for i in (1, 3)), rel=1e-5
@@ -316,10 +318,10 @@ def test_a_layer_of_zeros_and_computed_weights_and_a_foreign_state_are_named():
 
 def sampled(base: type, strength: float, temperature: float) -> tuple[float, list[int]]:
     """Train on digits; return the share of zero weights, and the units alive, dead on one side, dead on both."""
-    data = prl.data.digits()
+    data = digits()
     torch.manual_seed(0)
-    model = prl.LeNet300(inputs=(1, 8, 8), widths=(100, 50))
-    dynamics = prl.Dynamics(model, prl.units(model, data.val.inputs[:1]))
+    model = LeNet300(inputs=(1, 8, 8), widths=(100, 50))
+    dynamics = prl.Dynamics(model, prl.find_units(model, data.val.inputs[:1]))
     history = prl.fit(
         model, data.train, data.val, epochs=60, optimizer=torch.optim.SGD(model.parameters(), 0.1, momentum=0.9),
         regularizer=StochasticPruning(model, strength, base=base, temperature=temperature),

@@ -14,8 +14,8 @@ from experiments import tasks
 from experiments.bench import Bench, run_prune
 from experiments.runner import provenance
 from experiments.suites import MORE, PROTOCOLS
-from pruning_lib.data import DetailedSplit, Split, TensorPair
-from pruning_lib.records import summarize, validate
+from pruning_lib.companion.data import DetailedSplit, Split, TensorPair
+from pruning_lib.companion.records import summarize, validate
 
 
 @pytest.fixture(autouse=True)

@@ -15,22 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from pruning_lib import train as module
-from pruning_lib.channels import units
-from pruning_lib.data import TensorPair
-from pruning_lib.models import LeNet300
+from pruning_lib import training as module
+from pruning_lib.channels import find_units
+from pruning_lib.companion.data import TensorPair
+from pruning_lib.companion.models import LeNet300
 from pruning_lib.regularizers import L2, GroupLasso, Guided, SeReNe, StochasticPruning
-from pruning_lib.train import (
-    Callback,
-    Run,
-    ThresholdOnPlateau,
-    cosine,
-    evaluate,
-    fit,
-    flushed,
-    ramp,
-    steps,
-)
+from pruning_lib.training import Callback, Run, ThresholdOnPlateau, cosine, evaluate, fit, flushed, ramp, steps
 
 
 def pair(n: int, seed: int) -> TensorPair:
@@ -307,12 +297,12 @@ def test_settings_within_a_regularizer_are_another_configuration(tmp_path: Path)
     """What it guides, by which guidance, and what another method wraps."""
     path = tmp_path / "run.pt"
     model = network()
-    groups = units(model, TRAIN.inputs[:1])
-    first = Guided(model, 1e-3, base=L2, units=groups)
-    same_again = Guided(model, 1e-3, base=L2, units=groups)
+    units = find_units(model, TRAIN.inputs[:1])
+    first = Guided(model, 1e-3, base=L2, units=units)
+    same_again = Guided(model, 1e-3, base=L2, units=units)
     others = (
-        Guided(model, 1e-3, base=GroupLasso, units=groups),
-        Guided(model, 1e-3, base=L2, guidance="step", units=groups),
+        Guided(model, 1e-3, base=GroupLasso, units=units),
+        Guided(model, 1e-3, base=L2, guidance="step", units=units),
         StochasticPruning(model, 1e-3, base=L2),
     )
     arguments: dict[str, Any] = {"epochs": 1, "checkpoint": path, "progress": False}
@@ -512,12 +502,12 @@ def test_what_a_checkpoint_was_trained_on_and_for_is_part_of_it(tmp_path: Path) 
     other = TensorPair(TRAIN.inputs + 1, TRAIN.targets)
     model = network()
     before = copy.deepcopy(model)
-    groups = units(model, TRAIN.inputs[:1])
+    units = find_units(model, TRAIN.inputs[:1])
     for wrong, named in (
         ({"train": other}, "differs in data"),
         ({"loss_fn": F.multi_margin_loss}, "differs in loss"),
         ({"optimizer": SGD(model.fc3.parameters(), 0.1)}, "parameters"),
-        ({"regularizer": L2(model, 0.0, units=groups)}, "differs in regularizer"),
+        ({"regularizer": L2(model, 0.0, units=units)}, "differs in regularizer"),
     ):
         with pytest.raises(module.CheckpointError, match=named):
             run(model, **wrong)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import pruning_lib as prl
-from pruning_lib.channels import units
-from pruning_lib.models import LeNet5, LeNet300
+from pruning_lib.channels import find_units
+from pruning_lib.companion.models import LeNet5, LeNet300
 from pruning_lib.units import Units
 
 
@@ -20,26 +20,26 @@ def member(found, layer):
 
 
 def test_lenet300_by_hand():
-    groups = units(LeNet300(bn=True), torch.randn(1, 1, 28, 28))
-    assert isinstance(groups, Units)
-    assert str(groups) == (
+    units = find_units(LeNet300(bn=True), torch.randn(1, 1, 28, 28))
+    assert isinstance(units, Units)
+    assert str(units) == (
         "fc1 → bn1 → fc2, 300 units, inner\nfc2 → bn2 → fc3, 100 units, inner\nfc3 stays: it writes the model's output"
     )
-    assert groups.macs == {"fc1": 784 * 300, "fc2": 300 * 100, "fc3": 100 * 10}
-    assert groups.translate("bn2") == "fc2"
+    assert units.macs == {"fc1": 784 * 300, "fc2": 300 * 100, "fc3": 100 * 10}
+    assert units.translate("bn2") == "fc2"
     with pytest.raises(ValueError, match="'fc3' names no prunable group: it writes the model's output"):
-        groups.translate("fc3")
+        units.translate("fc3")
 
 
 def test_lenet5_reads_a_channel_through_all_its_pixels():
-    groups = units(LeNet5(), torch.randn(2, 1, 28, 28))
-    assert list(groups) == ["conv1", "conv2", "fc1"]
-    assert [group.size for group in groups.values()] == [20, 50, 500]
-    assert member(groups["conv2"].readers, "fc1") == [i // 16 for i in range(800)]
-    assert member(groups["conv1"].readers, "conv2") == list(range(20))
-    assert sum(groups.macs.values()) == 2_293_000
-    assert {group.kind for group in groups.values()} == {"inner"}
-    assert not any(group.bypassed for group in groups.values())
+    units = find_units(LeNet5(), torch.randn(2, 1, 28, 28))
+    assert list(units) == ["conv1", "conv2", "fc1"]
+    assert [group.size for group in units.values()] == [20, 50, 500]
+    assert member(units["conv2"].readers, "fc1") == [i // 16 for i in range(800)]
+    assert member(units["conv1"].readers, "conv2") == list(range(20))
+    assert sum(units.macs.values()) == 2_293_000
+    assert {group.kind for group in units.values()} == {"inner"}
+    assert not any(group.bypassed for group in units.values())
 
 
 class Zoo(nn.Module):
@@ -61,22 +61,22 @@ class Zoo(nn.Module):
 
 def test_streams_bypasses_and_concatenations():
     model = Zoo()
-    groups = units(model, torch.randn(1, 1, 6, 6))
-    assert list(groups) == ["stem", "inner", "side"]
-    stem = groups["stem"]
+    units = find_units(model, torch.randn(1, 1, 6, 6))
+    assert list(units) == ["stem", "inner", "side"]
+    stem = units["stem"]
     assert (stem.kind, stem.size) == ("stream", 3)
     assert [each.layer for each in stem.writers] == ["stem", "back"]
     assert [each.layer for each in stem.norms] == ["norm"]
     assert member(stem.readers, "head") == [-1, -1, 0, 1, 2]
-    assert member(groups["side"].readers, "head") == [0, 1, -1, -1, -1]
-    assert [group.bypassed for group in groups.values()] == [True, True, True]
-    assert groups.fixed == {"spare": "is not called by forward", "head": "writes the model's output"}
-    assert groups.translate("back") == groups.translate("norm") == "stem"
+    assert member(units["side"].readers, "head") == [0, 1, -1, -1, -1]
+    assert [group.bypassed for group in units.values()] == [True, True, True]
+    assert units.fixed == {"spare": "is not called by forward", "head": "writes the model's output"}
+    assert units.translate("back") == units.translate("norm") == "stem"
 
 
 def test_depthwise_layers_write_the_units_that_they_read():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 3, groups=4), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    group = units(model, torch.randn(1, 1, 5, 5))["0"]
+    group = find_units(model, torch.randn(1, 1, 5, 5))["0"]
     assert group.size == 4
     assert group.kind == "inner"
     assert member(group.writers, "1") == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -85,19 +85,19 @@ def test_depthwise_layers_write_the_units_that_they_read():
 
 def test_layers_without_a_rule_say_so():
     model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
-    groups = units(model, torch.randn(1, 4))
-    assert list(groups) == ["2"]
-    assert groups.fixed["0"] == "feeds `softmax`, whose statistics count every channel"
-    assert groups.fixed["4"] == "writes the model's output"
+    units = find_units(model, torch.randn(1, 4))
+    assert list(units) == ["2"]
+    assert units.fixed["0"] == "feeds `softmax`, whose statistics count every channel"
+    assert units.fixed["4"] == "writes the model's output"
 
 
 def test_grouped_convolutions_are_followed():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    groups = units(model, torch.randn(1, 1, 5, 5))
-    assert list(groups) == ["0", "1"]
-    assert str(groups["0"]) == "0 → 1, 4 units, inner"
-    assert groups["0"].readers[0].index.tolist() == [0, 1, 2, 3]
-    assert groups["1"].size == 8
+    units = find_units(model, torch.randn(1, 1, 5, 5))
+    assert list(units) == ["0", "1"]
+    assert str(units["0"]) == "0 → 1, 4 units, inner"
+    assert units["0"].readers[0].index.tolist() == [0, 1, 2, 3]
+    assert units["1"].size == 8
 
 
 def test_input_that_is_added_pins_what_it_meets():
@@ -109,14 +109,14 @@ def test_input_that_is_added_pins_what_it_meets():
         def forward(self, x):
             return self.b(x + self.a(x))
 
-    groups = units(Skip(), torch.randn(1, 4))
-    assert groups.fixed["a"] == "meets channels that cannot go at `add`"
+    units = find_units(Skip(), torch.randn(1, 4))
+    assert units.fixed["a"] == "meets channels that cannot go at `add`"
 
 
 def test_the_model_is_untouched_and_may_be_in_train_mode():
     model = LeNet5(bn=True).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    units(model, torch.randn(1, 1, 28, 28))
+    find_units(model, torch.randn(1, 1, 28, 28))
     assert all(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -130,7 +130,7 @@ def test_several_inputs():
         def forward(self, x, y):
             return self.c(torch.relu(self.a(x) + self.b(y)))
 
-    group = units(Two(), (torch.randn(1, 4), torch.randn(1, 5)))["a"]
+    group = find_units(Two(), (torch.randn(1, 4), torch.randn(1, 5)))["a"]
     assert [each.layer for each in group.writers] == ["a", "b"]
     assert group.kind == "stream"
 
@@ -145,7 +145,7 @@ def test_a_forward_that_depends_on_values_is_refused_with_its_line(forward):
         def forward(self, x):
             return self.b(forward(self.a(x)))
 
-    for ask in (prl.units, prl.shrink):
+    for ask in (prl.find_units, prl.shrink):
         with pytest.raises(RuntimeError, match=r"could not trace Depends.forward: .*\(test_units.py, line \d+\)"):
             ask(Depends(), torch.randn(4, 3))
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_copied_is_named():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     model[0].lock = threading.Lock()
     with pytest.raises(RuntimeError, match="Sequential cannot be copied"):
-        prl.units(model, torch.randn(1, 3))
+        prl.find_units(model, torch.randn(1, 3))
 
 
 def test_an_attention_that_reads_units_is_named_where_its_weights_would_be_needed():
@@ -168,15 +168,15 @@ def test_an_attention_that_reads_units_is_named_where_its_weights_would_be_neede
             return self.head(self.attention(h, h, h, need_weights=False)[0])
 
     model, x = Reads().eval(), torch.randn(2, 5, 3)
-    groups = prl.units(model, x)
-    assert [member.layer for member in groups["a"].readers] == ["attention"]
-    assert prl.importance.magnitude(model, groups)["a"].shape == (4,)
+    units = prl.find_units(model, x)
+    assert [member.layer for member in units["a"].readers] == ["attention"]
+    assert prl.importance.magnitude(model, units)["a"].shape == (4,)
     y = torch.zeros(2, 5, dtype=torch.int64)
     for needs in (
-        lambda: prl.importance.taylor(model, groups, (x, y)),
-        lambda: prl.GroupLasso(model, 1e-3, over="columns", units=groups),
-        lambda: prl.Guided(model, 1e-3, side="both", units=groups),
-        lambda: prl.Dynamics(model, groups),
+        lambda: prl.importance.taylor(model, units, (x, y)),
+        lambda: prl.GroupLasso(model, 1e-3, over="columns", units=units),
+        lambda: prl.Guided(model, 1e-3, side="both", units=units),
+        lambda: prl.Dynamics(model, units),
     ):
         with pytest.raises(ValueError, match="'attention', a MultiheadAttention, is no linear or convolution layer"):
             needs()

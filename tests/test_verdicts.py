@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pruning_lib import records, verdicts
+from pruning_lib.companion import records, verdicts
 
 T = 4.303  # Student's t, 0.975, two degrees of freedom
 

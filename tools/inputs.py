@@ -45,7 +45,7 @@ def records(code: str, root: Path = ROOT) -> list[Path]:
                 f"records.{match['how']}({argument}…): write the name as a string, as in load('mnist-lenet300')."
             )
         suite = argument.strip("'\"")
-        shipped = root / PACKAGE / "_records"
+        shipped = root / PACKAGE / "companion" / "_records"
         if match["how"] == "measured":
             found += sorted(shipped.glob(f"measured-{suite}.json"))
             continue

@@ -10,14 +10,14 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from pruning_lib import plotting
-from pruning_lib.channels import shrink, units
-from pruning_lib.data import Split, digits
-from pruning_lib.measure import measure
-from pruning_lib.models import LeNet300
+from pruning_lib._measure import measure
+from pruning_lib.channels import find_units, shrink
+from pruning_lib.companion import plotting
+from pruning_lib.companion.data import Split, digits
+from pruning_lib.companion.models import LeNet300
 from pruning_lib.regularizers import GroupLasso
-from pruning_lib.select import select, zero
-from pruning_lib.train import Callback, Run, fit
+from pruning_lib.selection import select, zero
+from pruning_lib.training import Callback, Run, fit
 from tools.chapters import ROOT
 from tools.notebooks import reduced
 
@@ -51,7 +51,7 @@ def train(data: Split) -> tuple[nn.Module, Tensor, Tensor]:
     penalty = GroupLasso(model, strength=2e-2, apply="prox")
     options = {"epochs": 100, "optimizer": optimizer, "regularizer": penalty, "callbacks": [norms], "batch_size": 64}
     fit(model, data.train, data.val, progress=False, **options)  # type: ignore[arg-type]
-    groups = units(model, data.val.inputs[:2])
+    groups = find_units(model, data.val.inputs[:2])
     chosen = select(penalty.importance(), groups, threshold=SHORT)
     zero(model, chosen, groups)
     return model, torch.stack(norms.seen), torch.cat([chosen[name] for name in groups])

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from pruning_lib.channels import shapes
-from pruning_lib.channels.constant import Constant
-from pruning_lib.channels.graph import clone, tensors_of
+from pruning_lib._model import clone, tensors_of
+from pruning_lib.channels import _shapes as shapes
+from pruning_lib.channels._constant import Constant
 from pruning_lib.units import BatchNorm
 
 if TYPE_CHECKING:
-    from pruning_lib.channels.shrink import Shrunk
+    from pruning_lib.channels._shrink import Shrunk
 
 FORMATS = (1, 2)
 KEY = "pruning_lib"

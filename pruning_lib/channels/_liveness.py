@@ -18,10 +18,22 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from pruning_lib.channels import layers, rules
-from pruning_lib.channels.graph import Graph, base, shape_of
-from pruning_lib.channels.layers import Call
-from pruning_lib.channels.shapes import Labels, align, by_channel, common, distinct, flat, like, narrow, spread, uniform
+from pruning_lib.channels import _layers as layers
+from pruning_lib.channels import _rules as rules
+from pruning_lib.channels._layers import Call
+from pruning_lib.channels._shapes import (
+    Labels,
+    align,
+    by_channel,
+    common,
+    distinct,
+    flat,
+    like,
+    narrow,
+    spread,
+    uniform,
+)
+from pruning_lib.channels._trace import Graph, base, shape_of
 
 FEW = 1 << 16  # elements of a parameter that are followed one by one
 

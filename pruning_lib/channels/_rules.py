@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from pruning_lib.channels import layers
-from pruning_lib.channels.graph import argument, base, caller, names, shape_of
-from pruning_lib.channels.shapes import (
+from pruning_lib.channels import _layers as layers
+from pruning_lib.channels._shapes import (
     NAN,
     align,
     by_channel,
@@ -33,9 +32,10 @@ from pruning_lib.channels.shapes import (
     spread,
     uniform,
 )
+from pruning_lib.channels._trace import argument, base, caller, names, shape_of
 
 if TYPE_CHECKING:
-    from pruning_lib.channels.liveness import Analysis, Kept
+    from pruning_lib.channels._liveness import Analysis, Kept
 
 
 @dataclass(frozen=True)

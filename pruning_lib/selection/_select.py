@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.channels import graph
+from pruning_lib._model import clone
 from pruning_lib.units import (
     BatchNorm,
     Chosen,
@@ -34,7 +34,7 @@ from pruning_lib.units import (
 
 def select(
     importance: Mapping[str, Tensor],
-    groups: Units,
+    units: Units,
     *,
     fraction: float | None = None,
     macs: int | None = None,
@@ -55,8 +55,8 @@ def select(
         {layer: (channels,)} or {group: (units,)}, higher = keep, as `importance()` of any method and the functions of
         `pruning_lib.importance` return it. Linear and convolution layers whose units cannot go are passed over; several
         layers of one group are averaged.
-    groups : Units
-        From `pruning_lib.units(model, example)`. Groups without importance stay whole and do not count.
+    units : Units
+        From `pruning_lib.find_units(model, example)`. Groups without importance stay whole and do not count.
     fraction : float, optional
         In [0, 1): exactly ⌊fraction · N⌋ of the N units go, ties by order.
     macs : int, optional
@@ -89,21 +89,21 @@ def select(
         be met, or not exactly one target is given.
     """
     _check_targets(fraction, macs, threshold, loss_fn, model, floor, round_to, scope)
-    scores = _by_group(importance, groups, frozenset(kinds))
-    ranking = _Ranking(scores, groups, floor, round_to)
+    scores = _by_group(importance, units, frozenset(kinds))
+    ranking = _Ranking(scores, units, floor, round_to)
     if threshold is not None:
         return ranking.masks({name: int((score < threshold).sum()) for name, score in scores.items()}, warn=True)
     if scope == "local" and fraction is not None:
         return ranking.masks({name: share_of(fraction, len(score)) for name, score in scores.items()}, warn=True)
     if scope == "local":
-        ranking = _Ranking({name: _quantiles(score) for name, score in scores.items()}, groups, floor, round_to)
+        ranking = _Ranking({name: _quantiles(score) for name, score in scores.items()}, units, floor, round_to)
     if fraction is not None:
         return ranking.lowest(share_of(fraction, ranking.total), warn=True)
     if macs is not None:
-        return _within_budget(ranking, groups, macs)
+        return _within_budget(ranking, units, macs)
     assert model is not None
     assert loss_fn is not None
-    return _within_loss(ranking, groups, model, loss_fn, tolerance)
+    return _within_loss(ranking, units, model, loss_fn, tolerance)
 
 
 def share_of(fraction: float, count: int) -> int:
@@ -119,8 +119,8 @@ def _quantiles(score: Tensor) -> Tensor:
 class _Ranking:
     """All candidate units from least to most important; a group's `floor` best are no candidates."""
 
-    def __init__(self, scores: Mapping[str, Tensor], groups: Units, floor: int, round_to: int) -> None:
-        self.scores, self.groups, self.floor, self.round_to = scores, groups, floor, round_to
+    def __init__(self, scores: Mapping[str, Tensor], units: Units, floor: int, round_to: int) -> None:
+        self.scores, self.groups, self.floor, self.round_to = scores, units, floor, round_to
         self.total = sum(len(score) for score in scores.values())
         self.order = {name: torch.argsort(score, stable=True) for name, score in scores.items()}
         names = list(scores)
@@ -189,15 +189,15 @@ def _check_targets(
         raise ValueError(f"scope={scope!r} is unknown; choose 'global' or 'local'.")
 
 
-def _by_group(importance: Mapping[str, Tensor], groups: Units, kinds: frozenset[Kind]) -> dict[str, Tensor]:
+def _by_group(importance: Mapping[str, Tensor], units: Units, kinds: frozenset[Kind]) -> dict[str, Tensor]:
     """Return {group: (units,)} on the CPU, in graph order; layers of one group are averaged unit by unit."""
     collected: dict[str, list[Tensor]] = {}
     for layer, given in importance.items():
-        if layer in groups.fixed:
+        if layer in units.fixed:
             continue
         score = torch.as_tensor(given)
-        name = _group_of(layer, groups)
-        group = groups[name]
+        name = _group_of(layer, units)
+        group = units[name]
         index = next(member.index for member in (*group.writers, *group.norms) if member.layer == layer)
         if layer == name and score.shape == (group.size,):  # of units, where the layer may have other channels too
             index = torch.arange(group.size)
@@ -211,18 +211,18 @@ def _by_group(importance: Mapping[str, Tensor], groups: Units, kinds: frozenset[
             collected.setdefault(name, []).append(unit_mean(score.detach().cpu().double(), index.cpu(), group.size))
     if not collected:
         raise ValueError("select found no group to choose from; importance names none, or kinds excludes all of them.")
-    return {name: torch.stack(collected[name]).nanmean(0) for name in groups if name in collected}
+    return {name: torch.stack(collected[name]).nanmean(0) for name in units if name in collected}
 
 
-def _group_of(layer: str, groups: Units) -> str:
+def _group_of(layer: str, units: Units) -> str:
     """Return the group that a layer with importance belongs to."""
     try:
-        return groups.translate(layer)
+        return units.translate(layer)
     except ValueError:
         raise ValueError(
             f"select got importance of '{layer}', which writes and rescales no group: its units cannot go, or it is of "
-            "another network. Leave it out, or build the method with units=groups, which does. The groups are "
-            f"{', '.join(groups) or 'none'}."
+            "another network. Leave it out, or build the method with units=units, which does. The groups are "
+            f"{', '.join(units) or 'none'}."
         ) from None
 
 
@@ -233,13 +233,13 @@ def unit_mean(score: Tensor, index: Tensor, size: int) -> Tensor:
     return total / score.new_zeros(size).index_add_(0, index[known], torch.ones_like(score[known]))
 
 
-def cost(chosen: Mapping[str, Tensor], groups: Units) -> int:
+def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     """Return the multiply-adds for one example that are left once `chosen` is removed.
 
     A layer costs in proportion to the channels it writes and to those it reads; a depthwise one is a writer alone.
     """
-    share = {layer: [1.0, 1.0] for layer in groups.macs}
-    for name, group in groups.items():
+    share = {layer: [1.0, 1.0] for layer in units.macs}
+    for name, group in units.items():
         gone = chosen[name].cpu()
         for side, members in enumerate((group.writers, group.readers)):
             for member in members:
@@ -247,32 +247,32 @@ def cost(chosen: Mapping[str, Tensor], groups: Units) -> int:
                     known = member.index >= 0
                     lost = gone[member.index[known]].sum().item()
                     share[member.layer][side] -= lost / len(member.index)
-    return round(sum(groups.macs[layer] * write * read for layer, (write, read) in share.items()))
+    return round(sum(units.macs[layer] * write * read for layer, (write, read) in share.items()))
 
 
-def _within_budget(ranking: _Ranking, groups: Units, macs: int) -> Chosen:
+def _within_budget(ranking: _Ranking, units: Units, macs: int) -> Chosen:
     """Choose as few of the least important units as bring the cost to `macs`."""
     most = ranking.lowest(len(ranking.owners))
-    if cost(most, groups) > macs:
+    if cost(most, units) > macs:
         raise ValueError(
-            f"macs={macs} cannot be met: with floor={ranking.floor} the smallest network costs {cost(most, groups)}."
+            f"macs={macs} cannot be met: with floor={ranking.floor} the smallest network costs {cost(most, units)}."
         )
     low, high = -1, len(ranking.owners)  # high meets the budget, low does not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if cost(ranking.lowest(middle), groups) <= macs else (middle, high)
+        low, high = (low, middle) if cost(ranking.lowest(middle), units) <= macs else (middle, high)
     return ranking.lowest(high)
 
 
 def _within_loss(
-    ranking: _Ranking, groups: Units, model: nn.Module, loss_fn: Callable[[nn.Module], float], tolerance: float
+    ranking: _Ranking, units: Units, model: nn.Module, loss_fn: Callable[[nn.Module], float], tolerance: float
 ) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
     limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
 
     def holds(count: int) -> bool:
-        trial = graph.clone(model)
-        zero(trial, ranking.lowest(count), groups)
+        trial = clone(model)
+        zero(trial, ranking.lowest(count), units)
         return float(loss_fn(trial)) <= limit
 
     return ranking.lowest(_largest(holds, len(ranking.owners)))
@@ -306,7 +306,7 @@ def finite_loss(loss_fn: Callable[[nn.Module], float], model: nn.Module) -> floa
 def zero(
     model: nn.Module,
     chosen: Mapping[str, Tensor],
-    groups: Units,
+    units: Units,
     *,
     shift: Literal["keep", "drop", "mean"] = "keep",
     optimizer: Optimizer | None = None,
@@ -321,11 +321,11 @@ def zero(
     Parameters
     ----------
     model : nn.Module
-        The network that `groups` were made from, or one of the same layers.
+        The network that `units` were made from, or one of the same layers.
     chosen : mapping of str to Tensor
         {group name: bool (units,)}, True = prune.
-    groups : Units
-        From `pruning_lib.units(model, example)`.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
     shift : {"keep", "drop", "mean"}
         Leave the shift, set it to 0, or set it so that the unit emits its mean over `inputs` (for activations that
         return a positive number as it is, such as ReLU; checked).
@@ -342,39 +342,39 @@ def zero(
     """
     if shift not in ("keep", "drop", "mean"):
         raise ValueError(f"shift={shift!r} is unknown; choose 'keep', 'drop' or 'mean'.")
-    layers = _checked_layers(model, chosen, groups, reading=shift == "mean")
+    layers = _checked_layers(model, chosen, units, reading=shift == "mean")
     if shift == "mean":
         if inputs is None:
             raise ValueError("zero got shift='mean' without inputs; pass examples to take each unit's mean over.")
-        means = _emissions(model, groups, chosen, inputs)
+        means = _emissions(model, units, chosen, inputs)
     affected = {id(p): p for layer in layers.values() for p in (*layer.parameters(), *layer.buffers())}
     before = [(tensor, tensor.clone()) for tensor in affected.values()] if shift == "mean" else []
     try:
         for name, gone in chosen.items():
             constants = means[name] if shift == "mean" else None
-            _zero_group(layers, groups[name], gone.cpu(), shift, constants, None if before else optimizer)
+            _zero_group(layers, units[name], gone.cpu(), shift, constants, None if before else optimizer)
         if shift == "mean":
-            _check_means(means, _emissions(model, groups, chosen, inputs), chosen)  # type: ignore[arg-type]
+            _check_means(means, _emissions(model, units, chosen, inputs), chosen)  # type: ignore[arg-type]
     except ValueError:
         for tensor, old in before:
             tensor.copy_(old)
         raise
     for name, gone in chosen.items() if before else ():  # nothing can fail any more
-        _zero_group(layers, groups[name], gone.cpu(), shift, means[name], optimizer)
+        _zero_group(layers, units[name], gone.cpu(), shift, means[name], optimizer)
 
 
 def _checked_layers(
-    model: nn.Module, chosen: Mapping[str, Tensor], groups: Units, *, reading: bool
+    model: nn.Module, chosen: Mapping[str, Tensor], units: Units, *, reading: bool
 ) -> dict[str, nn.Module]:
     """Return the modules of the chosen groups by name, after every check that can fail."""
     layers: dict[str, nn.Module] = {}
     for name, gone in chosen.items():
         if not isinstance(gone, Tensor):
             raise TypeError(f"the choice for '{name}' is a {type(gone).__name__}; it must be a bool tensor.")
-        if name not in groups:
-            groups.translate(name)
-            raise ValueError(f"'{name}' writes the group '{groups.translate(name)}'; choose units by that name.")
-        group = groups[name]
+        if name not in units:
+            units.translate(name)
+            raise ValueError(f"'{name}' writes the group '{units.translate(name)}'; choose units by that name.")
+        group = units[name]
         if gone.dtype != torch.bool or gone.shape != (group.size,):
             raise ValueError(
                 f"the choice for '{name}' is {gone.dtype} {tuple(gone.shape)}; it must be bool ({group.size},)."
@@ -451,7 +451,7 @@ def _fill(parameter: Tensor | None, mask: Tensor, value: Tensor | float, optimiz
             state.masked_fill_(mask, 0.0)
 
 
-def _emissions(model: nn.Module, groups: Units, chosen: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
+def _emissions(model: nn.Module, units: Units, chosen: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
     """Return {group: (units,)}: the mean of what the group's first reader receives, in eval mode."""
     modules = dict(unwrapped(model).named_modules())
     found: dict[str, Tensor] = {}
@@ -465,7 +465,7 @@ def _emissions(model: nn.Module, groups: Units, chosen: Mapping[str, Tensor], in
 
         return hook
 
-    watched = [groups[name] for name in chosen if groups[name].readers]
+    watched = [units[name] for name in chosen if units[name].readers]
     handles = [modules[group.readers[0].layer].register_forward_pre_hook(watch(group)) for group in watched]
     training = {module: module.training for module in model.modules()}
     try:
@@ -481,7 +481,7 @@ def _emissions(model: nn.Module, groups: Units, chosen: Mapping[str, Tensor], in
             f"shift='mean' saw no layer read the units of '{unread[0]}': its weight is used without its module. Use "
             "shift='keep'; nothing was changed."
         )
-    return {name: found.get(name, torch.zeros(groups[name].size)).cpu() for name in chosen}
+    return {name: found.get(name, torch.zeros(units[name].size)).cpu() for name in chosen}
 
 
 def _check_means(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> None:
@@ -498,7 +498,7 @@ def _check_means(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], chosen
 
 def iterative(
     model: nn.Module,
-    groups: Units,
+    units: Units,
     importance: Callable[[nn.Module], Mapping[str, Tensor]],
     train: Callable[[nn.Module], object],
     *,
@@ -518,10 +518,10 @@ def iterative(
     ----------
     model : nn.Module
         Changed in place; `shrink` it afterwards.
-    groups : Units
-        From `pruning_lib.units(model, example)`.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
     importance : callable
-        model → what `select` takes, as in ``lambda model: prl.importance.magnitude(model, groups)``.
+        model → what `select` takes, as in ``lambda model: prl.importance.magnitude(model, units)``.
     train : callable
         model → anything: some epochs of training, after every round.
     rounds : int
@@ -551,17 +551,17 @@ def iterative(
         name: options.get(name, default) for name, default in (("floor", 1), ("round_to", 1), ("scope", "global"))
     }
     _check_targets(fraction, macs, None, None, None, **bounds)
-    full = sum(groups.macs.values())
+    full = sum(units.macs.values())
     gone: Chosen = {}
     for done in (r / rounds for r in range(1, int(rounds) + 1)):
-        scores = _by_group(importance(model), groups, frozenset(("inner", "stream")))
+        scores = _by_group(importance(model), units, frozenset(("inner", "stream")))
         for name, mask in gone.items():
             if name in scores:
                 scores[name][mask] = -math.inf
         target = {"fraction": 1 - (1 - fraction) ** done} if fraction is not None else {}
         target |= {"macs": round(full * (macs / full) ** done)} if macs is not None else {}
-        gone = select(scores, groups, **target, **options)
-        zero(model, gone, groups, shift=shift, optimizer=optimizer)
+        gone = select(scores, units, **target, **options)
+        zero(model, gone, units, shift=shift, optimizer=optimizer)
         held = hold(model, optimizer)
         try:
             train(model)

@@ -18,7 +18,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pruning_lib.field import Field
+from pruning_lib.diagnostics import Field
 
 if TYPE_CHECKING:
     from IPython.display import HTML

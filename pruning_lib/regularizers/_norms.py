@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import (
+from pruning_lib.regularizers._base import (
     Regularizer,
     checked_choice,
     checked_strength,
@@ -237,7 +237,7 @@ class GroupLasso(WeightPenalty):
         self.over = checked_choice(over, "over", ("rows", "columns", "coupled"))
         if over != "rows" and units is None:
             raise ValueError(
-                f"GroupLasso over {over} needs units=pruning_lib.units(model, example): they say who reads a unit."
+                f"GroupLasso over {over} needs units=pruning_lib.find_units(model, example): they say who reads a unit."
             )
         super().__init__(model, strength, apply, units)
         if over == "rows" or units is None:

@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers.base import checked_choice
-from pruning_lib.regularizers.norms import WeightPenalty, joined, row_block, unit_blocks
+from pruning_lib.regularizers._base import checked_choice
+from pruning_lib.regularizers._norms import WeightPenalty, joined, row_block, unit_blocks
 from pruning_lib.units import Units
 
 
@@ -67,7 +67,7 @@ class GroupHoyer(WeightPenalty):
         self.over = checked_choice(over, "over", ("rows", "columns", "both"))
         if over != "rows" and units is None:
             raise ValueError(
-                f"GroupHoyer over {over} needs units=pruning_lib.units(model, example): they say who reads a unit."
+                f"GroupHoyer over {over} needs units=pruning_lib.find_units(model, example): they say who reads a unit."
             )
         super().__init__(model, strength, apply, units)
         self._blocks = [] if over == "columns" else [row_block(name, layer) for name, layer in self._layers.items()]

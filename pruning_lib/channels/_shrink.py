@@ -19,11 +19,29 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from pruning_lib.channels import graph, groups, layers, liveness, rules, shapes
-from pruning_lib.channels.constant import REPLACEABLE
-from pruning_lib.channels.layers import Call
-from pruning_lib.channels.liveness import Analysis, Kept
-from pruning_lib.channels.plan import Plan, apply, cut
+from pruning_lib._model import HOOKS, Example, check, clone, paired, tensors_of, user_frame
+from pruning_lib.channels import (
+    _find as groups,
+)
+from pruning_lib.channels import (
+    _layers as layers,
+)
+from pruning_lib.channels import (
+    _liveness as liveness,
+)
+from pruning_lib.channels import (
+    _rules as rules,
+)
+from pruning_lib.channels import (
+    _shapes as shapes,
+)
+from pruning_lib.channels import (
+    _trace as graph,
+)
+from pruning_lib.channels._constant import REPLACEABLE
+from pruning_lib.channels._layers import Call
+from pruning_lib.channels._liveness import Analysis, Kept
+from pruning_lib.channels._plan import Plan, apply, cut
 from pruning_lib.units import Group, Units
 
 _Runs = list[tuple[tuple[Tensor, ...], list[Tensor]]]
@@ -63,7 +81,7 @@ class Shrunk:
         return "\n".join([*lines, f"largest relative error {self.max_error:.1e}", *self.plan.notes])
 
 
-def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | None = None) -> Shrunk:
+def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = None) -> Shrunk:
     """Remove every channel that is provably dead, and nothing else; the outputs in eval mode stay equal.
 
     A unit is dead if no input changes it or if nothing reads it. Exactly zero is required: 1e-15 is alive. Constants
@@ -94,10 +112,10 @@ def shrink(model: nn.Module, example: graph.Example, *, optimizer: Optimizer | N
     RuntimeError
         If the forward cannot be traced, or if the outputs differ by more than 1e-9 in float64.
     """
-    args = graph.check(model, example)
+    args = check(model, example)
     if optimizer is not None:
         _check_optimizer(optimizer)
-    traced = graph.trace(graph.clone(model, share=True), graph.paired(args), "shrink")
+    traced = graph.trace(clone(model, share=True), paired(args), "shrink")
     found, homes = groups.describe(first := liveness.label(traced)), groups.homes(first)
     pins: list[tuple[Node, str]] = []
     failure: float | str | Exception = ""
@@ -146,7 +164,7 @@ def _replaceable(state: Analysis, node: Node) -> bool:
         return False
     name, module = graph.caller(state.graph, node)
     tensor = state.graph.tensors[own]
-    hooked = any(getattr(module, hooks, None) for hooks in graph.HOOKS)
+    hooked = any(getattr(module, hooks, None) for hooks in HOOKS)
     mine = any(tensor is each for each in (getattr(module, "weight", None), getattr(module, "running_mean", None)))
     # A bounded scale makes a class of its own out of its BatchNorm's.
     kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
@@ -155,7 +173,7 @@ def _replaceable(state: Analysis, node: Node) -> bool:
 
 def _cut(model: nn.Module, state: Analysis, kept: Kept, plan: Plan, dtype: torch.dtype | None) -> nn.Module:
     """Return a smaller copy of the model, its floating-point tensors in another dtype if one is given."""
-    small = graph.clone(model, share=True)
+    small = clone(model, share=True)
     apply(plan, small, dtype)
     compensate(state, kept, small)
     return small
@@ -224,7 +242,7 @@ def _emitted(state: Analysis, node: Node) -> Tensor:
 
 def _tensor_names(state: Analysis) -> dict[Node, str]:
     names: dict[int, str] = {}
-    for name, _, _, tensor in graph.tensors_of(state.graph.model):
+    for name, _, _, tensor in tensors_of(state.graph.model):
         names.setdefault(id(tensor), name)
     return {node: names[id(tensor)] for node, tensor in state.graph.tensors.items() if node in state.graph.owned}
 
@@ -301,7 +319,7 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
     """Pay for removed constants, in float64, in the bias or in one constant column of the small model."""
     names = _tensor_names(state)
     called = groups.layer_names(state)
-    tensors = {name: tensor for name, _, _, tensor in graph.tensors_of(small)}
+    tensors = {name: tensor for name, _, _, tensor in tensors_of(small)}
     for call in state.calls:
         read = layers.removed_constants(state, call, kept)
         stays, rows = kept.of(call.columns), kept.of(call.rows)
@@ -398,7 +416,7 @@ def _worst(wide: nn.Module, exact: _Runs, dtype: torch.dtype) -> float | str | E
 
 def _run_all(model: nn.Module, args: tuple[Tensor, ...], dtype: torch.dtype | None) -> _Runs | None:
     """Run the dense model on every input that it accepts; None if it does not run in this dtype at all."""
-    dense = graph.clone(model, share=True)
+    dense = clone(model, share=True)
     if dtype:
         apply(Plan(""), dense, dtype)
     dense.eval()
@@ -533,7 +551,7 @@ def _literal(node: Node) -> str:
 
 def _where(state: Analysis, error: Exception) -> list[Node]:
     """Return the nodes at, or last before, the line that raised."""
-    place = graph.user_frame(error)
+    place = user_frame(error)
     if place is None:
         return []
     at = [node for node in state.graph.nodes if place in graph.frames_of(node)]
@@ -547,7 +565,7 @@ def _where(state: Analysis, error: Exception) -> list[Node]:
 def _differing(state: Analysis, kept: Kept, small: nn.Module, args: tuple[Tensor, ...]) -> list[Node]:
     """Trace the cut network again and return the first node whose shape is not what was predicted."""
     try:
-        again = graph.trace(graph.clone(small), graph.paired(args), "shrink").nodes
+        again = graph.trace(clone(small), paired(args), "shrink").nodes
     except RuntimeError:
         return []
     theirs = [node for node in again if node.op == "call_function"]
@@ -589,9 +607,9 @@ def _check_optimizer(optimizer: Optimizer) -> None:
 
 def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) -> Optimizer:
     """Return a new optimizer over the small model, its groups as before and its state cut as the weights were."""
-    new = {name: tensor for name, _, _, tensor in graph.tensors_of(small)}
+    new = {name: tensor for name, _, _, tensor in tensors_of(small)}
     names: dict[int, str] = {}
-    for name, _, _, tensor in graph.tensors_of(model):
+    for name, _, _, tensor in tensors_of(model):
         names.setdefault(id(tensor), name)
     born = {f"{layer}.weight": f"{layer}.bias" for layer in (*plan.created, *plan.constants)}
     replaced = {name for name in names.values() if name.rpartition(".")[0] in plan.constants}

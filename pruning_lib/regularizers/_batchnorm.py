@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import Regularizer, checked_choice, checked_strength, learning_rates
+from pruning_lib.regularizers._base import Regularizer, checked_choice, checked_strength, learning_rates
 from pruning_lib.units import BatchNorm, Units, check_plain, fitting, unwrapped
 
 

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lib.select import unit_mean
+from pruning_lib.selection._select import unit_mean
 from pruning_lib.units import BatchNorm, Member, Units, Weighted, fitting, rows, unwrapped
 
 
 @torch.no_grad()
 def magnitude(
     model: nn.Module,
-    groups: Units,
+    units: Units,
     *,
     norm: float = 2,
     of: Literal["weights", "scales", "folded"] = "weights",
@@ -34,9 +34,9 @@ def magnitude(
     Parameters
     ----------
     model : nn.Module
-        The network that `groups` were made from; not changed.
-    groups : Units
-        From `pruning_lib.units(model, example)`.
+        The network that `units` were made from; not changed.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
     norm : float
         p ≥ 1 of ‖w_i‖_p, over the incoming weights without bias. 2, or 1 as in Li et al. (2017, arXiv 1608.08710).
     of : {"weights", "scales", "folded"}
@@ -51,16 +51,16 @@ def magnitude(
     Raises
     ------
     ValueError
-        If `groups` are another model's, `of` is unknown, `norm` is below 1, no group has a scale
+        If `units` are another model's, `of` is unknown, `norm` is below 1, no group has a scale
         (``of="scales"``), or a BatchNorm keeps no running variance (``of="folded"``).
     """
     if of not in ("weights", "scales", "folded"):
         raise ValueError(f"magnitude got of={of!r}; choose 'weights', 'scales' or 'folded'.")
     if not norm >= 1:
         raise ValueError(f"magnitude got norm={norm!r}; it is p ≥ 1 of ‖w‖_p.")
-    modules = fitting(model, groups.values(), "magnitude")
+    modules = fitting(model, units.values(), "magnitude")
     found: dict[str, Tensor] = {}
-    for name, group in groups.items():
+    for name, group in units.items():
         lengths = {m: rows(modules[m.layer]).flatten(1).norm(norm, dim=1) for m in group.writers}
         norms = [m for m in group.norms if modules[m.layer].affine or of == "folded"]
         scales = {m: _scale(modules[m.layer], m.layer, divide=of == "folded") for m in norms}
@@ -68,14 +68,14 @@ def magnitude(
             found[name] = _mean(lengths, group.size)
         if of != "weights" and scales:
             found[name] = found.get(name, 1) * _mean(scales, group.size)
-    if not found and groups:
+    if not found and units:
         raise ValueError("magnitude(of='scales') found no group with a BatchNorm that has a scale; use of='weights'.")
     return found
 
 
 def taylor(
     model: nn.Module,
-    groups: Units,
+    units: Units,
     data: tuple[Tensor, Tensor],
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     *,
@@ -90,10 +90,10 @@ def taylor(
     Parameters
     ----------
     model : nn.Module
-        The network that `groups` were made from. It runs in evaluation mode; weights, statistics, gradients and modes
+        The network that `units` were made from. It runs in evaluation mode; weights, statistics, gradients and modes
         are then what they were. Frozen and computed weights make no difference.
-    groups : Units
-        From `pruning_lib.units(model, example)`.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
     data : (Tensor, Tensor)
         Inputs (examples, …) and targets (examples, …), of training data, on the model's device.
     loss_fn : callable
@@ -110,18 +110,18 @@ def taylor(
     Raises
     ------
     ValueError
-        If `groups` are another model's, a reader is no linear or convolution layer, `data` is empty, `batch_size` is
+        If `units` are another model's, a reader is no linear or convolution layer, `data` is empty, `batch_size` is
         below 1, or a layer is read past its module.
     """
-    modules = fitting(model, groups.values(), "taylor", reading=True)
+    modules = fitting(model, units.values(), "taylor", reading=True)
     model = unwrapped(model)
     count = len(data[0])
     if batch_size < 1 or not count:
         raise ValueError(f"taylor got {count} examples and batch_size={batch_size}; it needs at least 1 of each.")
     like = next(model.parameters())
-    gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in groups.items()}
+    gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
     squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
-    readers = [(name, member) for name, group in groups.items() for member in group.readers]
+    readers = [(name, member) for name, group in units.items() for member in group.readers]
     handles: list[Any] = []
     modes = {module: module.training for module in model.modules()}
     try:
@@ -140,13 +140,13 @@ def taylor(
     return {name: square.sqrt() for name, square in squares.items()}
 
 
-def random(groups: Units, seed: int = 0) -> dict[str, Tensor]:
+def random(units: Units, seed: int = 0) -> dict[str, Tensor]:
     """Return numbers drawn evenly from [0, 1): what any other importance has to beat.
 
     Parameters
     ----------
-    groups : Units
-        From `pruning_lib.units(model, example)`.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
     seed : int
         The same seed gives the same numbers.
 
@@ -156,7 +156,7 @@ def random(groups: Units, seed: int = 0) -> dict[str, Tensor]:
         {group: (units,)}.
     """
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(group.size, generator=generator) for name, group in groups.items()}
+    return {name: torch.rand(group.size, generator=generator) for name, group in units.items()}
 
 
 def _mean(values: dict[Member, Tensor], size: int) -> Tensor:

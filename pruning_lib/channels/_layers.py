@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from pruning_lib.channels.graph import argument, base, shape_of
-from pruning_lib.channels.shapes import NAN, by_channel, finite, parts, spread, uniform
+from pruning_lib.channels._shapes import NAN, by_channel, finite, parts, spread, uniform
+from pruning_lib.channels._trace import argument, base, shape_of
 
 if TYPE_CHECKING:
-    from pruning_lib.channels.liveness import Analysis, Kept
+    from pruning_lib.channels._liveness import Analysis, Kept
 
 SPATIAL = {"linear": 0, **{f"conv{d}d": d for d in (1, 2, 3)}, **{f"conv_transpose{d}d": d for d in (1, 2, 3)}}
 CHUNK = 1 << 22  # weights that are summed in float64 at a time

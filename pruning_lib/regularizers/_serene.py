@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import (
+from pruning_lib.regularizers._base import (
     Regularizer,
     checked_choice,
     checked_strength,
@@ -203,7 +203,7 @@ class SeReNe(Regularizer):
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}: S small means little influence, S = 0 does not mean silent.
 
-        Where BatchNorms follow, rank by `importance.magnitude(model, groups, of="folded")`: they divide lengths out,
+        Where BatchNorms follow, rank by `importance.magnitude(model, units, of="folded")`: they divide lengths out,
         and a layer can lose nearly all of its units to another (chapter *What held*).
         """
         return incoming_norms(self._layers)

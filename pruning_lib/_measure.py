@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning_lib.channels import graph
+from pruning_lib._model import Example, check, clone, place, tensors_of
 from pruning_lib.units import BatchNorm
 
 
@@ -60,7 +60,7 @@ class Measurement:
 
 
 def measure(
-    model: nn.Module, example: graph.Example, *, latency: bool = False, repeats: int = 30, threads: int = 1
+    model: nn.Module, example: Example, *, latency: bool = False, repeats: int = 30, threads: int = 1
 ) -> Measurement:
     """Count parameters, nonzero ones, multiply-adds for one sample, and bytes; time a forward pass if asked.
 
@@ -88,12 +88,12 @@ def measure(
     RuntimeError
         If forward raises on the example.
     """
-    args = graph.check(model, example)
+    args = check(model, example)
     if repeats < 1 or threads < 1:
         raise ValueError(f"`repeats` and `threads` must be at least 1; got {repeats} and {threads}.")
-    probe = graph.clone(model).eval()
+    probe = clone(model).eval()
     parameters = list(probe.parameters())
-    held = {id(tensor): tensor for _, _, _, tensor in graph.tensors_of(probe)}.values()
+    held = {id(tensor): tensor for _, _, _, tensor in tensors_of(probe)}.values()
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), _unfused(), counter:
@@ -102,7 +102,7 @@ def measure(
         shapes = " and ".join(str(tuple(arg.shape)) for arg in args)
         raise RuntimeError(
             f"`measure` could not run {type(model).__name__}.forward on the example of shape "
-            f"{shapes}{graph.place(error)}: pass an example that the model accepts."
+            f"{shapes}{place(error)}: pass an example that the model accepts."
         ) from error
     return Measurement(
         sum(parameter.numel() for parameter in parameters),

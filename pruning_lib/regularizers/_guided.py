@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import Regularizer, checked_choice, learning_rates, snap
-from pruning_lib.regularizers.norms import L1, L2, GroupLasso
+from pruning_lib.regularizers._base import Regularizer, checked_choice, learning_rates, snap
+from pruning_lib.regularizers._norms import L1, L2, GroupLasso
 from pruning_lib.units import Member, Units, Weighted, check_plain, fitting, unit_axis
 
 Guidance = Callable[[Tensor], Tensor]
@@ -63,8 +63,8 @@ class Guided(Regularizer):
         As in `base`, whose default it takes. Under the group lasso on both sides the proximal map of the columns
         follows that of the rows, which is not quite that of their sum.
     units : Units
-        From `pruning_lib.units(model, example)`. Required: only units that can go have an order to go in; without it
-        the classes would be ranked too.
+        From `pruning_lib.find_units(model, example)`. Required: only units that can go have an order to go in; without
+        it the classes would be ranked too.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Guided(Regularizer):
         if base not in (L1, L2, GroupLasso):
             raise TypeError(f"Guided got base={base!r}; it guides the classes L1, L2 and GroupLasso.")
         if units is None:
-            raise ValueError("Guided needs units=pruning_lib.units(model, example): they say which units can go.")
+            raise ValueError("Guided needs units=pruning_lib.find_units(model, example): they say which units can go.")
         self.side = checked_choice(side, "side", ("incoming", "outgoing", "both"))
         if apply is not None:
             checked_choice(apply, "apply", ("loss", "prox"))

@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from pruning_lib.data import TensorPair
-from pruning_lib.regularizers.base import Regularizer
-from pruning_lib.select import Hold, hold, threshold_weights
+from pruning_lib._types import TensorPair
+from pruning_lib.regularizers._base import Regularizer
+from pruning_lib.selection import Hold, hold, threshold_weights
 from pruning_lib.units import BatchNorm
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""A batch of inputs and a generator on the CPU → another batch, as `pruning_lib.data.crop_and_flip`."""
+"""A batch of inputs and a generator on the CPU → another batch, as `pruning_lib.companion.data.crop_and_flip`."""
 Schedule = Callable[[float], float]
 """Progress in [0, 1) → factor on a learning rate or a strength."""
 SAMPLED = 1000  # examples, of inputs whose sum tells a checkpoint's data from others

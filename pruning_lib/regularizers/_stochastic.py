@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers.base import (
+from pruning_lib.regularizers._base import (
     Regularizer,
     checked_choice,
     checked_strength,
@@ -32,8 +32,8 @@ from pruning_lib.regularizers.base import (
     learning_rates,
     regularized_layers,
 )
-from pruning_lib.regularizers.batchnorm import regularized_norms
-from pruning_lib.regularizers.norms import L2
+from pruning_lib.regularizers._batchnorm import regularized_norms
+from pruning_lib.regularizers._norms import L2
 from pruning_lib.units import BatchNorm, Units, Weighted, check_plain
 
 Probability = Callable[[Tensor], Tensor]
@@ -65,7 +65,7 @@ class StochasticPruning(Regularizer):
         λ ≥ 0 of the penalty Ω; 0 leaves the sampling alone.
     base : callable
         Ω: `L2`, `L1` or another method, built as ``base(model, strength, units=units)``. To set more of it, use
-        ``functools.partial(Guided, base=GroupLasso, units=groups)``.
+        ``functools.partial(Guided, base=GroupLasso, units=units)``.
     probability : {"gaussian", "laplace", "sigmoid", "deterministic"} or callable
         P₀, or a function of |w|/τ that keeps the shape, stays in [0, 1] and never rises.
     temperature : float or mapping of str to float

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
-from pruning_lib.records import Row, choose, interval, paired
+from pruning_lib.companion.records import Row, choose, interval, paired
 
 HOLDS, IN_PART, FAILS, UNTESTED = "holds", "in part", "does not hold here", "not tested here"
 SEEDS = 3

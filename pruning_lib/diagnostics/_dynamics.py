@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers.guided import joined
-from pruning_lib.train import Callback, Run
+from pruning_lib.regularizers._guided import joined
+from pruning_lib.training import Callback, Run
 from pruning_lib.units import Group, Member, Units, fitting
 
 ALIVE = -1
@@ -87,15 +87,15 @@ class Dynamics(Callback):
     ----------
     model : nn.Module
         The network that is trained.
-    groups : Units
-        From `pruning_lib.units(model, example)`.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
     threshold : float
         A norm of at most this counts as dead; above 0 for penalties whose weights never are exactly 0.
 
     Raises
     ------
     ValueError
-        If `groups` belong to another model, or `threshold` is negative.
+        If `units` belong to another model, or `threshold` is negative.
 
     Notes
     -----
@@ -103,15 +103,15 @@ class Dynamics(Callback):
     normalization: there in_i is the norm of all writers' weights.
     """
 
-    def __init__(self, model: nn.Module, groups: Units, *, threshold: float = 0.0) -> None:
+    def __init__(self, model: nn.Module, units: Units, *, threshold: float = 0.0) -> None:
         if not threshold >= 0:
             raise ValueError(f"Dynamics got threshold={threshold!r}; it is a norm, 0 or more.")
         self.threshold = float(threshold)
-        self._groups = groups
-        self._modules = fitting(model, groups.values(), "Dynamics", reading=True)
-        weighing = {member.layer: None for group in groups.values() for member in (*group.writers, *group.readers)}
+        self._groups = units
+        self._modules = fitting(model, units.values(), "Dynamics", reading=True)
+        weighing = {member.layer: None for group in units.values() for member in (*group.writers, *group.readers)}
         self._times: list[float] = []
-        self._norms: dict[str, list[Tensor]] = {name: [] for name in groups}  # (2, units) a record
+        self._norms: dict[str, list[Tensor]] = {name: [] for name in units}  # (2, units) a record
         self._died = {
             layer: torch.full_like(self._modules[layer].weight, ALIVE, dtype=torch.int32, requires_grad=False)
             for layer in weighing

@@ -1,6 +1,6 @@
-"""Build the derived sets of `pruning_lib.data` from their originals: nuclei and chest X-rays of 128 × 128 pixels.
+"""Build the derived sets from their originals: nuclei and chest X-rays of 128 × 128 pixels.
 
-``python -m pruning_lib.data build nuclei --from FOLDER`` runs this. The page `datasets` of the book names the originals
+``python -m pruning_lib.companion.data build nuclei --from FOLDER`` runs this. The page `datasets` names the originals
 and what these functions were tested on: small folders in the originals' layout, not the originals themselves.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pruning_lib.data import NUCLEI_FILE, XRAY_FILE
+from pruning_lib.companion.data import NUCLEI_FILE, XRAY_FILE
 
 SIDE = 128
 NIH_LICENCE = "NIH CC: use unrestricted, attribution requested"

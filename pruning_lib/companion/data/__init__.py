@@ -2,8 +2,8 @@
 
 Archives are looked for under ``root`` if it is given, else under the folder that the environment variable
 ``PRUNING_LIB_DATA`` names, then under ``~/.cache/pruning_lib``. They are read as they are: a folder may be read-only.
-``python -m pruning_lib.data fetch mnist`` puts them there; nuclei and X-rays are built from their originals by
-``python -m pruning_lib.data build nuclei --from FOLDER``. The page `datasets` of the book describes all of them.
+``python -m pruning_lib.companion.data fetch mnist`` puts them there; nuclei and X-rays are built from their originals
+by ``python -m pruning_lib.companion.data build nuclei --from FOLDER``. The page `datasets` of the book describes all.
 """
 
 from __future__ import annotations
@@ -21,20 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pruning_lib._types import TensorPair as TensorPair
+
 CACHE = Path("~/.cache/pruning_lib")
-
-
-class TensorPair(NamedTuple):
-    """Examples: float32 inputs of shape (n, channels, height, width) and int64 targets of shape (n,)."""
-
-    inputs: Tensor
-    targets: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,8 +281,8 @@ def _find_cifar(root: str | Path | None) -> list[Path]:
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise FileNotFoundError(
-                f"CIFAR-10 is not here: {file} belongs into {folders[-1]}; `python -m pruning_lib.data fetch cifar10` "
-                "downloads and unpacks the binary version."
+                f"CIFAR-10 is not here: {file} belongs into {folders[-1]}; "
+                "`python -m pruning_lib.companion.data fetch cifar10` downloads and unpacks the binary version."
             )
         found.append(path)
     return found
@@ -357,7 +351,7 @@ def nuclei(root: str | Path | None = None, *, seed: int = 0) -> DetailedSplit:
     images, instances = arrays["images"], arrays["instances"]
     kinds = np.column_stack([arrays["orig_wh"], arrays["is_colour"], arrays["dark_background"]])
     strata = np.unique(kinds, axis=0, return_inverse=True)[1].ravel()
-    groups = look_alikes(images, strata)
+    units = look_alikes(images, strata)
 
     def pair(chosen: np.ndarray) -> TensorPair:
         inputs = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2).float()
@@ -365,8 +359,8 @@ def nuclei(root: str | Path | None = None, *, seed: int = 0) -> DetailedSplit:
         inputs = inputs.sub_(mean).div_(deviation.clamp_min(1)).contiguous()
         return TensorPair(inputs, torch.from_numpy(instances[chosen] > 0).long())
 
-    details = {"instances": instances.astype(np.int64), "group": groups, "index": np.arange(len(images))}
-    return _detailed(_deal(groups, strata, seed), pair, details, classes=2)
+    details = {"instances": instances.astype(np.int64), "group": units, "index": np.arange(len(images))}
+    return _detailed(_deal(units, strata, seed), pair, details, classes=2)
 
 
 def chest_xrays(
@@ -448,15 +442,15 @@ def look_alikes(images: np.ndarray, strata: np.ndarray, distance: float = 2.0) -
     from sklearn.cluster import AgglomerativeClustering  # slow to import
 
     vectors = look(images)
-    groups = np.zeros(len(images), np.int64)
+    units = np.zeros(len(images), np.int64)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         if len(members) == 1:
-            groups[members] = groups.max() + 1
+            units[members] = units.max() + 1
             continue
         linkage = AgglomerativeClustering(n_clusters=None, distance_threshold=distance, linkage="average")
-        groups[members] = groups.max() + 1 + linkage.fit_predict(vectors[members])
-    return groups - 1
+        units[members] = units.max() + 1 + linkage.fit_predict(vectors[members])
+    return units - 1
 
 
 def look(images: np.ndarray) -> np.ndarray:
@@ -486,9 +480,9 @@ def look(images: np.ndarray) -> np.ndarray:
     return np.hstack([quantiles / quantiles.std(0).clip(0.02), spectrum / spectrum.std(0).clip(0.1)])
 
 
-def _deal(groups: np.ndarray, strata: np.ndarray, seed: int) -> list[np.ndarray]:
+def _deal(units: np.ndarray, strata: np.ndarray, seed: int) -> list[np.ndarray]:
     """Return the examples of train, val and test: each group, large ones first, goes where its stratum lacks most."""
-    names, first, member, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    names, first, member, sizes = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
     part = np.zeros(len(names), np.int64)
     missing: dict[int, np.ndarray] = {}
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).numpy()
@@ -516,7 +510,7 @@ def _arrays(name: str, file: str, root: str | Path | None, wanted: tuple[str, ..
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise FileNotFoundError(
-            f"{places[-1]} is not here; `python -m pruning_lib.data build {name} --from FOLDER"
+            f"{places[-1]} is not here; `python -m pruning_lib.companion.data build {name} --from FOLDER"
             f"{f' --root {root}' if root else ''}` makes it from the originals, which the page `datasets` names."
         )
     try:
@@ -614,7 +608,8 @@ def _find(name: str, root: str | Path | None) -> list[Path]:
             raise FileNotFoundError(
                 f"{archives.title} is not here: {file} belongs into {folders[-1]}"
                 + (f" (nor is it in {folders[0]}, after PRUNING_LIB_DATA)" if len(folders) > 1 else "")
-                + f"; `python -m pruning_lib.data fetch {name}{f' --root {root}' if root else ''}` downloads it."
+                + f"; `python -m pruning_lib.companion.data fetch {name}{f' --root {root}' if root else ''}` "
+                "downloads it."
             )
         found.append(path)
     return found
@@ -636,8 +631,10 @@ def _read(path: Path, md5: str) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``python -m pruning_lib.data fetch NAME`` or ``build NAME --from FOLDER``."""
-    parser = argparse.ArgumentParser(prog="python -m pruning_lib.data", description="Put image data into a cache.")
+    """Run ``python -m pruning_lib.companion.data fetch NAME`` or ``build NAME --from FOLDER``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pruning_lib.companion.data", description="Put image data into a cache."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     fetching = commands.add_parser("fetch", help="download and verify")
     fetching.add_argument("name", choices=[*ARCHIVES, "cifar10"])
@@ -651,7 +648,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.command == "fetch":
             path = fetch(options.name, options.root)
         else:
-            from pruning_lib.derived import build  # only needed to build
+            from pruning_lib.companion.data._derived import build  # only needed to build
 
             path = build(options.name, options.originals, options.root or CACHE)
         sys.stdout.write(f"{path}\n")

@@ -23,7 +23,7 @@ from typing import Any
 Record = dict[str, Any]
 Row = dict[str, Any]
 
-CHECKOUT = Path(__file__).parents[1] / "experiments" / "records"
+CHECKOUT = Path(__file__).parents[2] / "experiments" / "records"
 SHIPPED = Path(__file__).parent / "_records"
 MEASURED = "measured-"
 """Begins the names of shipped files that a benchmark wrote, not a suite of runs."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from pruning_lib.regularizers.base import Regularizer, checked_strength
-from pruning_lib.regularizers.batchnorm import regularized_norms
+from pruning_lib.regularizers._base import Regularizer, checked_strength
+from pruning_lib.regularizers._batchnorm import regularized_norms
 from pruning_lib.units import BatchNorm, Units, bounded_scale, unwrapped
 
 
@@ -68,7 +68,7 @@ class RecedingNeurons(Regularizer):
     Notes
     -----
     Published: SGD with Nesterov momentum 0.9, ten times the learning rate for the scales and no weight decay on them
-    (`receding_parameters`); then one shot, ``select(reg.importance(), groups, fraction=0.5, floor=3)``, with
+    (`receding_parameters`); then one shot, ``select(reg.importance(), units, fraction=0.5, floor=3)``, with
     ``kinds=("inner",)`` for a ResNet, `zero`, `shrink`, and training again without the penalty.
 
     Where another BatchNorm follows the next layer it undoes a factor common to all scales, so that a whole layer can

@@ -6,15 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib.channels import graph, layers, liveness, shapes
-from pruning_lib.channels.layers import Call
-from pruning_lib.channels.liveness import Analysis
+from pruning_lib._model import Example, check, clone, paired, tensors_of
+from pruning_lib.channels import _layers as layers
+from pruning_lib.channels import _liveness as liveness
+from pruning_lib.channels import _shapes as shapes
+from pruning_lib.channels import _trace as graph
+from pruning_lib.channels._layers import Call
+from pruning_lib.channels._liveness import Analysis
 from pruning_lib.units import Group, Member, Units, unwrapped, weighted
 
 NESTED = ".parametrizations."
 
 
-def units(model: nn.Module, example: graph.Example) -> Units:
+def find_units(model: nn.Module, example: Example) -> Units:
     """Find the units of a network that can be pruned: who writes them, rescales them and reads them.
 
     Met in the chapter `serene`. The model is traced in eval mode on a copy; it is not touched.
@@ -39,8 +43,8 @@ def units(model: nn.Module, example: graph.Example) -> Units:
     RuntimeError
         If the forward cannot be traced; the sentence names the line.
     """
-    args = graph.check(model, example)
-    return describe(liveness.label(graph.trace(graph.clone(unwrapped(model)), graph.paired(args), "units")))
+    args = check(model, example)
+    return describe(liveness.label(graph.trace(clone(unwrapped(model)), paired(args), "find_units")))
 
 
 def describe(state: Analysis) -> Units:
@@ -85,7 +89,7 @@ def homes(state: Analysis) -> dict[str, Node]:
 def _names(state: Analysis) -> dict[int, str]:
     """Return the first module name of each tensor, by id."""
     names: dict[int, str] = {}
-    for full, _, attribute, tensor in graph.tensors_of(state.graph.model):
+    for full, _, attribute, tensor in tensors_of(state.graph.model):
         module = full.removesuffix(attribute).removesuffix(".")
         names.setdefault(id(tensor), module.split(NESTED)[0])
     return names

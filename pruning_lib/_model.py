@@ -1,0 +1,143 @@
+"""What every room of the library does to a model: check it, copy it, list its tensors, say where it failed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import logging
+import os
+import sysconfig
+import traceback
+import types
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning_lib.units import weighted
+
+Example = Tensor | tuple[Tensor, ...]
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def tensors_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Yield (full name, owner, attribute, tensor) for each registered tensor, once for every name it has."""
+    for prefix, module in model.named_modules(remove_duplicate=True):
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{prefix}.{attribute}" if prefix else attribute, module, attribute, tensor
+
+
+def arguments(example: Example) -> tuple[Tensor, ...]:
+    """Return the example as a tuple of positional arguments."""
+    args = tuple(example) if isinstance(example, tuple | list) else (example,)
+    for arg in args:
+        if not isinstance(arg, Tensor):
+            raise TypeError(
+                f"The example must be a tensor or a tuple of tensors, as forward takes them; got {type(arg).__name__}."
+            )
+    if not args or any(arg.ndim == 0 or arg.numel() == 0 for arg in args):
+        raise ValueError("The example must hold at least one sample in every tensor; it is empty or has no batch axis.")
+    return args
+
+
+def check(model: nn.Module, example: Example) -> tuple[Tensor, ...]:
+    """Return the example's tensors, or raise one sentence if model and example do not fit together."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"The model must be a torch.nn.Module; got {type(model).__name__}.")
+    args = arguments(example)
+    lazy = [name for name, _, _, tensor in tensors_of(model) if nn.parameter.is_lazy(tensor)]
+    if lazy:
+        raise ValueError(f"'{lazy[0]}' has no shape yet: run the model once on the example, then try again.")
+    if not weighted(model):
+        raise ValueError(
+            f"{type(model).__name__} has no prunable layer: no nn.Linear and no convolution was found in it."
+        )
+    parameter = next(iter(weighted(model).values())).weight
+    floating = [arg for arg in args if arg.is_floating_point()]
+    for arg in args:
+        if arg.device != parameter.device:
+            raise ValueError(
+                f"The example is on {arg.device}, the model on {parameter.device}: move the example there first."
+            )
+    if floating and all(arg.dtype != parameter.dtype for arg in floating):
+        raise ValueError(
+            f"The example is {floating[0].dtype}, the model {parameter.dtype}: convert the example, "
+            f"as in example.to({parameter.dtype})."
+        )
+    return args
+
+
+def paired(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Repeat a batch of one: traced at one, an axis of size one and a broadcast axis would look the same."""
+    return tuple(torch.cat([arg, arg]) for arg in args) if all(len(arg) == 1 for arg in args) else args
+
+
+def clone(model: nn.Module, share: bool = False) -> nn.Module:
+    """Deep-copy the model without the hooks that this library's observers have put on it; `share` its parameters."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
+    for module in model.modules():
+        for name in HOOKS:
+            hooks = getattr(module, name, None)
+            if hooks and any(_ours(hook) for hook in hooks.values()):
+                memo[id(hooks)] = OrderedDict((k, copy.deepcopy(h)) for k, h in hooks.items() if not _ours(h))
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:  # what forward stored; torch copies leaves only
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        raise RuntimeError(
+            f"{type(model).__name__} cannot be copied ({first_line(error)}): detach what its modules store or "
+            "remove its hooks, then try again."
+        ) from error
+
+
+def _ours(hook: Any) -> bool:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    owner = type(hook.__self__) if isinstance(hook, types.MethodType) else hook
+    return str(getattr(owner, "__module__", "")).startswith("pruning_lib.")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's log out of the caller's: what matters comes back as an exception."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as sink:
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+                yield
+    finally:
+        logging.disable(level)
+
+
+def place(error: BaseException) -> str:
+    """Name the innermost line of the user's code in an exception's traceback, as " (model.py, line 41)"."""
+    frame = user_frame(error)
+    return f" ({os.path.basename(frame[0])}, line {frame[1]})" if frame else ""
+
+
+def user_frame(error: BaseException) -> tuple[str, int] | None:
+    """Return file and line of the innermost frame outside torch and this package, if there is one."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.lineno and of_user(frame.filename):
+            return frame.filename, frame.lineno
+    return None
+
+
+def of_user(file: str) -> bool:
+    """Whether a source file belongs neither to Python, nor to torch, nor to this package."""
+    roots = (os.path.dirname(torch.__file__), os.path.dirname(os.path.abspath(__file__)))
+    shipped = file.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in file
+    return not shipped and not file.startswith((*(root + os.sep for root in roots), "<frozen", "<string"))

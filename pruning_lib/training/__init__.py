@@ -1,0 +1,41 @@
+"""TRAIN: the loop of the book, its schedules, checkpoints and callbacks."""
+
+from pruning_lib.training._fit import (
+    Augment,
+    Callback,
+    CheckpointError,
+    Epoch,
+    Evaluation,
+    History,
+    LossFn,
+    Run,
+    Schedule,
+    ThresholdOnPlateau,
+    constant,
+    cosine,
+    evaluate,
+    fit,
+    flushed,
+    ramp,
+    steps,
+)
+
+__all__ = [
+    "Augment",
+    "Callback",
+    "CheckpointError",
+    "Epoch",
+    "Evaluation",
+    "History",
+    "LossFn",
+    "Run",
+    "Schedule",
+    "ThresholdOnPlateau",
+    "constant",
+    "cosine",
+    "evaluate",
+    "fit",
+    "flushed",
+    "ramp",
+    "steps",
+]
