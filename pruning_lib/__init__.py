@@ -28,6 +28,8 @@ from pruning_lib.regularizers import (
 from pruning_lib.select import Hold, hold, iterative, select, threshold_weights, zero
 from pruning_lib.train import ThresholdOnPlateau, evaluate, fit, flushed
 
+__version__ = "0.2.0"
+
 __all__ = [
     "L1",
     "L2",

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +39,18 @@ def lowest(line: str) -> str:
     return f"{need.name}=={bound}.*"
 
 
-def locks() -> Iterator[Lock]:
-    """Yield the website without torch, everything, and the library's tests with the oldest torch."""
+def locks() -> list[Lock]:
+    """Return the website without torch, everything, and the library's tests with the oldest torch."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
-    yield Lock("requirements-book.lock", "The website, without torch", extras["book"])
     everything = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
-    yield Lock("requirements.lock", "Everything", everything)
     tested = [*project["dependencies"], *extras["companion"], *extras["test"]]
     floor = [lowest(line) if canonicalize_name(Requirement(line).name) in FLOOR else line for line in tested]
-    yield Lock("requirements-floor.lock", "The library's tests, with the oldest torch", floor)
+    return [
+        Lock("requirements-book.lock", "The website, without torch", extras["book"]),
+        Lock("requirements.lock", "Everything", everything),
+        Lock("requirements-floor.lock", "The library's tests, with the oldest torch", floor),
+    ]
 
 
 def resolve(lock: Lock, python: str, *, upgrade: bool) -> None:
