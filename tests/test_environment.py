@@ -24,11 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 EVERYTHING = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
-WITH_OTHERS = {
-    "numpy",
-    "pillow",
-    "torchvision",
-}  # come with torch and matplotlib; chapters need no archive
+WITH_OTHERS = {"numpy", "pillow", "torchvision"}  # come with torch and matplotlib; no chapter fetches archives
 CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}  # where conda-forge has another name
 
 

@@ -62,9 +62,8 @@ def test_every_pip_line_names_the_repository_and_the_tag() -> None:
 
 
 def test_every_clone_line_names_the_repository() -> None:
-    cloned = [
-        (path.name, found) for path in PAGES for found in re.findall(r"^git clone (\S+)", text(path), re.MULTILINE)
-    ]
+    clone = re.compile(r"^git clone (\S+)", re.MULTILINE)
+    cloned = [(path.name, found) for path in PAGES for found in clone.findall(text(path))]
     assert {name for name, _ in cloned} == {"README.md", "running.md"}
     assert {address for _, address in cloned} == {home.REPOSITORY}
 
