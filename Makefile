@@ -11,7 +11,7 @@ RUNNER = -n 2 --dist loadfile
 PORT = 8000
 
 .DEFAULT_GOAL = help
-.PHONY: help book test check style lab serve notebooks students figure locks clean distclean venv venv-book
+.PHONY: help book test check style floor links lab serve notebooks students figure locks clean distclean venv venv-book venv-floor
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -33,6 +33,12 @@ style: venv
 	$(FULL) -m ruff format --check .
 	$(FULL) -m mypy
 
+floor: venv-floor ## the library's fast tests with the oldest torch that it allows
+	.venv-floor/bin/python -m pytest $(RUNNER) --library -m "not slow" tests
+
+links: venv-book ## look up every link that leads outside (needs a network)
+	@.venv-book/bin/jupyter-book build . --builder linkcheck --quiet
+
 lab: venv ## open the notebooks in JupyterLab
 	$(FULL) -m jupyterlab notebooks
 
@@ -50,17 +56,20 @@ students: venv ## copies of the notebooks without solutions, in _build/students
 figure: venv ## the picture of the README
 	@$(FULL) -m tools.readme_figure
 
-locks: venv ## resolve both lock files anew
+locks: venv ## resolve pyproject.toml into the lock files; what is locked stays where it can
 	@$(FULL) -m tools.locks
 
 clean: ## remove what was built; the environments stay
 	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 distclean: clean ## remove the environments too
-	rm -rf .venv .venv-book
+	rm -rf .venv .venv-book .venv-floor
 
 venv:
 	@sh tools/venv.sh .venv requirements.lock editable
 
 venv-book:
 	@sh tools/venv.sh .venv-book requirements-book.lock
+
+venv-floor:
+	@sh tools/venv.sh .venv-floor requirements-floor.lock

@@ -1,4 +1,4 @@
-"""For notebooks under pytest: one thread a process, and numbers compared under the tolerance that a cell names."""
+"""For pytest: one thread a process, the library's tests by themselves, and notebooks' numbers under their tolerance."""
 
 from __future__ import annotations
 
@@ -6,11 +6,31 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch, and for the kernels of notebooks
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tools.compare import differences
+
+AROUND = re.compile(r"^\s*(?:from|import) (?:experiments|tools|_ext|playwright|yaml)\b", re.MULTILINE)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--library`, for machines that lack what the book and the experiments need, such as Windows (`fcntl`)."""
+    parser.addoption(
+        "--library",
+        action="store_true",
+        help="only the files that test the library alone: they import nothing of experiments/ or tools/",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, before it is imported, a file that needs more than the library; None lets pytest decide."""
+    if not config.getoption("--library") or collection_path.suffix != ".py":
+        return None
+    return bool(AROUND.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -27,6 +27,8 @@ from pruning_lib.selection import Hold, hold, importance, iterative, select, thr
 from pruning_lib.training import Callback, ThresholdOnPlateau, cosine, evaluate, fit, flushed, ramp, steps
 from pruning_lib.units import Group, Member, Units
 
+__version__ = "0.2.0"
+
 __all__ = [
     "L1",
     "L2",

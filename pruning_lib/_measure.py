@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning_lib._model import Example, check, clone, place, tensors_of
@@ -121,7 +122,11 @@ def _unfused() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first time it is asked, torch speaks of hardware that is not there
-            with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            with (
+                torch.backends.mkldnn.flags(enabled=False),
+                torch.backends.cudnn.flags(enabled=False),
+                sdpa_kernel(SDPBackend.MATH),  # torch 2.8 has no formula for the CPU's fused attention
+            ):
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

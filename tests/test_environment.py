@@ -17,12 +17,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from torch import Tensor, nn
 
+from tools import locks
 from tools.rules import first_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 EVERYTHING = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
+WITH_OTHERS = {"numpy", "pillow", "torchvision"}  # come with torch and matplotlib; no chapter fetches archives
 CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}  # where conda-forge has another name
 
 
@@ -40,26 +42,32 @@ def pins(lock: str) -> dict[str, list[Requirement]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("lock", "lines"), [("requirements-book.lock", EXTRAS["book"]), ("requirements.lock", EVERYTHING)]
-)
-def test_lock_is_exact_and_satisfies_pyproject(lock: str, lines: list[str]) -> None:
-    locked = pins(lock)
+@pytest.mark.parametrize("lock", locks.locks(), ids=lambda lock: lock.name)
+def test_lock_is_exact_and_satisfies_pyproject(lock: locks.Lock) -> None:
+    locked = pins(lock.name)
     for requirement in (r for same in locked.values() for r in same):
-        assert [s.operator for s in requirement.specifier] == ["=="], f"{lock}: {requirement} is not exact"
-    for line in lines:
+        assert [s.operator for s in requirement.specifier] == ["=="], f"{lock.name}: {requirement} is not exact"
+    for line in lock.requirements:
         wanted = Requirement(line)
         found = locked.get(canonicalize_name(wanted.name), [])
-        assert found, f"{lock} lacks {wanted.name}; run `make locks`"
+        assert found, f"{lock.name} lacks {wanted.name}; run `make locks`"
         for requirement in found:
             (pin,) = requirement.specifier
-            assert wanted.specifier.contains(pin.version), f"{lock}: {requirement} is not {wanted}; run `make locks`"
+            assert wanted.specifier.contains(pin.version), f"{lock.name}: {requirement} is not {wanted}"
 
 
 def test_book_needs_no_torch_and_locks_name_no_registry() -> None:
     assert not {"torch", "torchvision", "numpy", "matplotlib"} & pins("requirements-book.lock").keys()
-    for lock in ("requirements-book.lock", "requirements.lock"):
-        assert not re.search(r"https?://|--index|--find-links|file:|@ ", read(lock))
+    for lock in locks.locks():
+        assert not re.search(r"https?://|--index|--find-links|file:|@ ", read(lock.name))
+
+
+def test_the_floor_is_the_oldest_torch_that_the_ranges_allow() -> None:
+    ranges = {Requirement(line).name: Requirement(line).specifier for line in EVERYTHING}
+    for name in ("torch", "torchvision"):
+        (pin,) = pins("requirements-floor.lock")[name]
+        (oldest,) = [clause.version for clause in ranges[name] if clause.operator == ">="]
+        assert str(pin.specifier).startswith(f"=={oldest}."), f"{pin}; run `make locks`"
 
 
 def test_every_dependency_line_says_what_needs_it() -> None:
@@ -72,7 +80,7 @@ def test_conda_environment_agrees_with_pyproject() -> None:
     environment = yaml.safe_load(read("environment.yml"))
     listed = [entry for entry in environment["dependencies"] if isinstance(entry, str) and entry != "pip"]
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["data"])]
+    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["companion"])]
     expected = {f"python{PROJECT['requires-python']}"}
     expected |= {f"{CONDA.get(need.name, need.name)}{need.specifier}" for need in wanted}
     assert set(listed) == expected
@@ -80,14 +88,11 @@ def test_conda_environment_agrees_with_pyproject() -> None:
     assert set(re.findall(r"\w+", editable.split("[")[1])) == set(EXTRAS), "the extras that pip adds"
 
 
-def test_first_cell_installs_every_dependency_but_numpy_which_comes_with_torch() -> None:
-    needs = next(
-        node.value
-        for node in ast.parse(first_cell()).body
-        if isinstance(node, ast.Assign) and "torch" in ast.unparse(node)
-    )
-    packages = set(ast.literal_eval(needs).values())
-    assert packages == {Requirement(line).name for line in PROJECT["dependencies"]} - {"numpy"}
+def test_first_cell_installs_every_dependency_of_a_chapter() -> None:
+    needs = re.findall(r"^needs (?:\|)?= (\{.*\})$", first_cell(), re.MULTILINE)
+    packages = {package for line in needs for package in ast.literal_eval(line).values()}
+    wanted = {Requirement(line).name for line in (*PROJECT["dependencies"], *EXTRAS["companion"])}
+    assert packages == wanted - WITH_OTHERS
 
 
 def test_data_and_type_marker_are_in_the_package() -> None:
@@ -152,7 +157,8 @@ def test_an_environment_that_stands_is_made_anew_only_for_another_lock_or_python
 
 def test_the_library_page_lists_every_public_name() -> None:
     init = ast.parse(read("pruning_lib/__init__.py"))
-    (names,) = [ast.literal_eval(node.value) for node in init.body if isinstance(node, ast.Assign)]
+    assigned = {ast.unparse(node.targets[0]): node.value for node in init.body if isinstance(node, ast.Assign)}
+    names = ast.literal_eval(assigned["__all__"])
     page = set(re.findall(r"\w+", read("book/api.rst")))
     assert set(names) - page == set()
 
@@ -162,7 +168,7 @@ def test_links_of_the_front_pages_lead_somewhere(page: str) -> None:
     prose = re.sub(r"^(````|```).*?^\1|`[^`\n]*`", "", read(page), flags=re.MULTILINE | re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", prose) if "://" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []
-    assert all(len(alt) > 80 for alt in re.findall(r"!\[(.*?)\]", prose))
+    assert all(len(alt) > 80 for alt, address in re.findall(r"!\[(.*?)\]\((.*?)\)", prose) if "badge" not in address)
 
 
 def test_the_readme_example_makes_a_network_smaller() -> None:

@@ -19,13 +19,13 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from tests.conftest import unavailable
+from tools.home import COLAB
 
 pytestmark = pytest.mark.slow
 
 SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts)
 PAGES = [page for page in PAGES if page != "index.html"]  # which only leads to the preface
-COLAB = "https://colab.research.google.com/github/pruning-by-regularization/pruning-by-regularization/blob/main"
 VIEWS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
@@ -188,11 +188,7 @@ def test_chapters_offer_colab_and_show_no_error() -> None:
     chapters = [page for page in PAGES if page.startswith("notebooks/")]
     for page in chapters:
         html = (SITE / page).read_text(encoding="utf-8")
-        slug = Path(page).stem
-        assert (
-            f"https://colab.research.google.com/github/pruning-by-regularization/pruning-by-regularization/blob/main/notebooks/{slug}.ipynb"
-            in html
-        )
+        assert f"{COLAB}/notebooks/{Path(page).stem}.ipynb" in html
         assert "Traceback (most recent call last)" not in html
 
 
