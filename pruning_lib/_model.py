@@ -169,16 +169,15 @@ def quiet() -> Iterator[None]:
 
 def place(error: BaseException) -> str:
     """Name the innermost line of the user's code in an exception's traceback, as " (model.py, line 41)"."""
-    frame = user_frame(error)
+    frame = next(user_frames(error), None)
     return f" ({os.path.basename(frame[0])}, line {frame[1]})" if frame else ""
 
 
-def user_frame(error: BaseException) -> tuple[str, int] | None:
-    """Return file and line of the innermost frame outside torch and this package, if there is one."""
+def user_frames(error: BaseException) -> Iterator[tuple[str, int]]:
+    """Yield file and line of every frame outside torch and this package, from the innermost outwards."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.lineno and of_user(frame.filename):
-            return frame.filename, frame.lineno
-    return None
+            yield frame.filename, frame.lineno
 
 
 def of_user(file: str) -> bool:

@@ -80,34 +80,34 @@ def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
     return (read & ~kept.of(call.columns) & (state.read[call.node] != 0)).nonzero()[:, 0]
 
 
-def representative(constants: Tensor, stays: Tensor, gone: Tensor) -> int | None:
-    """Return the kept constant that can stand for those in `gone`; one much smaller than they are would not do."""
+def representative(constants: Tensor, stays: Tensor, removed: Tensor) -> int | None:
+    """Return the kept constant that can stand for those in `removed`; one much smaller than they are would not do."""
     size = torch.where(stays & ~constants.isnan(), constants, 0.0).abs()
     best = int(size.argmax())
-    return best if size[best] >= SMALL * constants[gone].abs().max() else None
+    return best if size[best] >= SMALL * constants[removed].abs().max() else None
 
 
 def represent(state: Analysis, call: Call, kept: Kept) -> None:
     """Keep what stands for removed constants: one column where they merge, each of them where nothing can."""
     read = removed_constants(state, call, kept)
     known = {where: values for values, where in factors(state, call)}
-    # A constant that is not the same at every position is no number to fold.
+    # A constant that is not the same at every position is not one number, and fits into no bias.
     apart = read[torch.stack([values[read].isnan() for values in known.values()]).all(0)]
     kept.add(call.columns[apart], "a constant that varies over positions")
     for where, values in known.items():
-        gone, stays = read[~values[read].isnan()], kept.of(call.columns)
-        if len(gone) and not where:
-            kept.add(call.columns[gone], "a constant that its reader cannot absorb")
-        elif len(gone) and where.startswith("merge") and representative(values, stays, gone) is None:
-            kept.add(call.columns[gone[values[gone].abs().argmax()]], STANDS)
+        removed, stays = read[~values[read].isnan()], kept.of(call.columns)
+        if len(removed) and not where:
+            kept.add(call.columns[removed], "a constant that its reader cannot absorb")
+        elif len(removed) and where.startswith("merge") and representative(values, stays, removed) is None:
+            kept.add(call.columns[removed[values[removed].abs().argmax()]], STANDS)
 
 
 def creates_bias(state: Analysis, kept: Kept, call: Call) -> bool:
     """Whether a layer gets a bias, to hold constants that were removed in front of it."""
     if home(state, call) != "fold" or argument(call.node, 2, "bias") is not None:
         return False
-    gone = removed_constants(state, call, kept)
-    return not bool(state.read[call.node][gone].isnan().all())
+    removed = removed_constants(state, call, kept)
+    return not bool(state.read[call.node][removed].isnan().all())
 
 
 def stand_in(state: Analysis, node: Node) -> Tensor:
@@ -123,11 +123,11 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
     for call in state.calls:
         read = removed_constants(state, call, kept)
         for constants, where in factors(state, call):
-            gone = read[~constants[read].isnan()]
-            if len(gone) and where in ("fold", "center"):
-                _shift(state, kept, call, _only(constants, gone), tensors)
-            elif len(gone):
-                _merge(state, kept, call, constants, gone, tensors)
+            removed = read[~constants[read].isnan()]
+            if len(removed) and where in ("fold", "center"):
+                _shift(state, kept, call, _only(constants, removed), tensors)
+            elif len(removed):
+                _merge(state, kept, call, constants, removed, tensors)
     for node in state.severed:
         stub = small.get_submodule(caller(state.graph, node)[0])
         channels = by_channel(state.labels_of(node), channel_axis(node))[:, 0]
@@ -151,17 +151,17 @@ def _shift(state: Analysis, kept: Kept, call: Call, constants: Tensor, tensors: 
 
 
 def _merge(
-    state: Analysis, kept: Kept, call: Call, constants: Tensor, gone: Tensor, tensors: dict[str, Tensor]
+    state: Analysis, kept: Kept, call: Call, constants: Tensor, removed: Tensor, tensors: dict[str, Tensor]
 ) -> None:
     """Add columns of constants that go to the column of one that stays."""
     stays, rows = kept.of(call.columns), kept.of(call.rows)
-    best = representative(constants, stays, gone)
+    best = representative(constants, stays, removed)
     assert best is not None
     weight = state.tensor(call.weight).detach()
     axis = 0 if transposed(call.node) else 1
-    columns = weight.index_select(axis, gone.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
+    columns = weight.index_select(axis, removed.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
     column = tensors[state.graph.names[call.weight]].select(axis, int(stays[:best].sum()))
-    _add(column, columns @ (constants[gone] / constants[best]).to(weight.device))
+    _add(column, columns @ (constants[removed] / constants[best]).to(weight.device))
 
 
 def _only(constants: Tensor, index: Tensor) -> Tensor:

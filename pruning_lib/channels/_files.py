@@ -35,7 +35,26 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     TypeError
         If `shrunk` is not what `shrink` returned.
     ValueError
-        If the model holds state that is no tensor, or no longer has the shapes of its plan.
+        If the model holds state that is not a tensor, or no longer has the shapes of its plan.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> def build():
+    ...     return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> model = build()
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight[1].zero_()
+    >>> shrunk = prl.shrink(model, torch.ones(1, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "small.safetensors")
+    ...     prl.save(shrunk, path)
+    ...     small = prl.load(build(), path)
+    >>> torch.equal(small(torch.ones(4, 2)), shrunk.model(torch.ones(4, 2)))
+    True
     """
     if not isinstance(shrunk, Shrunk):
         raise TypeError(f"`save` takes what `shrink` returned; got {type(shrunk).__name__}.")
@@ -86,6 +105,16 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     ------
     FileNotFoundError, ValueError
         If there is no such file, if it is cut or no plan is in it, if it belongs to another model or other shapes.
+
+    Examples
+    --------
+    The example of `save` reads a file; what is not one is refused:
+
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> prl.load(nn.Linear(2, 1), "none.safetensors")
+    Traceback (most recent call last):
+    FileNotFoundError: There is no file 'none.safetensors': pass the path that `save` was given.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model must be a torch.nn.Module; got {type(model).__name__}.")
@@ -114,7 +143,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, struct.error, ValueError) as error:
         raise ValueError(
-            f"'{os.fspath(path)}' is cut or is no safetensors file ({error}): write it again with `save`."
+            f"'{os.fspath(path)}' is cut or is not a safetensors file ({error}): write it again with `save`."
         ) from error
     if text is None:
         raise ValueError(f"'{os.fspath(path)}' holds weights but no plan: write it with `save(shrink(...), path)`.")

@@ -40,6 +40,19 @@ def find_units(model: nn.Module, example: Example) -> Units:
         If the model has no prunable layer, or if the example does not fit it.
     RuntimeError
         If the forward cannot be traced; the sentence names the line.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    >>> units = prl.find_units(model, torch.ones(1, 1, 8, 8))
+    >>> units
+    0 → 1 → 3, 4 units, inner
+    3 stays: it writes the model's output
+    >>> units.macs  # 4·1·3·3 taps at 6·6 positions, 2·4·3·3 at 4·4
+    {'0': 1296, '3': 1152}
     """
     args = check(model, example)
     return describe(label(trace(clone(unwrapped(model)), paired(args), "find_units")))

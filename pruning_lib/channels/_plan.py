@@ -45,6 +45,20 @@ class Plan:
         of them are 0.
     notes : list of str
         Why channels that carry nothing stayed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight[1].zero_()
+    >>> plan = prl.shrink(model, torch.ones(1, 2)).plan
+    >>> plan.kept
+    {'0.weight': {'0': [0, 2]}, '2.weight': {'1': [0, 2]}, '0.bias': {'0': [0, 2]}}
+    >>> prl.Plan.from_json(plan.to_json()) == plan
+    True
     """
 
     model: str
@@ -102,6 +116,21 @@ class Shrunk:
         Units removed from each group.
     max_error : float
         Largest difference of the outputs in float64, relative to the largest output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight[0].zero_()
+    ...     _ = model[2].weight[:2].zero_()
+    >>> shrunk = prl.shrink(model, torch.ones(1, 2).double())
+    >>> print(shrunk)  # doctest: +ELLIPSIS
+    2: 2 removed, 2 left
+    largest relative error ...
+    0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel
     """
 
     model: nn.Module

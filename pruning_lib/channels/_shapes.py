@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Labels: TypeAlias = "Tensor | list[Labels] | None"
-"""What is said about a node: a tensor, a list for an operator that returns several, None for what is no tensor."""
+"""What is said about a node: a tensor, a list for an operator that returns several, None for what is not a tensor."""
 NAN = float("nan")
 NO_CLASS = torch.zeros((), dtype=torch.int64)
 

@@ -58,6 +58,27 @@ def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = 
         If the model has no prunable layer, the example does not fit it, or the optimizer cannot be cut.
     RuntimeError
         If the forward cannot be traced, or if the outputs differ by more than 1e-9 in float64.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight[1].zero_()  # whatever comes in, unit 1 returns its bias
+    >>> shrunk = prl.shrink(model, torch.ones(1, 2))
+    >>> shrunk.model
+    Sequential(
+      (0): Linear(in_features=2, out_features=2, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=2, out_features=1, bias=True)
+    )
+    >>> shrunk.removed, shrunk.plan.units
+    ({'0': 1}, {'0': [0, 2]})
+    >>> x = torch.randn(5, 2)
+    >>> torch.allclose(shrunk.model(x), model(x), atol=1e-6)
+    True
     """
     args = check(model, example)
     if optimizer is not None:

@@ -5,7 +5,7 @@
     used    bool, whether the output can change with the element
 
 All three have the shape of the tensor they describe, with stride 0 along every axis on which they do not vary.
-Label 0 is no class: inputs, literals and padding, whose size nothing may change.
+Label 0 is not a class: inputs, literals and padding have it, whose size nothing may change.
 
 Why classes: a sum y = f(x) + g(x) has one channel 3, and both f and g write it. It can go only from both at once, and
 from whatever reads y as well. So every operator says which labels it makes the same, and a class goes or stays whole.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib._model import clone, paired, user_frame
+from pruning_lib._model import clone, paired, user_frames
 from pruning_lib.channels import rules
 from pruning_lib.channels._graph import base, caller, callers, computes, frames_of, line_of
 from pruning_lib.channels._shapes import flat
@@ -58,15 +58,18 @@ def _loses_channels(state: Analysis, kept: Kept, node: Node) -> bool:
 
 
 def _where(state: Analysis, error: Exception) -> list[Node]:
-    """Return the nodes at, or last before, the line that raised."""
-    place = user_frame(error)
-    if place is None:
-        return []
-    if at := [node for node in state.graph.nodes if place in frames_of(node)]:
-        return at
-    lines = [(line, node) for node in state.graph.nodes for file, line in frames_of(node) if file == place[0]]
-    earlier = [(line, node) for line, node in lines if line < place[1]]
-    return [max(earlier, key=lambda pair: pair[0])[1]] if earlier else []
+    """Return the nodes at, or last before, the innermost line of the traceback that the trace knows.
+
+    The exporter notes lines of files that define modules alone. What a function of another file raised is found at the
+    line that called it.
+    """
+    lines = [(file, line, node) for node in state.graph.nodes for file, line in frames_of(node)]
+    for file, line in user_frames(error):
+        if at := [node for other, number, node in lines if (other, number) == (file, line)]:
+            return list(dict.fromkeys(at))
+        if before := [(number, node) for other, number, node in lines if other == file and number < line]:
+            return [max(before, key=lambda pair: pair[0])[1]]
+    return []
 
 
 def _around(state: Analysis, start: list[Node]) -> list[Node]:

@@ -109,13 +109,13 @@ def test_a_classifier_of_other_size_that_the_plan_does_not_cut_is_refused(tmp_pa
 def test_a_cut_file_is_named(path, part):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(ValueError, match="is cut or is no safetensors file"):
+    with pytest.raises(ValueError, match="is cut or is not a safetensors file"):
         load(LeNet5(widths=(4, 6, 8), bn=True), path)
 
 
 def test_a_pickle_is_not_read(tmp_path):
     torch.save(LeNet300().state_dict(), tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="is cut or is no safetensors file"):
+    with pytest.raises(ValueError, match="is cut or is not a safetensors file"):
         load(LeNet300(), tmp_path / "a.pt")
 
 

@@ -174,3 +174,30 @@ def test_a_scale_that_meets_more_than_its_channels_keeps_them():
     kill(model.a, [0, 1, 2, 7])
     shrunk = shrink(model, torch.randn(2, 3).double())
     assert_equal(model, shrunk.model, 3, tolerance=1e-12)
+
+
+FILLED = {
+    "zeros": lambda x: x + torch.zeros(1, dtype=x.dtype),
+    "ones_like": lambda x: x * torch.ones_like(x),
+    "full": lambda x: x + torch.full((1,), -1.5, dtype=x.dtype),
+    "full_like": lambda x: x + torch.full_like(x, 0.5),
+    "new_full": lambda x: x + x.new_full((1,), 0.5),
+    "new_ones": lambda x: x * x.new_ones(1),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_tensors_of_one_number_are_known(name):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 9), nn.Linear(9, 2)
+
+        def forward(self, x):
+            return self.b(FILLED[name](self.a(x)).relu())
+
+    model = seeded(Net).double()
+    kill(model.a, [2, 5], bias=0.7)
+    shrunk = shrink(model, torch.randn(2, 4).double())
+    assert shrunk.removed == {"a": 2}
+    assert_equal(model, shrunk.model, 4, tolerance=1e-12)

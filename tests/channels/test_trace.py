@@ -69,3 +69,24 @@ def test_a_forward_that_is_random_in_eval_mode_is_left_whole():
     model = seeded(Random)
     kill(model.a, [0])
     assert shrink(model, torch.randn(2, 3)).removed == {}
+
+
+class ThroughAView(nn.Module):
+    """Changes a matrix through its diagonal, which no rule covers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = self.a(x).unflatten(1, (4, 4))
+        x.diagonal(dim1=1, dim2=2).copy_(torch.ones(len(x), 4).to(x))
+        return self.b(x.flatten(1))
+
+
+def test_a_change_through_a_view_that_has_no_rule_is_seen():
+    model = seeded(ThroughAView).double()
+    kill(model.a, list(range(0, 16, 5)), bias=0.0)  # the diagonal, which is 1 in the end
+    shrunk = shrink(model, torch.randn(2, 4).double())
+    assert shrunk.removed == {}
+    assert "changes a view in place" in shrunk.plan.notes[0]

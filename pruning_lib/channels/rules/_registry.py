@@ -122,8 +122,8 @@ def _entry(node: Node) -> Entry:
 
 def find(node: Node) -> Rule:
     """Return the rule for a node's operator; where there is none, one that keeps all that the operator reads."""
-    found = _entry(node).rule
-    return found if found.applies(node) else _NONE.rule
+    candidate = _entry(node).rule
+    return candidate if candidate.applies(node) else _NONE.rule
 
 
 def is_view(node: Node) -> bool:
