@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from pruning_lib import GroupLasso, evaluate, find_units, fit, measure, recalibrate, select, shrink, zero
-from pruning_lib.channels._shrink import probes
+from pruning_lib.channels._verify import probes
 from pruning_lib.companion import records
 from pruning_lib.companion.data import TensorPair, mnist
 from pruning_lib.companion.models import LeNet5, ResNet

@@ -9,10 +9,11 @@ import logging
 import os
 import sysconfig
 import traceback
-import types
+import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,8 +84,8 @@ def clone(model: nn.Module, share: bool = False) -> nn.Module:
     for module in model.modules():
         for name in HOOKS:
             hooks = getattr(module, name, None)
-            if hooks and any(_ours(hook) for hook in hooks.values()):
-                memo[id(hooks)] = OrderedDict((k, copy.deepcopy(h)) for k, h in hooks.items() if not _ours(h))
+            if hooks and any(_observes(hook) for hook in hooks.values()):
+                memo[id(hooks)] = OrderedDict((k, copy.deepcopy(h)) for k, h in hooks.items() if not _observes(h))
         for value in module.__dict__.values():
             if isinstance(value, Tensor) and value.grad_fn is not None:  # what forward stored; torch copies leaves only
                 memo[id(value)] = value.detach().clone()
@@ -97,11 +98,55 @@ def clone(model: nn.Module, share: bool = False) -> nn.Module:
         ) from error
 
 
-def _ours(hook: Any) -> bool:
+def _observes(hook: Any) -> bool:
+    """Whether this library has put a hook on a module: it belongs to the original, which it watches.
+
+    Told by where its code stands, which, unlike a marker on every hook, no author of a hook can forget.
+    """
     while isinstance(hook, functools.partial):
         hook = hook.func
-    owner = type(hook.__self__) if isinstance(hook, types.MethodType) else hook
-    return str(getattr(owner, "__module__", "")).startswith("pruning_lib.")
+    return str(getattr(hook, "__module__", "")).startswith("pruning_lib.")
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode, and every module back into its own mode afterwards, whatever happens in between.
+
+    One flag for the whole model would not do: a user may have frozen single BatchNorms with ``norm.eval()``.
+    """
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextlib.contextmanager
+def atomic_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the path of an empty draft in the same folder; it replaces `path` at the end, or vanishes on an error.
+
+    Readers see the old file or the whole new one, also after a crash: the draft reaches the disk before its new name.
+    A writer that appends a suffix of its own, as `numpy.savez` does, has to be given an open file.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.part")
+    # The system applies the process's umask to 0o666 itself. Asking for the umask in Python means to set it for a
+    # moment, for all threads; a file from `tempfile` would be readable by its owner alone.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield draft
+        handle = os.open(draft, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(draft, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
 
 
 def first_line(error: BaseException) -> str:
@@ -124,16 +169,15 @@ def quiet() -> Iterator[None]:
 
 def place(error: BaseException) -> str:
     """Name the innermost line of the user's code in an exception's traceback, as " (model.py, line 41)"."""
-    frame = user_frame(error)
+    frame = next(user_frames(error), None)
     return f" ({os.path.basename(frame[0])}, line {frame[1]})" if frame else ""
 
 
-def user_frame(error: BaseException) -> tuple[str, int] | None:
-    """Return file and line of the innermost frame outside torch and this package, if there is one."""
+def user_frames(error: BaseException) -> Iterator[tuple[str, int]]:
+    """Yield file and line of every frame outside torch and this package, from the innermost outwards."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.lineno and of_user(frame.filename):
-            return frame.filename, frame.lineno
-    return None
+            yield frame.filename, frame.lineno
 
 
 def of_user(file: str) -> bool:

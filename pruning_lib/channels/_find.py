@@ -6,16 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib._model import Example, check, clone, paired, tensors_of
-from pruning_lib.channels import _layers as layers
-from pruning_lib.channels import _liveness as liveness
-from pruning_lib.channels import _shapes as shapes
-from pruning_lib.channels import _trace as graph
-from pruning_lib.channels._layers import Call
-from pruning_lib.channels._liveness import Analysis
+from pruning_lib._model import Example, check, clone, paired
+from pruning_lib.channels._graph import avoidable, operand, shape_of
+from pruning_lib.channels._shapes import distinct
+from pruning_lib.channels._solve import label
+from pruning_lib.channels._state import Analysis, Call
+from pruning_lib.channels._trace import trace
+from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, unwrapped, weighted
-
-NESTED = ".parametrizations."
 
 
 def find_units(model: nn.Module, example: Example) -> Units:
@@ -42,102 +40,105 @@ def find_units(model: nn.Module, example: Example) -> Units:
         If the model has no prunable layer, or if the example does not fit it.
     RuntimeError
         If the forward cannot be traced; the sentence names the line.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    >>> units = prl.find_units(model, torch.ones(1, 1, 8, 8))
+    >>> units
+    0 → 1 → 3, 4 units, inner
+    3 stays: it writes the model's output
+    >>> units.macs  # 4·1·3·3 taps at 6·6 positions, 2·4·3·3 at 4·4
+    {'0': 1296, '3': 1152}
     """
     args = check(model, example)
-    return describe(liveness.label(graph.trace(clone(unwrapped(model)), paired(args), "find_units")))
+    return describe(label(trace(clone(unwrapped(model)), paired(args), "find_units")))
 
 
 def describe(state: Analysis) -> Units:
-    """Turn the classes of a labelled network into groups."""
-    named = layer_names(state)
-    writers = [(named[call.node], call) for call in state.calls]
+    """Turn the classes of a labelled network into groups.
+
+    A group is named by the first layer that writes one of its classes, and numbers its units in the order in which that
+    layer's rows name them.
+    """
+    calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)]]
     roots, pinned = state.classes.roots, state.classes.pinned
-    home: dict[str, int] = {}
-    number = torch.full((len(roots), 2), -1)  # of each class: its group, its place in the group
+    numbers: dict[str, int] = {}  # of each group, by its name
+    place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
     sizes: list[int] = []
-    for layer, call in writers:
+    for layer, call in calls:
         for root in roots[call.rows].tolist() if writes(call) else []:
-            if root and root not in pinned and number[root, 0] < 0:
-                if home.setdefault(layer, len(sizes)) == len(sizes):
+            if root and root not in pinned and place[root, 0] < 0:
+                if numbers.setdefault(layer, len(sizes)) == len(sizes):
                     sizes.append(0)
-                number[root] = torch.tensor([home[layer], sizes[home[layer]]])
-                sizes[home[layer]] += 1
-    built = _groups(state, writers, home, sizes, number[roots])
-    written = {member.layer for group in built for member in group.writers}
-    return Units(built, _fixed(state, writers, written), _macs(state, writers))
+                place[root] = torch.tensor([numbers[layer], sizes[numbers[layer]]])
+                sizes[numbers[layer]] += 1
+    groups = _groups(state, calls, list(numbers), sizes, place[roots])
+    written = {member.layer for group in groups for member in group.writers}
+    return Units(groups, _fixed(state, calls, written), _macs(state))
 
 
 def writes(call: Call) -> bool:
     """Whether the call's rows are rows of its weight: in a grouped transposed convolution they are parts of rows."""
-    return call.groups == 1 or not layers.transposed(call.node)
+    return call.groups == 1 or not transposed(call.node)
 
 
-def layer_names(state: Analysis) -> dict[Node, str]:
-    """Return the name of the layer that each call multiplies by."""
-    names = _names(state)
-    return {call.node: names[id(state.graph.tensors[state.leaves[call.weight][0]])] for call in state.calls}
+def layer_of(state: Analysis, call: Call) -> str:
+    """Return the name of the layer that a call multiplies by."""
+    return state.graph.owner(state.leaves[call.weight][0])
 
 
-def homes(state: Analysis) -> dict[str, Node]:
-    """Return the first call of each layer."""
-    found: dict[str, Node] = {}
-    for node, layer in layer_names(state).items():
-        found.setdefault(layer, node)
-    return found
-
-
-def _names(state: Analysis) -> dict[int, str]:
-    """Return the first module name of each tensor, by id."""
-    names: dict[int, str] = {}
-    for full, _, attribute, tensor in tensors_of(state.graph.model):
-        module = full.removesuffix(attribute).removesuffix(".")
-        names.setdefault(id(tensor), module.split(NESTED)[0])
-    return names
+def first_calls(state: Analysis) -> dict[str, Node]:
+    """Return the first call of each layer, by the layer's name."""
+    first: dict[str, Node] = {}
+    for call in state.calls:
+        first.setdefault(layer_of(state, call), call.node)
+    return first
 
 
 def _groups(
-    state: Analysis, calls: list[tuple[str, Call]], home: dict[str, int], sizes: list[int], number: Tensor
+    state: Analysis, calls: list[tuple[str, Call]], names: list[str], sizes: list[int], place: Tensor
 ) -> list[Group]:
-    """Build the groups; `number` holds group and place of every label."""
-    names = _names(state)
-    writers: list[dict[str, Member]] = [{} for _ in home]
-    norms: list[dict[str, Member]] = [{} for _ in home]
-    readers: list[dict[str, Member]] = [{} for _ in home]
-    nodes: list[set[Node]] = [set() for _ in home]
-    plain: list[set[str]] = [set() for _ in home]
+    """Build the groups; `place` holds group and unit of every label."""
+    writers: list[dict[str, Member]] = [{} for _ in names]
+    norms: list[dict[str, Member]] = [{} for _ in names]
+    readers: list[dict[str, Member]] = [{} for _ in names]
+    nodes: list[set[Node]] = [set() for _ in names]
+    plain: list[set[str]] = [set() for _ in names]  # writers that are not depthwise: two of them make a stream
     erasing = {node for node, _ in state.norms} | {call.node for _, call in calls if call.depthwise}
     exposed = {layer for layer, call in calls if not _erased(call.node, erasing)}
     for layer, call in calls:
-        for i in _enter(writers, layer, number[call.rows], layer in exposed) if writes(call) else []:
+        for i in _enter(writers, layer, place[call.rows], layer in exposed) if writes(call) else []:
             nodes[i].add(call.node)
             plain[i] |= set() if call.depthwise else {layer}
         if not call.depthwise:  # its columns are its rows, and count once
-            _enter(readers, layer, number[call.columns])
+            _enter(readers, layer, place[call.columns])
     for node, labels in state.norms:
-        statistics = node.args[3]
-        assert isinstance(statistics, Node)
-        _enter(norms, names[id(state.graph.tensors[statistics])], number[labels])
-    avoided = avoidable(state, nodes)
+        _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
+    avoided = avoidable(state.graph, nodes)
     return [
         Group(
-            name,
-            sizes[i],
-            "inner" if len(plain[i]) == 1 else "stream",
-            tuple(writers[i].values()),
-            tuple(norms[i].values()),
-            tuple(readers[i].values()),
+            name=name,
+            size=sizes[i],
+            kind="inner" if len(plain[i]) == 1 else "stream",
+            writers=tuple(writers[i].values()),
+            norms=tuple(norms[i].values()),
+            readers=tuple(readers[i].values()),
             bypassed=i in avoided,
         )
-        for name, i in home.items()
+        for i, name in enumerate(names)
     ]
 
 
-def _enter(members: list[dict[str, Member]], layer: str, number: Tensor, exposed: bool = False) -> list[int]:
+def _enter(members: list[dict[str, Member]], layer: str, place: Tensor, exposed: bool = False) -> list[int]:
     """Enter a layer in every group that it has units of, and return these groups."""
-    found = [i for i in shapes.distinct(number[:, 0]).tolist() if i >= 0]
-    for i in found:
-        members[i].setdefault(layer, Member(layer, torch.where(number[:, 0] == i, number[:, 1], -1), exposed))
-    return found
+    groups = [i for i in distinct(place[:, 0]).tolist() if i >= 0]
+    for i in groups:
+        members[i].setdefault(layer, Member(layer, torch.where(place[:, 0] == i, place[:, 1], -1), exposed))
+    return groups
 
 
 def _erased(node: Node, erasing: set[Node]) -> bool:
@@ -145,29 +146,12 @@ def _erased(node: Node, erasing: set[Node]) -> bool:
     seen, left = {node}, [node]
     while left:
         for user in left.pop().users:
-            if user.op == "output" or (layers.weighs(user) and user not in erasing):
+            if user.op == "output" or (weighs(user) and user not in erasing):
                 return False
             if user not in erasing and user not in seen:
                 seen.add(user)
                 left.append(user)
     return True
-
-
-def avoidable(state: Analysis, nodes: list[set[Node]]) -> set[int]:
-    """Return which groups some path from an input to an output avoids; `nodes` holds the writers of each group."""
-    everything = (1 << len(nodes)) - 1
-    blocked: dict[Node, int] = {}
-    for i, writers in enumerate(nodes):
-        for node in writers:
-            blocked[node] = blocked.get(node, 0) | 1 << i
-    reached: dict[Node, int] = {}  # of each node, the groups that some path to it avoids, as bits
-    for node in state.graph.nodes:
-        found = everything if node.op == "placeholder" and node not in state.graph.tensors else 0
-        for source in node.all_input_nodes:
-            found |= reached[source]
-        reached[node] = found & ~blocked.get(node, 0)
-    output = reached[state.graph.nodes[-1]]
-    return {i for i in range(len(nodes)) if output >> i & 1}
 
 
 def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str]) -> dict[str, str]:
@@ -177,36 +161,28 @@ def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str]) ->
         if layer not in written:
             reason = next((state.classes.pinned.get(root) for root in state.classes.roots[call.rows].tolist()), None)
             reasons.setdefault(layer, reason or "has a weight that something else reads")
-    names = _names(state)
     for node, why in state.unknown.items():
         for source in node.all_input_nodes:
-            if source in state.graph.tensors and node.op == "call_function":
-                layer = names.get(id(state.graph.tensors[source]), "")
-                reasons.setdefault(layer, why if layers.weighs(node) else f"is read by {why.removeprefix('feeds ')}")
-    modules = weighted(state.graph.model)
-    found = {layer: reasons[layer] for layer in modules if layer in reasons and layer not in written}
-    called = {layer for layer, _ in calls} | set(found)
-    return found | {layer: "is not called by forward" for layer in modules if layer not in called}
+            if source in state.graph.tensors:  # an operator that no rule follows reads a layer's weight
+                reason = why if weighs(node) else f"is read by {why.removeprefix('feeds ')}"
+                reasons.setdefault(state.graph.owner(source), reason)
+    layers = weighted(state.graph.model)
+    fixed = {layer: reasons[layer] for layer in layers if layer in reasons and layer not in written}
+    called = {layer for layer, _ in calls} | set(fixed)
+    return fixed | {layer: "is not called by forward" for layer in layers if layer not in called}
 
 
-def _macs(state: Analysis, calls: list[tuple[str, Call]]) -> dict[str, int]:
+def _macs(state: Analysis) -> dict[str, int]:
     """Count multiply-adds for one sample: outputs times the taps that each of them reads."""
-    macs = dict.fromkeys(weighted(state.graph.model), 0)
-    names = _names(state)
-    batch = next(
-        graph.shape_of(node)[0]
-        for node in state.graph.nodes
-        if node.op == "placeholder" and node not in state.graph.tensors
-    )
-    for node in state.graph.nodes:
-        if layers.weighs(node):
-            weight = node.args[1]
-            assert isinstance(weight, Node)
-            leaf = state.leaves.get(weight, [weight])[0]
-            layer = names.get(id(state.graph.tensors[leaf]), "") if leaf in state.graph.tensors else ""
+    graph = state.graph
+    macs = dict.fromkeys(weighted(graph.model), 0)
+    batch = next(shape_of(node)[0] for node in graph.nodes if graph.is_input(node))
+    for node in graph.nodes:
+        if weighs(node):
+            weight = operand(node, 1)
+            layer = graph.owner(state.leaves.get(weight, [weight])[0])
             if layer in macs:
                 # Every input of a transposed convolution meets every tap, as every output of the others does.
-                counted = node.args[0] if layers.transposed(node) else node
-                assert isinstance(counted, Node)
-                macs[layer] += graph.shape_of(counted).numel() // batch * graph.shape_of(weight)[1:].numel()
+                counted = operand(node) if transposed(node) else node
+                macs[layer] += shape_of(counted).numel() // batch * shape_of(weight)[1:].numel()
     return macs

@@ -1,15 +1,22 @@
-"""Tensors that repeat: labels, values and uses have stride 0 along every axis on which they do not vary."""
+"""Tensors that repeat: labels, values and uses have stride 0 along every axis on which they do not vary.
+
+A label of a channel holds at every position of a map. Spelled out, the labels of one activation would be as large as
+the activation; with stride 0 along the positions they are a vector, whatever the size of the image. `narrow` drops the
+repetition, `expand` brings it back, and what is computed in between costs no more than the vector.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-Labels = Any  # a Tensor, or a list of Tensors for an operator that returns several
+Labels: TypeAlias = "Tensor | list[Labels] | None"
+"""What is said about a node: a tensor, a list for an operator that returns several, None for what is not a tensor."""
 NAN = float("nan")
+NO_CLASS = torch.zeros((), dtype=torch.int64)
 
 
 def narrow(tensor: Tensor) -> Tensor:
@@ -32,11 +39,11 @@ def repeated(tensor: Tensor) -> Tensor:
 
 def common(*tensors: Tensor) -> list[Tensor]:
     """Narrow tensors of one shape on the axes where all of them repeat."""
-    found = list(tensors)
+    thin = list(tensors)
     for axis in range(tensors[0].ndim):
         if tensors[0].shape[axis] > 1 and all(tensor.stride(axis) == 0 for tensor in tensors):
-            found = [tensor.narrow(axis, 0, 1) for tensor in found]
-    return found
+            thin = [tensor.narrow(axis, 0, 1) for tensor in thin]
+    return thin
 
 
 def distinct(labels: Tensor) -> Tensor:
@@ -44,20 +51,20 @@ def distinct(labels: Tensor) -> Tensor:
     return labels.unique(dim=0) if labels.ndim > 1 else labels.unique()  # type: ignore[no-any-return, no-untyped-call]
 
 
-def flat(labels: Labels) -> list[Tensor]:
+def flat(labels: Labels | tuple[Any, ...]) -> list[Tensor]:
     """Return the tensors in a node's labels, values or uses."""
     if isinstance(labels, Tensor):
         return [labels]
-    return [found for part in labels for found in flat(part)] if isinstance(labels, list | tuple) else []
+    return [tensor for part in labels for tensor in flat(part)] if isinstance(labels, list | tuple) else []
 
 
-def parts(tensor: Tensor, count: int, axis: int = 0) -> Tensor:
-    """Split an axis in two: `count` parts, and what is in a part."""
+def in_groups(tensor: Tensor, count: int, axis: int = 0) -> Tensor:
+    """Split an axis in two: `count` groups, and what is in a group."""
     return tensor.reshape(*tensor.shape[:axis], count, -1, *tensor.shape[axis + 1 :])
 
 
 def like(value: Any, fill: Any, dtype: torch.dtype) -> Labels:
-    """Return labels or values of one fill in the shape of what a node returned."""
+    """Return labels, values or uses of one fill, in the shape of what a node returned."""
     if isinstance(value, Tensor):
         return torch.full((), fill, dtype=dtype).expand(value.shape)
     return [like(part, fill, dtype) for part in value] if isinstance(value, list | tuple) else None
@@ -81,8 +88,22 @@ def uniform(values: Tensor, axis: int) -> Tensor:
     return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
 
 
+def first_along(tensor: Tensor, axes: Sequence[int], *, keepdim: bool) -> Tensor:
+    """Take the first element along each of some axes."""
+    for axis in sorted(axes, reverse=True):
+        tensor = tensor.narrow(axis, 0, 1) if keepdim else tensor.select(axis, 0)
+    return tensor
+
+
+def varies(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+    """Whether a tensor varies along the axes, which become size 1; NaN varies, as it equals not even itself."""
+    thin = narrow(tensor)
+    differs = thin != first_along(thin, axes, keepdim=True)
+    return differs.any(dim=list(axes), keepdim=True) if axes else differs
+
+
 def finite(values: Tensor) -> Tensor:
-    """Call an infinite constant live."""
+    """Call an infinite constant live: no bias can hold it."""
     return values.masked_fill(~values.isfinite(), NAN)
 
 

@@ -1,4 +1,4 @@
-"""Exact removal as a property: of every topology in `networks.py`, of random networks, of some that people use."""
+"""Exact removal as a property: of every topology in `tests.networks`, of random networks, of some that people use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 
 import pytest
 import torch
-from networks import ACTIVATIONS, CASES, Case, leaf, plant, planted, random_network, randomize
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -16,6 +15,7 @@ from benchmarks import zoo
 from pruning_lib import Shrunk, find_units, shrink
 from pruning_lib.companion import records
 from pruning_lib.units import weighted
+from tests.networks import ACTIVATIONS, CASES, Case, leaf, plant, planted, random_network, randomize
 
 TOLERANCE = 1e-9
 FAST, SLOW = 60, 1000

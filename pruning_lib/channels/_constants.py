@@ -31,6 +31,17 @@ class Constant(nn.Module):
         Number of channels returned.
     zero : bool
         Whether all of them are 0, and ``bias`` a buffer that says so. Otherwise it is a parameter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from pruning_lib.channels import Constant
+    >>> constant = Constant(nn.Conv2d(3, 2, kernel_size=3, stride=2), channels=2, zero=True)
+    >>> constant
+    Constant(2, zero)
+    >>> constant(torch.ones(5, 3, 9, 9)).shape  # as the convolution's would be
+    torch.Size([5, 2, 4, 4])
     """
 
     bias: Tensor
@@ -73,16 +84,16 @@ def _geometry(layer: nn.Module) -> list[tuple[int, int, int, int]]:
         return [(1, 0, 1, 0)] * 3
     if not isinstance(layer, _ConvNd):
         return []
-    found = []
+    axes = []
     for axis, kernel in enumerate(layer.kernel_size):
         stride, span = layer.stride[axis], layer.dilation[axis] * (kernel - 1)
         padding: Any = layer.padding
         pads = {"same": span, "valid": 0}[padding] if isinstance(padding, str) else 2 * padding[axis]
         if isinstance(layer, _ConvTransposeNd):
-            found.append((stride, -stride - pads + span + 1 + layer.output_padding[axis], 1, 0))
+            axes.append((stride, -stride - pads + span + 1 + layer.output_padding[axis], 1, 0))
         else:
-            found.append((1, pads - span - 1, stride, 1))
-    return found
+            axes.append((1, pads - span - 1, stride, 1))
+    return axes
 
 
 def _length(length: int, geometry: tuple[int, int, int, int]) -> int:

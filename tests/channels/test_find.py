@@ -146,7 +146,7 @@ def test_a_forward_that_depends_on_values_is_refused_with_its_line(forward):
             return self.b(forward(self.a(x)))
 
     for ask in (prl.find_units, prl.shrink):
-        with pytest.raises(RuntimeError, match=r"could not trace Depends.forward: .*\(test_units.py, line \d+\)"):
+        with pytest.raises(RuntimeError, match=r"could not trace Depends.forward: .*\(test_find.py, line \d+\)"):
             ask(Depends(), torch.randn(4, 3))
 
 

@@ -1,0 +1,148 @@
+"""Write down what stays of every tensor, and say why what carries nothing stays, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from pruning_lib.channels._compensate import creates_bias, stand_in
+from pruning_lib.channels._find import layer_of
+from pruning_lib.channels._graph import caller
+from pruning_lib.channels._plan import Plan
+from pruning_lib.channels._shapes import by_channel, distinct
+from pruning_lib.channels._state import Analysis, Call, Kept
+from pruning_lib.channels.rules._layers import channel_axis, kept_groups
+from pruning_lib.units import Group, Units
+
+
+def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node]) -> Plan:
+    """Write down what stays of every tensor.
+
+    Parameters
+    ----------
+    units : Units
+        The groups of the whole network.
+    calls : dict of str to Node
+        The first call of each of its layers, those among them that were severed since.
+    """
+    graph = state.graph
+    masks, blocks = _masks(state, kept)
+    indices = {
+        node: {str(axis): _indices(mask) for axis, mask in enumerate(axes) if not bool(mask.all())}
+        for node, axes in masks.items()
+    }
+    changed = [node for node in indices if indices[node] or node in blocks]
+    return Plan(
+        model=type(graph.model).__name__,
+        shapes={graph.names[node]: list(graph.tensors[node].shape) for node in changed},
+        kept={graph.names[node]: axes for node, axes in indices.items() if axes},
+        units={name: _units_left(state, kept, calls[name], group) for name, group in units.items()},
+        created=[layer_of(state, call) for call in state.calls if creates_bias(state, kept, call)],
+        groups=_groups_left(state, kept),
+        blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
+        constants={caller(graph, node)[0]: _stand_in_channels(state, kept, node) for node in state.severed},
+        notes=[*_notes(state, kept), *_not_followed(state, units)],
+    )
+
+
+def _indices(mask: Tensor) -> list[int]:
+    return mask.nonzero()[:, 0].tolist()
+
+
+def _masks(state: Analysis, kept: Kept) -> tuple[dict[Node, list[Tensor]], dict[Node, Tensor]]:
+    """Return which indices of every tensor stay, along each axis; of grouped weights axis 1 by group that stays."""
+    grouped: dict[Node, Call] = {}
+    for call in state.calls:
+        if call.groups > 1:
+            grouped |= dict.fromkeys(state.leaves[call.weight], call)
+    masks = {node: [kept.of(vector) for vector in axes] for node, axes in state.axes.items()}
+    for node, labels in state.elements.items():
+        masks[node] = [by_channel(kept.of(labels), axis).any(1) for axis in range(labels.ndim)]
+    blocks: dict[Node, Tensor] = {}
+    for node, call in grouped.items():
+        if len(masks.get(node, ())) > 1:
+            stay = masks[node].pop().reshape(call.groups, -1)[kept_groups(call, kept)]
+            if not bool(stay.all()):
+                blocks[node] = stay
+    return masks, blocks
+
+
+def _groups_left(state: Analysis, kept: Kept) -> dict[str, int]:
+    """Return the new number of groups of each grouped convolution and GroupNorm that loses some."""
+    stay = {layer_of(state, call): kept_groups(call, kept) for call in state.calls if call.groups > 1}
+    stay |= {name: kept.of(labels) for name, labels in state.groups.items()}
+    return {name: int(mask.sum()) for name, mask in stay.items() if not bool(mask.all())}
+
+
+def _channels(state: Analysis, node: Node) -> Tensor:
+    """Return the label of each channel that a layer returns."""
+    return by_channel(state.labels_of(node), channel_axis(node))[:, 0]
+
+
+def _stand_in_channels(state: Analysis, kept: Kept, node: Node) -> int:
+    """Return how many constants stand in for a severed layer, negative if all of them are 0."""
+    stay = kept.of(_channels(state, node))
+    return int(stay.sum()) * (1 if bool(stand_in(state, node)[stay].any()) else -1)
+
+
+def _units_left(state: Analysis, kept: Kept, call: Node, group: Group) -> list[int]:
+    index = next(member for member in group.writers if member.layer == group.name).index
+    stay = torch.zeros(group.size, dtype=torch.bool)
+    stay[index[index >= 0]] = kept.of(_channels(state, call))[index >= 0]
+    return _indices(stay)
+
+
+# Notes
+
+
+def _notes(state: Analysis, kept: Kept) -> Iterator[str]:
+    """Say for each layer why units that carry nothing stay, and which layers became constants."""
+    roots = state.classes.roots
+    reasons = {root: f"it {why}" for root, why in state.classes.pinned.items()}
+    for why, extra in kept.notes.items():
+        reasons.update({root: f"it is {why}" for root in extra if root not in reasons})
+    counts: dict[tuple[str, str], int] = {}
+    seen: set[int] = set()
+    for call in state.calls:
+        for root in distinct(roots[call.rows]).tolist():
+            if root and root not in seen and not kept.live[root] and kept.classes[root]:
+                key = layer_of(state, call), reasons.get(root, "it meets what stays")
+                counts[key] = counts.get(key, 0) + 1
+            seen.add(root)
+    for (layer, why), count in counts.items():
+        units = "1 unit that carries nothing stays" if count == 1 else f"{count} units that carry nothing stay"
+        yield f"{layer}: {units}: {why}"
+    yield from _rows_that_stay(state, kept)
+    for node in state.severed:
+        yield f"{caller(state.graph, node)[0]}: no input changes it, so it became a constant"
+
+
+def _rows_that_stay(state: Analysis, kept: Kept) -> Iterator[str]:
+    """Say which layers keep rows of zeros because others write the same channels, or pass them by."""
+    for call in state.calls:
+        constant = ~by_channel(state.values_of(call.node), channel_axis(call.node))[:, 0].isnan()
+        roots = state.classes.roots[call.rows]
+        fed = constant & kept.live[roots] & kept.classes[roots]
+        if not bool(fed.any()):
+            continue
+        others = [
+            layer_of(state, other)
+            for other in state.calls
+            if not other.depthwise and other.node is not call.node
+            if bool(torch.isin(state.classes.roots[other.rows], roots[fed]).any())
+        ]
+        why = f"{others[0]} writes the same channels" if others else "what they hold varies or is lost on the way"
+        count = int(fed.sum())
+        rows = "1 row of constants stays" if count == 1 else f"{count} rows of constants stay"
+        yield f"{layer_of(state, call)}: {rows}: {why}"
+
+
+def _not_followed(state: Analysis, units: Units) -> Iterator[str]:
+    """Say which layers no rule covers at all."""
+    called = {layer_of(state, call) for call in state.calls}
+    for layer, why in units.fixed.items():
+        if layer not in called:
+            yield f"{layer}: its units stay: it {why}"

@@ -1,0 +1,151 @@
+"""Movement: elements change place and nothing else.
+
+The operator itself says where they go: it is run on labels, on values, and for uses on the operand's own indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from pruning_lib.channels._graph import argument, base, shape_of
+from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, varies
+from pruning_lib.channels._state import Analysis, Kept
+from pruning_lib.channels.rules._elementwise import functional
+from pruning_lib.channels.rules._registry import Rule, literal, rule
+
+
+@rule("view reshape flatten unflatten expand repeat view_as expand_as tile", literal="sizes")
+@rule("slice select split split_with_sizes roll narrow", literal="positions")
+@rule(
+    "squeeze unsqueeze permute transpose t movedim swapaxes chunk unbind stack flip pixel_shuffle pixel_unshuffle "
+    "channel_shuffle reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
+)
+@rule("unsafe_chunk", view=True)
+class Movement(Rule):
+    """Every element of the result is one of the operands' elements."""
+
+    def run(self, node: Node, operands: dict[Node, Tensor]) -> Any:
+        """Run the operator on stand-ins for its operands."""
+        args: Any
+        kwargs: Any
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda source: operands[source])
+        if base(node) != "view":
+            return functional(node)(*args, **kwargs)
+        if not isinstance(args[1], list | tuple):
+            raise NotImplementedError("a view as another dtype")
+        return args[0].reshape(args[1])  # labels and values with stride 0 cannot be viewed in another shape
+
+    def move_labels(self, node: Node, operands: dict[Node, Tensor]) -> Labels:
+        """Return the labels of the result."""
+        moved: Labels = _listed(self.run(node, operands))
+        return moved
+
+    def label(self, state: Analysis, node: Node) -> None:
+        try:
+            moved = self.move_labels(node, {source: state.labels_of(source) for source in node.all_input_nodes})
+        except (RuntimeError, TypeError):
+            state.give_up(node)
+            return
+        # A copy has forgotten along which axes its channels repeat.
+        parts = [repeated(part) for part in flat(moved)]
+        state.labels[node] = list(parts) if isinstance(moved, list) else parts[0]
+
+    def value(self, state: Analysis, node: Node) -> None:
+        operands = {source: state.values_of(source).double() for source in node.all_input_nodes}
+        state.values[node] = _listed(self.run(node, operands))
+
+    def use(self, state: Analysis, node: Node) -> None:
+        elsewhere = {source: torch.zeros(shape_of(source), dtype=torch.int64) for source in node.all_input_nodes}
+        used = flat(state.used[node])
+        for source in node.all_input_nodes:
+            if source not in state.labels:
+                continue
+            # Number the elements of one operand from 1 and see which numbers arrive where something is used.
+            count = shape_of(source).numel()
+            numbers = torch.arange(1, count + 1).reshape(shape_of(source))
+            read = torch.zeros(count + 1, dtype=torch.bool)
+            for part, mask in zip(flat(_listed(self.run(node, {**elsewhere, source: numbers}))), used, strict=True):
+                read[part[mask]] = True
+            state.mark(source, read[1:].reshape(shape_of(source)))
+
+    def keep(self, state: Analysis, node: Node, kept: Kept) -> None:
+        """Keep all channels of a movement that, run on the kept ones alone, would put them elsewhere.
+
+        Where the arguments are the sizes of the result, the forward has to compute them, or it fails and is suspected.
+        """
+        if literal(node) == "sizes" or node in state.unknown:
+            return
+        before = {source: state.labels_of(source) for source in node.all_input_nodes}
+        if all(bool(kept.of(labels).all()) for labels in before.values()):
+            return
+        try:
+            after = flat(self.move_labels(node, {source: kept.left(labels) for source, labels in before.items()}))
+            expected = [kept.left(labels) for labels in flat(state.labels[node])]
+            same = len(after) == len(expected) and all(map(torch.equal, after, expected))
+        except (RuntimeError, IndexError):
+            same = False
+        if not same:
+            for labels in before.values():
+                kept.add(labels, f"moved by `{base(node)}` in a way that counts channels")
+
+
+def _listed(result: Any) -> Any:
+    return list(result) if isinstance(result, list | tuple) else result
+
+
+@rule("constant_pad_nd", literal="positions", fill=2)
+@rule("pad", literal="positions", fill=3)
+class Padding(Movement):
+    """A border of one number, or of the inside's own elements.
+
+    Parameters
+    ----------
+    fill : int
+        Where the number stands among the arguments.
+    """
+
+    def __init__(self, fill: int) -> None:
+        self.fill = fill
+
+    def constant(self, node: Node) -> bool:
+        """Whether the border is a number."""
+        return base(node) == "constant_pad_nd" or argument(node, 2, "mode", "constant") == "constant"
+
+    def run(self, node: Node, operands: dict[Node, Tensor], number: float = 0.0) -> Any:
+        source, amounts = operands[node.all_input_nodes[0]], argument(node, 1, "pad")
+        if self.constant(node):
+            return F.pad(source, amounts, value=number)
+        return F.pad(source.double(), amounts, mode=argument(node, 2, "mode")).to(source.dtype)
+
+    def move_labels(self, node: Node, operands: dict[Node, Tensor]) -> Labels:
+        if self.constant(node):
+            return _pad_labels(operands[node.all_input_nodes[0]], argument(node, 1, "pad"))
+        return super().move_labels(node, operands)
+
+    def value(self, state: Analysis, node: Node) -> None:
+        operands = {source: state.values_of(source).double() for source in node.all_input_nodes}
+        padded: Tensor = self.run(node, operands, float(argument(node, self.fill, "value", 0.0) or 0.0))
+        labels = state.labels_of(node)
+        positions = [axis for axis in range(padded.ndim) if not bool(varies(labels, [axis]).any())]
+        # The border differs from the inside, at another size elsewhere: a constant only where both are equal.
+        state.values[node] = torch.where(varies(padded, positions), NAN, padded) if positions else padded
+
+
+def _pad_labels(labels: Tensor, amounts: Sequence[int]) -> Tensor:
+    """Pad labels by 0, no class, along axes of channels; along others what is padded belongs to the channel there."""
+    pairs = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
+    pairs = [(0, 0)] * (labels.ndim - len(pairs)) + pairs
+    thin = narrow(repeated(labels))
+    shape = [size + sum(pair) for size, pair in zip(labels.shape, pairs, strict=True)]
+    varied = [
+        pair if size == thin.shape[axis] else (0, 0)
+        for axis, (size, pair) in enumerate(zip(labels.shape, pairs, strict=True))
+    ]
+    return F.pad(thin, [amount for pair in varied[::-1] for amount in pair]).expand(shape)
