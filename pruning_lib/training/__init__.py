@@ -1,24 +1,13 @@
 """TRAIN: the loop of the book, its schedules, checkpoints and callbacks."""
 
-from pruning_lib.training._fit import (
-    Augment,
-    Callback,
-    CheckpointError,
-    Epoch,
-    Evaluation,
-    History,
-    LossFn,
-    Run,
-    Schedule,
-    ThresholdOnPlateau,
-    constant,
-    cosine,
-    evaluate,
-    fit,
-    flushed,
-    ramp,
-    steps,
-)
+from pruning_lib._types import Augment, LossFn, TensorPair
+from pruning_lib.training._callbacks import Callback, Epoch, History, Run
+from pruning_lib.training._checkpoint import CheckpointError
+from pruning_lib.training._evaluate import Evaluation, evaluate
+from pruning_lib.training._fit import fit
+from pruning_lib.training._plateau import ThresholdOnPlateau
+from pruning_lib.training._schedules import Schedule, constant, cosine, ramp, steps
+from pruning_lib.training._threads import flushed
 
 __all__ = [
     "Augment",
@@ -30,6 +19,7 @@ __all__ = [
     "LossFn",
     "Run",
     "Schedule",
+    "TensorPair",
     "ThresholdOnPlateau",
     "constant",
     "cosine",

@@ -2,9 +2,11 @@
 
 import re
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import seaborn as sns
 import torch
 
 from pruning_lib.companion import plotting
@@ -12,12 +14,12 @@ from pruning_lib.diagnostics import Field
 
 
 def frames(count: int) -> list[plt.Figure]:
-    made = []
+    figures = []
     for i in range(count):
         figure, ax = plt.subplots(figsize=(2, 1))
         ax.plot([0, 1], [0, i])
-        made.append(figure)
-    return made
+        figures.append(figure)
+    return figures
 
 
 def test_slider_needs_nothing_from_outside_and_names_every_frame():
@@ -39,6 +41,17 @@ def test_slider_refuses_unequal_lists():
     plt.close("all")
 
 
+def test_the_look_is_seaborns_in_the_colours_and_sizes_of_the_book() -> None:
+    with mpl.rc_context():
+        plotting.style()
+        assert [color.upper() for color in sns.color_palette().as_hex()] == list(plotting.COLORS)
+        assert mpl.rcParams["axes.prop_cycle"].by_key()["linestyle"] == list(plotting.LINES)
+        assert mpl.rcParams["figure.facecolor"] == mpl.rcParams["axes.facecolor"] == "white"
+        assert (mpl.rcParams["figure.figsize"], mpl.rcParams["font.size"]) == ([6.0, 3.4], 11)
+        assert mpl.rcParams["image.cmap"] == "viridis"
+        assert mpl.rcParams["xtick.bottom"], "seaborn's ticks"
+
+
 def luminance(color: str) -> float:
     channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
@@ -57,7 +70,7 @@ def test_fields_are_drawn_dot_by_dot_in_shapes_that_differ(relative: bool) -> No
         "L2": Field(x, 3 * x, "lr × strength", ["fc1"] * 5),
         "group lasso": Field(x, torch.ones_like(x), "lr × strength", ["fc1"] * 5),
     }
-    figure = plotting.shrinkage_field(fields, relative=relative)
+    figure = plotting.plot_shrinkage_field(fields, relative=relative)
     first, second = (line for line in figure.axes[0].lines if line.get_marker() != "None")
     assert first.get_marker() != second.get_marker()
     assert list(first.get_xdata()) == pytest.approx((x / 2 if relative else x).tolist())
@@ -72,7 +85,7 @@ def test_the_legend_of_seven_fields_covers_no_dot() -> None:
     x = torch.linspace(0.1, 2, 40, dtype=torch.float64)
     names = ("L2", "L1", "group lasso", "guided group lasso", "SeReNe", "stochastic pruning", "receding neurons")
     fields = {name: Field(x, k * x, "lr × strength", ["fc1"] * 40) for k, name in enumerate(names, 1)}
-    figure = plotting.shrinkage_field(fields, relative=False)
+    figure = plotting.plot_shrinkage_field(fields, relative=False)
     figure.draw_without_rendering()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(names)

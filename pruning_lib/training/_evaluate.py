@@ -1,0 +1,77 @@
+"""Mean loss and accuracy of a model over a set of examples."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning_lib._model import eval_mode
+from pruning_lib._types import LossFn, TensorPair
+
+
+class Evaluation(NamedTuple):
+    """Mean loss and share of right answers, 0 … 1, over a set of examples; NaN where the targets are not classes.
+
+    Examples
+    --------
+    >>> loss, accuracy = Evaluation(loss=0.25, accuracy=0.9)
+    >>> accuracy
+    0.9
+    """
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: TensorPair, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
+) -> Evaluation:
+    """Return mean loss and accuracy of a model in evaluation mode; each module's mode is put back afterwards.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gives outputs of shape (examples, classes, …), or any other that `loss_fn` takes.
+    data : TensorPair
+        Inputs (examples, …) and targets (examples, …). Integer targets in the shape of the outputs without their axis 1
+        are classes: each of them, each pixel of a map, is an answer. For all others the accuracy is NaN.
+    batch_size : int
+        Examples per forward pass; it changes the result by rounding alone.
+    loss_fn : callable
+        Mean loss of (outputs, targets), a scalar.
+
+    Raises
+    ------
+    ValueError
+        If there are no examples, or not as many inputs as targets.
+
+    Examples
+    --------
+    >>> import torch
+    >>> logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 4.0], [4.0, 0.0]])
+    >>> evaluate(torch.nn.Identity(), TensorPair(logits, torch.tensor([0, 1, 1, 1]))).accuracy
+    0.75
+    """
+    inputs, targets = data
+    if len(inputs) != len(targets) or not len(inputs):
+        raise ValueError(
+            f"evaluate got {len(inputs)} inputs and {len(targets)} targets; it needs as many of each, and at least one."
+        )
+    loss, right = 0.0, 0.0
+    with eval_mode(model):
+        for x, y in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
+            outputs = model(x)
+            loss += loss_fn(outputs, y).item() * len(y)
+            right += int((outputs.argmax(1) == y).sum()) if _are_classes(y, outputs) else math.nan
+    return Evaluation(loss / len(targets), right / targets.numel())
+
+
+def _are_classes(targets: Tensor, outputs: Tensor) -> bool:
+    """Whether the targets are classes along axis 1 of the outputs."""
+    whole = not targets.is_floating_point() and not targets.is_complex()
+    return whole and outputs.ndim > 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]

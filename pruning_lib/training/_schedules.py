@@ -1,0 +1,94 @@
+"""Schedules: how a learning rate or a strength changes over a training.
+
+Each is named in checkpoints by its ``__qualname__``, settings included, so that a run with another one is recognized.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[float], float]
+"""Progress in [0, 1) → factor on a learning rate or a strength."""
+
+
+def constant(progress: float) -> float:
+    """Stay at the full value.
+
+    Examples
+    --------
+    >>> constant(0.7)
+    1.0
+    """
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """Fall from the full value to 0 along half a cosine.
+
+    Examples
+    --------
+    >>> [cosine(progress) for progress in (0.0, 0.5, 1.0)]
+    [1.0, 0.5, 0.0]
+    """
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def steps(*milestones: float, factor: float = 0.1) -> Schedule:
+    """Return a schedule that multiplies by `factor` at each milestone.
+
+    Parameters
+    ----------
+    *milestones : float
+        Shares of the training in [0, 1], as in ``steps(0.5, 0.75)``.
+    factor : float
+        What each milestone multiplies by.
+
+    Raises
+    ------
+    ValueError
+        If a milestone lies outside [0, 1].
+
+    Examples
+    --------
+    >>> schedule = steps(0.5, 0.75, factor=0.5)
+    >>> [schedule(progress) for progress in (0.0, 0.5, 0.9)]
+    [1, 0.5, 0.25]
+    """
+    if any(not 0 <= milestone <= 1 for milestone in milestones):
+        raise ValueError(f"milestones are shares of the training in [0, 1], got {milestones}.")
+
+    def schedule(progress: float) -> float:
+        return math.prod(factor for milestone in milestones if progress >= milestone)
+
+    schedule.__qualname__ = f"steps({', '.join(map(str, milestones))}, factor={factor})"
+    return schedule
+
+
+def ramp(share: float) -> Schedule:
+    """Return a schedule that rises linearly from 0 to the full value over the first `share` of the training.
+
+    Parameters
+    ----------
+    share : float
+        In (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If `share` lies outside (0, 1].
+
+    Examples
+    --------
+    >>> schedule = ramp(0.5)
+    >>> [schedule(progress) for progress in (0.0, 0.25, 0.75)]
+    [0.0, 0.5, 1.0]
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"ramp got share={share}; it is a share of the training in (0, 1].")
+
+    def schedule(progress: float) -> float:
+        return min(1.0, progress / share)
+
+    schedule.__qualname__ = f"ramp({share})"
+    return schedule

@@ -1,0 +1,46 @@
+"""Evaluation: means over examples, pixels, targets that are not classes, and misuse in words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pruning_lib.training import TensorPair, evaluate
+from tests.training.runs import VAL, network
+
+
+def test_evaluate_is_the_mean_over_examples_whatever_the_batches() -> None:
+    model = network(bn=True)
+    model[2].eval()
+    loss, accuracy = evaluate(model, VAL, batch_size=7)
+    assert [m.training for m in model] == [True, True, False, *[True] * 5]
+    outputs = model.eval()(VAL.inputs)
+    assert loss == pytest.approx(-outputs.log_softmax(1)[range(40), VAL.targets].mean().item(), rel=1e-5)
+    assert accuracy == int((outputs.argmax(1) == VAL.targets).sum()) / 40
+
+
+def test_accuracy_counts_pixels_and_is_nan_where_targets_are_not_classes() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 1, 3, 2)
+    maps = nn.Conv2d(1, 4, 1)
+    classes = torch.randint(4, (6, 3, 2))
+    right = sum(int(maps(image[None])[0, :, i, j].argmax() == target[i, j])
+                for image, target in zip(x, classes, strict=True) for i in range(3) for j in range(2))  # fmt: skip
+    assert evaluate(maps, TensorPair(x, classes), batch_size=4).accuracy == right / 36
+    line = nn.Sequential(nn.Flatten(), nn.Linear(6, 1))
+    flat = nn.Sequential(*line, nn.Flatten(0))
+    binary = nn.Conv2d(1, 1, 1)
+    for model, targets in ((line, torch.randn(6, 1)), (flat, torch.randn(6)), (binary, torch.rand(6, 1, 3, 2))):
+        loss, accuracy = evaluate(model, TensorPair(x, targets), batch_size=4, loss_fn=F.mse_loss)
+        assert math.isnan(accuracy)
+        assert loss == pytest.approx((model(x) - targets).square().mean().item(), rel=1e-5)
+
+
+def test_no_examples_to_evaluate_on_is_named() -> None:
+    for inputs, targets in ((0, 0), (5, 3)):
+        with pytest.raises(ValueError, match=f"evaluate got {inputs} inputs and {targets} targets"):
+            evaluate(network(), TensorPair(VAL.inputs[:inputs], VAL.targets[:targets]))

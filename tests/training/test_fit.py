@@ -1,0 +1,163 @@
+"""The training loop: its step against a loop written out, augmentation, precision, strength, and misuse in words."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import SGD
+
+from pruning_lib.regularizers import L2, GroupLasso
+from pruning_lib.training import TensorPair, cosine, evaluate, fit, ramp, steps
+from tests.training.runs import TRAIN, VAL, network, same
+
+
+def test_fit_takes_the_steps_of_the_loop_written_out() -> None:
+    model = network()
+    twin = copy.deepcopy(model)
+    fit(
+        model, TRAIN, VAL, epochs=2, optimizer=SGD(model.parameters(), 0.1, momentum=0.9),
+        regularizer=GroupLasso(model, 1e-2), batch_size=32, schedule=cosine, seed=3, progress=False,
+    )  # fmt: skip
+    optimizer, reg = SGD(twin.parameters(), 0.1, momentum=0.9), GroupLasso(twin, 1e-2)
+    generator, step = torch.Generator().manual_seed(3), 0
+    for _ in range(2):
+        order = torch.randperm(90, generator=generator)
+        for i in (0, 32, 64):
+            optimizer.param_groups[0]["lr"] = 0.1 * (1 + math.cos(math.pi * step / 6)) / 2
+            batch = order[i : i + 32]
+            logits = twin(TRAIN.inputs[batch])
+            loss = F.cross_entropy(logits, TRAIN.targets[batch]) + reg.penalty(logits)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            reg.update(optimizer)
+            step += 1
+    assert same(model, twin)
+
+
+def test_history_holds_what_evaluate_gives_and_the_rate_that_was_used() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), 0.2)
+    history = fit(
+        model, TRAIN, VAL, epochs=4, optimizer=optimizer, schedule=steps(0.5, factor=0.1), batch_size=90, progress=False
+    )
+    assert history["epoch"] == [0, 1, 2, 3]
+    assert history["lr"] == pytest.approx([0.2, 0.2, 0.02, 0.02])
+    assert (history["val_loss"][-1], history["val_accuracy"][-1]) == evaluate(model, VAL)
+    assert optimizer.param_groups[0]["lr"] == 0.2
+    # One step an epoch: the first training loss is that of the untouched network.
+    assert history["train_loss"][0] == pytest.approx(evaluate(network(), TRAIN).loss, rel=1e-5)
+
+
+def test_augmentation_draws_from_the_seed_and_reaches_training_alone() -> None:
+    seen: list[torch.Tensor] = []
+
+    def noisy(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(torch.randn(len(inputs), generator=generator))
+        return inputs + seen[-1].view(-1, 1, 1, 1)
+
+    models = [network() for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        fit(
+            model,
+            TRAIN,
+            VAL,
+            epochs=2,
+            optimizer=SGD(model.parameters(), 0.1),
+            augment=noisy,
+            seed=seed,
+            progress=False,
+        )
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+    assert sum(map(len, seen)) == 3 * 2 * len(TRAIN.targets)
+
+
+def test_autocast_takes_the_steps_of_the_loop_written_out() -> None:
+    model, by_hand = network(), network()
+    fit(
+        model, TRAIN, VAL, epochs=1, optimizer=SGD(model.parameters(), 0.1), batch_size=len(TRAIN.targets),
+        autocast=torch.bfloat16, progress=False,
+    )  # fmt: skip
+    order = torch.randperm(len(TRAIN.targets), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = by_hand(TRAIN.inputs[order])
+    assert outputs.dtype is torch.bfloat16
+    F.cross_entropy(outputs.float(), TRAIN.targets[order]).backward()
+    SGD(by_hand.parameters(), 0.1).step()
+    assert same(model, by_hand)
+    plain = network()
+    optimizer = SGD(plain.parameters(), 0.1)
+    fit(plain, TRAIN, VAL, epochs=1, optimizer=optimizer, batch_size=len(TRAIN.targets), progress=False)
+    assert not same(model, plain)
+
+
+def test_a_loss_that_diverges_stops_the_run_in_words() -> None:
+    model = network()
+    with pytest.raises(FloatingPointError, match=r"loss became (nan|inf) in epoch 1, step \d+; lower .*\(1e\+06\)"):
+        fit(model, TRAIN, VAL, epochs=3, optimizer=SGD(model.parameters(), 1e6), batch_size=10, progress=False)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "threads"])
+def test_numbers_below_one_are_named(name: str) -> None:
+    model = network()
+    arguments: dict[str, Any] = {"epochs": 1, name: 0}
+    with pytest.raises(ValueError, match=f"fit got {name}=0"):
+        fit(model, TRAIN, VAL, optimizer=SGD(model.parameters(), 0.1), progress=False, **arguments)
+
+
+def test_inputs_and_targets_of_different_length_are_named() -> None:
+    model = network()
+    bad = TensorPair(VAL.inputs, VAL.targets[:5])
+    with pytest.raises(ValueError, match="40 inputs and 5 targets in val"):
+        fit(model, TRAIN, bad, epochs=1, optimizer=SGD(model.parameters(), 0.1), progress=False)
+
+
+def test_progress_is_silent_unless_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    model = network()
+    fit(model, TRAIN, VAL, epochs=1, optimizer=SGD(model.parameters(), 0.1), progress=False)
+    assert capfd.readouterr() == ("", "")
+    fit(model, TRAIN, VAL, epochs=1, optimizer=SGD(model.parameters(), 0.1))
+    assert "epoch 1/1" in capfd.readouterr().err
+
+
+def test_strength_follows_its_schedule_and_is_put_back() -> None:
+    seen: list[float] = []
+
+    class Noting(L2):
+        def penalty(self, outputs: Tensor) -> Tensor:
+            seen.append(self.strength)
+            return super().penalty(outputs)
+
+    model = network()
+    reg = Noting(model, 0.4)
+    fit(
+        model, TRAIN, VAL, epochs=2, optimizer=SGD(model.parameters(), 0.1), regularizer=reg, batch_size=45,
+        strength_schedule=ramp(0.5), progress=False,
+    )  # fmt: skip
+    assert seen == pytest.approx([0.0, 0.2, 0.4, 0.4])
+    assert reg.strength == 0.4
+
+
+def test_a_last_batch_of_one_joins_the_one_before_where_a_batchnorm_needs_two() -> None:
+    train = TensorPair(TRAIN.inputs[:65], TRAIN.targets[:65])
+    for bn, count in ((True, 2), (False, 3)):
+        model = network(bn=bn)
+        seen: list[int] = []
+        model.fc1.register_forward_hook(lambda m, args, _, seen=seen: seen.append(len(args[0])) if m.training else None)
+        fit(model, train, VAL, epochs=1, optimizer=SGD(model.parameters(), 0.1), batch_size=32, progress=False)
+        assert (len(seen), sum(seen)) == (count, 65)
+
+
+def test_a_pair_of_tensors_will_do_and_a_loader_is_named() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), 0.1)
+    assert len(fit(model, tuple(TRAIN), tuple(VAL), epochs=1, optimizer=optimizer, progress=False)) == 1  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="fit got a list for train; it needs two tensors"):
+        fit(model, [TRAIN], VAL, epochs=1, optimizer=optimizer, progress=False)  # type: ignore[arg-type]
