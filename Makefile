@@ -31,6 +31,7 @@ check: style ## what a contributor runs before each commit: style, types, fast t
 style: venv
 	$(FULL) -m ruff check .
 	$(FULL) -m ruff format --check .
+	.venv/bin/lint-imports --no-logo
 	$(FULL) -m mypy
 
 floor: venv-floor ## the library's fast tests with the oldest torch that it allows
