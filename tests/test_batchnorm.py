@@ -12,7 +12,7 @@ from torch.func import functional_call
 import pruning_lib as prl
 from pruning_lib.companion.data import Split, digits
 from pruning_lib.companion.models import LeNet5
-from pruning_lib.regularizers._batchnorm import regularized_norms
+from pruning_lib.regularizers._scales import regularized_norms
 from pruning_lib.training import steps
 from pruning_lib.units import Group, Member, Units
 

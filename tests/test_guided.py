@@ -278,7 +278,7 @@ def test_prox_reads_each_parameters_own_learning_rate_and_leaves_frozen_weights(
 
 def test_wrong_use_is_named():
     model, units = network()
-    with pytest.raises(ValueError, match=r"Guided needs units=pruning_lib\.units\(model, example\)"):
+    with pytest.raises(ValueError, match=r"Guided needs units=pruning_lib\.find_units\(model, example\)"):
         Guided(model, 0.1)
     with pytest.raises(TypeError, match="it guides the classes L1, L2 and GroupLasso"):
         Guided(model, 0.1, base=SeReNe, units=units)

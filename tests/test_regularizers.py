@@ -456,7 +456,7 @@ def test_a_unit_that_went_as_a_coupled_group_is_removed_exactly():
 def test_wrong_use_of_groups_is_named():
     model, units = in_float64(Branches)
     for over in ("columns", "coupled"):
-        with pytest.raises(ValueError, match=f"GroupLasso over {over} needs units=pruning_lib.units"):
+        with pytest.raises(ValueError, match=f"GroupLasso over {over} needs units=pruning_lib.find_units"):
             GroupLasso(model, 1.0, over=over)
     with pytest.raises(ValueError, match="over='channels' is unknown"):
         GroupLasso(model, 1.0, over="channels")

@@ -359,7 +359,7 @@ def test_groups_of_the_network_before_shrink_are_named_and_nothing_is_changed():
     small = prl.shrink(model, torch.randn(1, 1, 4, 4)).model
     before = copy.deepcopy(small.state_dict())
     chosen = {"0": torch.tensor([True, False, True, False]), "5": torch.tensor([False, True, False])}
-    with pytest.raises(ValueError, match="its '5' has 2 channels, theirs has 3. After `shrink`, call `units` again"):
+    with pytest.raises(ValueError, match="its '5' has 2 channels, theirs has 3. After `shrink`, call `find_units` again"):
         zero(small, chosen, units)
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     for look in (prl.importance.magnitude, prl.Dynamics):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruning_lib.regularizers import SeReNe, bound_batchnorm
-from pruning_lib.regularizers._serene import reduce_slopes
+from pruning_lib.regularizers._sensitivity import reduce_slopes
 from pruning_lib.units import Group, Member, Units
 
 CLASSES, EXAMPLES = 4, 6

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers._guided import joined
 from pruning_lib.training import Callback, Run
-from pruning_lib.units import Group, Member, Units, fitting
+from pruning_lib.units import Group, Member, Units, fitting, grouped_view
 
 ALIVE = -1
 
@@ -209,11 +208,11 @@ class Dynamics(Callback):
 
 # Squares in float64: those of a float32 weight cannot underflow there, so that only a true 0 looks dead.
 def _written(layer: Any) -> Tensor:
-    return joined(layer).cpu().double().flatten(3).square().sum((2, 3)).flatten()
+    return grouped_view(layer, layer.weight).cpu().double().square().flatten(2).sum(2).flatten()
 
 
 def _read(layer: Any) -> Tensor:
-    return joined(layer).cpu().double().flatten(3).square().sum((1, 3)).flatten()
+    return grouped_view(layer, layer.weight).cpu().double().square().transpose(1, 2).flatten(2).sum(2).flatten()
 
 
 def _scaled(norm: Any) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from pruning_lib.regularizers._base import Regularizer
+from pruning_lib.regularizers import Regularizer
 
 Unit = Literal["lr × strength", "strength", "step"]
 
