@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,11 +14,18 @@ from pruning_lib.companion.data import digits
 from pruning_lib.companion.models import LeNet5, LeNet300
 from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, SeReNe
 from pruning_lib.units import Group, Member, Units
+from tests.regularizers.protocol import Method, modes
 
 BASES = [L1, L2, GroupLasso]
 SIDES = ["incoming", "outgoing", "both"]
 STRENGTH = 0.03
 OUTPUTS = torch.zeros(1, 3, dtype=torch.float64)
+
+PROTOCOL = [
+    Method(f"Guided {base.__name__} {mode}", partial(Guided, base=base, apply=mode), needs_units=True)
+    for base in BASES
+    for mode in modes(Guided)
+]
 
 
 def network(seed: int = 0) -> tuple[nn.Sequential, Units]:
