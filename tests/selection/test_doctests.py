@@ -3,6 +3,7 @@
 import pytest
 
 from pruning_lib import selection
+from pruning_lib.selection import importance
 from tests.doctests import check, modules_of, without_example
 
 
@@ -13,3 +14,4 @@ def test_examples_print_what_they_say(module):
 
 def test_every_public_name_has_an_example():
     assert without_example(selection) == []
+    assert all(">>>" in function.__doc__ for function in (importance.magnitude, importance.taylor, importance.random))
