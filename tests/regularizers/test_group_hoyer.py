@@ -1,6 +1,7 @@
 """Group-HS: values by NumPy, slopes by finite differences, what it leaves alone, and what it does on digits."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +12,23 @@ import pruning_lib as prl
 from pruning_lib.companion.data import digits
 from pruning_lib.companion.models import LeNet300
 from pruning_lib.regularizers import L2, GroupHoyer, GroupLasso
+from tests.regularizers.protocol import Method, modes
 
 STRENGTH = 0.03
 OUTPUTS = torch.zeros(1, 3)
+
+PROTOCOL = [
+    *(Method(f"GroupHoyer {mode}", partial(GroupHoyer, apply=mode)) for mode in modes(GroupHoyer)),
+    *(
+        Method(
+            f"GroupHoyer both {mode}",
+            partial(GroupHoyer, over="both", apply=mode),
+            needs_units=True,
+            reach=("conv2.", "fc1."),
+        )
+        for mode in modes(GroupHoyer)
+    ),
+]
 
 
 def network() -> tuple[nn.Module, prl.find_units]:

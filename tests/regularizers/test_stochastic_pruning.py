@@ -1,8 +1,8 @@
 """Stochastic weight pruning: probabilities against NumPy, draws against their distribution, the paper's claim."""
 
 import copy
-import functools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import pruning_lib as prl
 from pruning_lib.companion.data import digits
 from pruning_lib.companion.models import LeNet300
 from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, StochasticPruning
+from tests.regularizers.protocol import Method
 
 FORMULAS = {
     "gaussian": lambda x: np.exp(-(x**2) / 2),
@@ -22,6 +23,15 @@ FORMULAS = {
 }
 # Two-sided 4.9 standard deviations: a right sampler fails one such comparison in a million.
 DEVIATIONS = 4.9
+
+PROTOCOL = [
+    Method("StochasticPruning", partial(StochasticPruning, temperature=0.3), off_at_zero=False, partner=True),
+    Method(
+        "StochasticPruning mask",
+        partial(StochasticPruning, base=L1, temperature=0.3, mode="mask"),
+        off_at_zero=False,
+    ),
+]
 
 
 def layer_of(values: torch.Tensor) -> nn.Linear:
@@ -232,7 +242,7 @@ def test_without_strength_only_the_sampling_is_left():
 def test_it_composes_with_a_guided_group_lasso():
     model = network()
     units = prl.find_units(model, torch.zeros(1, 64))
-    base = functools.partial(Guided, base=GroupLasso, units=units)
+    base = partial(Guided, base=GroupLasso, units=units)
     reg = StochasticPruning(model, 0.05, base=base, temperature=0.3)
     steps(model, reg, sgd(model), 150)
     chosen = [norm == 0 for name, norm in reg.importance().items() if name in units]

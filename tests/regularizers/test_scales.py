@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,12 +13,26 @@ from torch.func import functional_call
 import pruning_lib as prl
 from pruning_lib.companion.data import Split, digits
 from pruning_lib.companion.models import LeNet5
-from pruning_lib.regularizers._batchnorm import regularized_norms
+from pruning_lib.regularizers._scales import regularized_norms
 from pruning_lib.training import steps
 from pruning_lib.units import Group, Member, Units
+from tests.regularizers.protocol import Method, modes
 
 NORMS = ("0", "1", "3")
 OUT = torch.zeros(1)
+
+PROTOCOL = [
+    *(
+        Method(
+            f"NetworkSlimming {mode}",
+            partial(prl.NetworkSlimming, apply=mode),
+            plain_scales=mode == "prox",
+            partner=mode == "loss",
+        )
+        for mode in modes(prl.NetworkSlimming)
+    ),
+    Method("Polarization", prl.Polarization, plain_scales=True),
+]
 
 
 def network(values: list[list[float]] | None = None) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,11 +14,18 @@ from pruning_lib.companion.data import digits
 from pruning_lib.companion.models import LeNet5, LeNet300
 from pruning_lib.regularizers import L1, L2, GroupLasso, Guided, SeReNe
 from pruning_lib.units import Group, Member, Units
+from tests.regularizers.protocol import Method, modes
 
 BASES = [L1, L2, GroupLasso]
 SIDES = ["incoming", "outgoing", "both"]
 STRENGTH = 0.03
 OUTPUTS = torch.zeros(1, 3, dtype=torch.float64)
+
+PROTOCOL = [
+    Method(f"Guided {base.__name__} {mode}", partial(Guided, base=base, apply=mode), needs_units=True)
+    for base in BASES
+    for mode in modes(Guided)
+]
 
 
 def network(seed: int = 0) -> tuple[nn.Sequential, Units]:
@@ -278,7 +286,7 @@ def test_prox_reads_each_parameters_own_learning_rate_and_leaves_frozen_weights(
 
 def test_wrong_use_is_named():
     model, units = network()
-    with pytest.raises(ValueError, match=r"Guided needs units=pruning_lib\.units\(model, example\)"):
+    with pytest.raises(ValueError, match=r"Guided needs units=pruning_lib\.find_units\(model, example\)"):
         Guided(model, 0.1)
     with pytest.raises(TypeError, match="it guides the classes L1, L2 and GroupLasso"):
         Guided(model, 0.1, base=SeReNe, units=units)

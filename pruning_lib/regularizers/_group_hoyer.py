@@ -1,4 +1,4 @@
-"""DeepHoyer's Group-HS (Yang, Wen & Li, 2020, arXiv 1908.09979), a baseline in the chapter `serene`.
+"""DeepHoyer's Group-HS (Yang, Wen & Li, 2020, arXiv 1908.09979).
 
     R = λ Σ_l (Σ_i ‖w_i‖₂)² / Σ_i ‖w_i‖₂² = λ Σ_l a²/q        ∂R/∂w_i = 2λ (a/q) (1/‖w_i‖₂ − a/q) w_i
 
@@ -6,7 +6,7 @@ w_i: the weights of group i of layer l; a, q: the sums of their lengths, and of 
 a²/q says how many groups there are: k groups of equal length and nothing else give k. A layer times a number has the
 same, so no layer is shortened as a whole: groups shorter than q/a are pulled down, and the others are lifted.
 
-L0 by hard-concrete gates (Louizos et al., 2018) is not here: it is no penalty on weights, but draws a gate for every
+L0 by hard-concrete gates (Louizos et al., 2018) is not here: it is not a penalty on weights, but draws a gate for every
 unit in the forward pass, and trains parameters that the gates have of their own.
 """
 
@@ -18,12 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers._base import checked_choice
-from pruning_lib.regularizers._norms import WeightPenalty, joined, row_block, unit_blocks
+from pruning_lib.regularizers._groups import GroupPenalty, viewed
 from pruning_lib.units import Units
 
 
-class GroupHoyer(WeightPenalty):
+class GroupHoyer(GroupPenalty):
     """Concentrate the length of each layer in few groups, without shortening the layer as a whole.
 
     Parameters
@@ -33,7 +32,7 @@ class GroupHoyer(WeightPenalty):
     strength : float
         λ ≥ 0.
     apply : {"loss", "gradient", "decay"}
-        A term of the loss, as published; or one of the other ways of `pruning_lib.regularizers.norms`. None of them
+        A term of the loss, as published; its gradient alone; or a step along it after the optimizer's. None of them
         reaches exact zeros: select by a fraction, a budget or a threshold afterwards, as the paper does.
     over : {"rows", "columns", "both"}
         What a group is: what one layer's unit reads; what one layer reads from a unit, several channels behind a
@@ -51,9 +50,21 @@ class GroupHoyer(WeightPenalty):
     -----
     The released code sums over the columns of the first layer as well: the inputs. Here only units are groups. q is the
     sum over the groups penalized, which is ‖W‖² where they are the whole layer.
+
+    Examples
+    --------
+    Two rows of equal length and one of zeros count as two groups, however long they are.
+
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> layer = torch.nn.Linear(2, 3, bias=False)
+    >>> _ = layer.weight.detach().copy_(torch.tensor([[3.0, 4.0], [0.0, 5.0], [0.0, 0.0]]))
+    >>> prl.GroupHoyer(layer, strength=1.0).penalty(layer(torch.zeros(1, 2))).item()
+    2.0
     """
 
     ways = ("loss", "gradient", "decay")
+    choices = ("rows", "columns", "both")
 
     def __init__(
         self,
@@ -64,20 +75,7 @@ class GroupHoyer(WeightPenalty):
         over: Literal["rows", "columns", "both"] = "rows",
         units: Units | None = None,
     ) -> None:
-        self.over = checked_choice(over, "over", ("rows", "columns", "both"))
-        if over != "rows" and units is None:
-            raise ValueError(
-                f"GroupHoyer over {over} needs units=pruning_lib.find_units(model, example): they say who reads a unit."
-            )
-        super().__init__(model, strength, apply, units)
-        self._blocks = [] if over == "columns" else [row_block(name, layer) for name, layer in self._layers.items()]
-        if over != "rows" and units is not None:
-            self._blocks += unit_blocks(model, units, "columns", self, in_place=self.apply == "decay")
-        self._penalized = list(dict.fromkeys(block.sides[0].module for block in self._blocks))
-        self._place = {module: place for place, module in enumerate(self._penalized)}
-
-    def _lengths(self, weights: list[Tensor]) -> list[Tensor]:
-        return [block.sides[0].lengths(weights[self._place[block.sides[0].module]]) for block in self._blocks]
+        super().__init__(model, strength, apply, over, units)
 
     def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         # A block that is all 0 counts 0.
@@ -85,16 +83,14 @@ class GroupHoyer(WeightPenalty):
         return torch.stack([top / torch.where(bottom > 0, bottom, 1) for top, bottom in parts]).sum()
 
     def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
-        factors: dict[nn.Module, Tensor] = {}
+        pulls: dict[nn.Module, Tensor] = {}
         for block, length in zip(self._blocks, lengths, strict=True):
             side = block.sides[0]
             ratio = length.sum() / length.square().sum()
             # What is 0 has slope 0.
             pull = torch.where(length > 0, 2 * factor * ratio * (1 / length - ratio), 0)
-            mine = side.spread(pull, 0.0, weights[self._place[side.module]])
+            spread = side.spread(pull, 0.0, weights[self._place[side.module]])
             # A weight in a row and a column is pulled by both.
-            factors[side.module] = factors[side.module] + mine if side.module in factors else mine
+            pulls[side.module] = pulls[side.module] + spread if side.module in pulls else spread
         for module, weight in zip(self._penalized, weights, strict=True):
-            slope = torch.empty_like(weight)
-            torch.mul(joined(module, weight), factors[module], out=joined(module, slope))
-            yield slope
+            yield viewed(torch.mul, module, weight, pulls[module])

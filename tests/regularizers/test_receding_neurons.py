@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,10 +18,15 @@ from pruning_lib.companion.data import digits
 from pruning_lib.companion.models import LeNet5, ResNet
 from pruning_lib.training import steps
 from pruning_lib.units import bounded_scale
+from tests.regularizers.protocol import Method
 
 GAMMA = "{}.parametrizations.weight.original"
 DEAD = "{}.parametrizations.weight.0.dead"
 EXAMPLE = torch.zeros(2, 1, 8, 8)
+
+PROTOCOL = [
+    Method("RecedingNeurons", partial(prl.RecedingNeurons, shift=0.0), prepare=prl.bound_batchnorm, partner=True),
+]
 
 
 def network(bound: bool = True, seed: int = 0) -> nn.Module:

@@ -32,8 +32,8 @@ from pruning_lib.regularizers._base import (
     learning_rates,
     regularized_layers,
 )
-from pruning_lib.regularizers._batchnorm import regularized_norms
-from pruning_lib.regularizers._norms import L2
+from pruning_lib.regularizers._l2 import L2
+from pruning_lib.regularizers._scales import regularized_norms
 from pruning_lib.units import BatchNorm, Units, Weighted, check_plain
 
 Probability = Callable[[Tensor], Tensor]
@@ -102,9 +102,21 @@ class StochasticPruning(Regularizer):
     The optimizer's momentum of a zeroed weight is left as it is. Under ``"regrow"`` it is the only memory that such a
     weight has: a gradient that persists builds up there until one step leaps over τ. Under ``"mask"`` it moves nothing.
 
-    Random numbers are dear on a CPU. A step draws twice as many as its largest piece has weights (a piece: a layer, but
-    at most 65,536 weights or one row), and each piece reads them from a place drawn anew. So every weight has its exact
-    P₀, independent from step to step, and two weights of different pieces rarely share a number, never for long.
+    Random numbers are expensive on a CPU. A step draws twice as many as its largest piece has weights (a piece: a
+    layer, but at most 65,536 weights or one row), and each piece reads them from a place drawn anew. So every weight
+    has its exact P₀, independent from step to step, and two weights of different pieces rarely share a number, never
+    for long.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> layer = torch.nn.Linear(4, 1, bias=False)
+    >>> _ = layer.weight.detach().copy_(torch.tensor([[0.05, 0.09, 0.2, 1.0]]))
+    >>> reg = prl.StochasticPruning(layer, probability="deterministic", temperature={"": 0.1})
+    >>> reg.update(torch.optim.SGD(layer.parameters(), lr=0.1))
+    >>> layer.weight.detach()
+    tensor([[0.0000, 0.0000, 0.2000, 1.0000]])
     """
 
     def __init__(
@@ -133,6 +145,11 @@ class StochasticPruning(Regularizer):
         self.base = base(model, strength) if units is None else base(model, strength, units=units)
         self._kept: dict[str, Tensor] = {}
         self._step = 0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Return the names of the layers whose weights are sampled, in the order of registration."""
+        return tuple(self._layers)
 
     def penalty(self, outputs: Tensor) -> Tensor:
         """Return λΩ, or what else `base` adds to the loss."""
@@ -175,7 +192,7 @@ class StochasticPruning(Regularizer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises
         ------
@@ -222,10 +239,10 @@ class StochasticPruning(Regularizer):
             place = places.integers(len(pool) - piece.numel() + 1)
             drawn = pool[place : place + piece.numel()].view(piece.shape)
             # u ≤ P₀ zeroes. 1.0 where a weight stays, as floats multiply five times as fast as a bool mask fills.
-            kept = torch.gt(self._energies(piece, name), drawn, out=torch.empty_like(drawn))
+            stays = torch.gt(self._energies(piece, name), drawn, out=torch.empty_like(drawn))
             if self.mode == "mask":
-                kept = self._kept[name][start : start + rows].mul_(kept)
-            piece.mul_(kept)
+                stays = self._kept[name][start : start + rows].mul_(stays)
+            piece.mul_(stays)
 
 
 def _piece(weight: Tensor) -> int:
@@ -234,14 +251,14 @@ def _piece(weight: Tensor) -> int:
 
 
 def _checked_seed(seed: int) -> int:
-    """Return `seed`, or raise ValueError if it is negative or no integer."""
+    """Return `seed`, or raise ValueError if it is negative or not an integer."""
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"StochasticPruning got seed={seed!r}; it must be an integer ≥ 0, the same on every rank.")
     return seed
 
 
 def _energy(probability: str | Probability) -> Callable[[Tensor], Tensor]:
-    """Return E = −ln P₀, or raise ValueError if P₀ is unknown or no falling probability."""
+    """Return E = −ln P₀, or raise ValueError if P₀ is unknown or not a falling probability."""
     if isinstance(probability, str):
         return ENERGIES[checked_choice(probability, "probability", tuple(ENERGIES))]
     grid = torch.linspace(0, 10, 101)
@@ -261,14 +278,14 @@ def _temperatures(
         if temperature.keys() != layers.keys():
             odd = sorted(temperature.keys() ^ layers.keys())[0]
             raise ValueError(f"temperature must name each layer of {', '.join(layers)} and no other; see '{odd}'.")
-        found = {name: float(temperature[name]) for name in layers}
+        taus = {name: float(temperature[name]) for name in layers}
     else:
         scales = {name: layer.weight.detach().float().square().mean().sqrt().item() for name, layer in layers.items()}
-        found = {name: float(temperature) * scale for name, scale in scales.items()}
-    for name, tau in found.items():
+        taus = {name: float(temperature) * scale for name, scale in scales.items()}
+    for name, tau in taus.items():
         if not math.isfinite(tau) or tau <= 0:
             raise ValueError(
                 f"StochasticPruning got temperature={temperature!r}, which makes τ = {tau:g} in '{name}'; it must be "
                 "positive (and a layer of zeros needs its own, in a mapping)."
             )
-    return found
+    return taus
