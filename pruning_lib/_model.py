@@ -10,9 +10,11 @@ import os
 import sysconfig
 import traceback
 import types
+import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,6 +104,47 @@ def _ours(hook: Any) -> bool:
         hook = hook.func
     owner = type(hook.__self__) if isinstance(hook, types.MethodType) else hook
     return str(getattr(owner, "__module__", "")).startswith("pruning_lib.")
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode, and every module back into its own mode afterwards, whatever happens in between.
+
+    One flag for the whole model would not do: a user may have frozen single BatchNorms with ``norm.eval()``.
+    """
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextlib.contextmanager
+def atomic_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the path of an empty draft in the same folder; it replaces `path` at the end, or vanishes on an error.
+
+    Readers see the old file or the whole new one, also after a crash: the draft reaches the disk before its new name.
+    A writer that appends a suffix of its own, as `numpy.savez` does, has to be given an open file.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.part")
+    # The system applies the process's umask to 0o666 itself. Asking for the umask in Python means to set it for a
+    # moment, for all threads; a file from `tempfile` would be readable by its owner alone.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield draft
+        handle = os.open(draft, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(draft, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
 
 
 def first_line(error: BaseException) -> str:
