@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.bench import Bench, _rounded
-from experiments.methods import METHODS, prepare
+from experiments.bench import Bench, rounded
+from experiments.methods import prepare, regularizer_of
+from experiments.targets import EPSILON, NATURAL
 from pruning_lib.channels import find_units, shrink
 from pruning_lib.companion.records import Record
 from pruning_lib.diagnostics import Dynamics
@@ -24,7 +25,6 @@ from pruning_lib.selection import select, zero
 from pruning_lib.training import Callback, Run, constant, cosine
 from pruning_lib.units import BatchNorm, Units, rows, weighted
 
-NATURAL = "natural"
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -44,7 +44,7 @@ class Watch(Callback):
     """
 
     def __init__(self, units: Units) -> None:
-        self._groups = units
+        self._units = units
         self.log: dict[str, list[Any]] = {}
 
     @torch.no_grad()
@@ -52,14 +52,14 @@ class Watch(Callback):
         """Count."""
         weights = [layer.weight for layer in weighted(run.model).values()]
         zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
-        dynamics = Dynamics(run.model, self._groups)
+        dynamics = Dynamics(run.model, self._units)
         dynamics.record(run.epoch)
-        self._add("zero_weights", _rounded(zeros))
-        self._add("dead", [int((dynamics[name].state[-1] > 0).sum()) for name in self._groups])
+        self._add("zero_weights", rounded(zeros))
+        self._add("dead", [int((dynamics[name].state[-1] > 0).sum()) for name in self._units])
         scales = [m.weight.abs().flatten() for m in run.model.modules() if isinstance(m, BatchNorm) and m.affine]
         if scales:
             quantiles = torch.cat(scales).double().cpu().quantile(torch.tensor(QUANTILES, dtype=torch.float64))
-            self._add("scales", [_rounded(value) for value in quantiles.tolist()])
+            self._add("scales", [rounded(value) for value in quantiles.tolist()])
 
     def _add(self, name: str, value: Any) -> None:
         self.log.setdefault(name, []).append(value)
@@ -79,7 +79,7 @@ def run_natural(bench: Bench) -> Record:
     model = bench.dense()
     prepare(model, config)
     units = find_units(model, bench.example)
-    regularizer = METHODS[config["method"]](model, config, units)
+    regularizer = regularizer_of(model, config, units)
     watch = Watch(units)
     history = bench.train(
         model,
@@ -100,7 +100,7 @@ def run_natural(bench: Bench) -> Record:
 def _cut(bench: Bench, model: nn.Module, units: Units, cut: str) -> dict[str, Any]:
     zeroed = copy.deepcopy(model)
     if cut != NATURAL:
-        chosen = select(largest_weights(model, units), units, threshold=float(cut.removeprefix("epsilon-")))
+        chosen = select(largest_weights(model, units), units, threshold=float(cut.removeprefix(EPSILON)))
         zero(zeroed, chosen, units)
     small = shrink(zeroed, bench.example).model
     stages = {"zeroed": bench.stage(zeroed), "shrunk": bench.stage(small)}

@@ -10,10 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.bench import Bench, LoggedTest, Target, drop_inputs, fewer, found_widths, run_prune, run_scratch
+from experiments._provenance import provenance
+from experiments.bench import Bench, LoggedTest
 from experiments.methods import METHODS, optimizer_of, prepare
-from experiments.runner import provenance
-from experiments.suites import ALL_CRITERIA, MORE, PROTOCOLS
+from experiments.recipes._prune import drop_inputs, run_prune
+from experiments.recipes._scratch import found_widths, run_scratch
+from experiments.suites import SUITES
+from experiments.suites.ablations import ALL_CRITERIA
+from experiments.targets import Target, fewer
 from pruning_lib._measure import measure
 from pruning_lib.channels import find_units, shrink
 from pruning_lib.companion.models import LeNet300
@@ -23,12 +27,12 @@ from pruning_lib.training import Run
 from pruning_lib.units import BatchNorm, bounded_scale
 
 SMALL = replace(
-    PROTOCOLS["digits-tiny"], network={"model": "lenet300-bn", "widths": [32, 16]}, epochs=1, finetune_epochs=1
+    SUITES["digits-tiny"].protocol, network={"model": "lenet300-bn", "widths": [32, 16]}, epochs=1, finetune_epochs=1
 )
 
 
 def config(protocol: Any = SMALL, method: str = "dense", strength: float = 1e-3, **more: Any) -> dict[str, Any]:
-    return protocol._base(0) | protocol._prune(method, strength) | MORE.get(method, {}) | more
+    return protocol._base(0) | protocol._prune(method, strength) | METHODS[method].settings | more
 
 
 def test_a_narrow_network_is_the_one_its_constructor_would_draw(tmp_path: Path) -> None:
@@ -136,7 +140,7 @@ def test_low_precision_and_channels_last_reach_a_record(tmp_path: Path) -> None:
 
 
 def test_a_papers_protocol_logs_the_test_set_by_epoch_and_the_best_of_it(tmp_path: Path) -> None:
-    paper = PROTOCOLS["cifar10-vgg16-paper-protocol"].more
+    paper = SUITES["cifar10-vgg16-paper-protocol"].protocol.more
     more = {key: paper[key] for key in ("nesterov", "schedule", "log_test", "scale", "shifts")}
     run = config(criteria=["own", "scales-local"], **more | {"epochs": 8, "finetune_epochs": 4, "finetune_lr": 0.1})
     record = run_prune(Bench(run, tmp_path)) | {"provenance": provenance() | {"seconds": 0.0}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def record(seed: int = 0, strength: float = 1e-3, error: float = 2.0) -> dict[st
         "provenance": {"date": "2026-01-31", "commit": "abc1234", "python": "3.11.7", "torch": "2.8.0"}
         | {"processor": "x86_64 AVX2", "threads": 1, "seconds": 1.0},
     }
+
+
+HEAD = {"title": "Tiny", "question": "Why?", "margin": 0.5, "judged_by": "accuracy"} | {
+    "scores": {}, "labels": {"l1": "L1"}, "claims": []
+}  # fmt: skip
 
 
 def test_a_measurement_is_read_by_name_or_named(tmp_path):
@@ -66,6 +72,10 @@ def test_what_is_written_is_read_and_named_after_its_configuration(tmp_path: Pat
         (("stages", "trained", "units", "fc1"), "many", "units: 'fc1' should be int, is 'many'"),
         (("stages", "trained", "units", "fc1"), -1, "'fc1' cannot have -1 units"),
         (("history", 0), [0.1, None], "epoch 0 of the history should be four numbers"),
+        (("history", 0), [0.1, 0.2, math.nan, 0.1], "history: 0: 2 is nan; only finite numbers"),
+        (("history", 0), [0.1, 0.2, True, 0.1], "epoch 0 of the history should be four numbers"),
+        (("log",), {"scales": [[0.1, math.inf]]}, "log: scales: 0: 1 is inf"),
+        (("config", "lr"), math.nan, "config: lr is nan"),
         (("provenance", "seconds"), None, "provenance: 'seconds' should be float"),
     ],
 )
@@ -79,7 +89,7 @@ def test_a_record_out_of_shape_is_refused_and_nothing_is_written(
     place[where[-1]] = value
     with pytest.raises((ValueError, TypeError), match=message):
         records.validate(broken)
-    if where[0] not in ("suite", "config"):
+    if where[0] != "suite" and where[-1] not in ("seed", "strength"):
         with pytest.raises(ValueError, match=message):
             records.write(broken, tmp_path)
         assert not list(tmp_path.rglob("*.json"))
@@ -106,7 +116,7 @@ def test_the_shipped_summary_gives_the_same_rows(tmp_path: Path) -> None:
         records.write(record(seed), tmp_path)
     whole = records.load("tiny", folder=tmp_path)
     shipped = tmp_path / "shipped"
-    records.write_text(shipped / "tiny.json", records.summary_text(whole))
+    records.write_text(shipped / "tiny.json", records.summary_text(whole, HEAD))
     assert records.load("tiny", folder=tmp_path / "nothing", shipped=shipped) == whole
 
 
@@ -130,20 +140,13 @@ def test_choose_keeps_every_strength_where_sizes_differ() -> None:
 
 
 def test_interval_is_students() -> None:
-    mean, half = records.interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert mean == 3
-    assert half == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5), rel=1e-4)
+    # Quantiles from a printed table, by the number of values: two, five, eleven, thirty-one.
+    for n, quantile in ((2, 12.706), (5, 2.776), (11, 2.228), (31, 2.042)):
+        values = [float(i) for i in range(n)]
+        mean, half = records.interval(values)
+        assert mean == (n - 1) / 2
+        assert half == pytest.approx(quantile * statistics.stdev(values) / math.sqrt(n), rel=3e-4)
     assert records.interval([1.0]) == (1.0, math.inf)
-
-
-def test_the_table_of_quantiles_is_right() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    for degrees, value in enumerate(records.T975, start=1):
-        assert value == pytest.approx(stats.t.ppf(0.975, degrees), abs=6e-4)
-    for n in (12, 30, 100):
-        assert records.interval([0.0, 1.0] * (n // 2))[1] == pytest.approx(
-            stats.t.ppf(0.975, n - 1) * math.sqrt(0.25 * n / (n - 1) / n), rel=0.01
-        )
 
 
 def test_paired_differences_cancel_what_seeds_share() -> None:
@@ -160,15 +163,60 @@ def test_pairs_without_a_common_seed_or_with_one_twice_are_named() -> None:
         records.paired(one * 2, one, "e")
 
 
-SUMMARIES = [path for path in sorted(records.SHIPPED.glob("*.json")) if not path.name.startswith(records.MEASURED)]
+@pytest.mark.parametrize("place", ["../..", "a/b", "", ".", "/etc"])
+@pytest.mark.parametrize("key", ["suite", "method"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, key: str, place: str) -> None:
+    folder = tmp_path / "in" / "records"
+    broken: Any = record()
+    if key == "suite":
+        broken["suite"] = place
+    else:
+        broken["config"]["method"] = f"x/{place}"
+    with pytest.raises(ValueError, match="cannot be filed under"):
+        records.write(broken, folder)
+    assert not list(tmp_path.rglob("*.json"))
 
 
-@pytest.mark.parametrize("path", SUMMARIES, ids=lambda path: path.stem)
-def test_shipped_summaries_equal_the_records(path: Path) -> None:
-    whole = records.read(path.stem)
-    assert whole, f"{path} ships without records"
-    assert path.read_text(encoding="utf-8") == records.summary_text(records.summarize(whole))
-    assert path.stat().st_size <= 300_000
+def test_json_nested_without_end_is_a_sentence_and_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="cut short or not JSON"):
+        records.read_one(path)
+    with pytest.raises(IsADirectoryError):
+        records.read_one(tmp_path)
+
+
+def test_about_says_what_the_summary_says_and_of_records_alone_what_they_do(tmp_path: Path) -> None:
+    folder, shipped = tmp_path / "records", tmp_path / "shipped"
+    records.write(record(), folder)
+    alone = records.about("tiny", folder=folder, shipped=shipped)
+    assert alone == {
+        "title": "tiny", "question": "", "margin": None, "judged_by": "accuracy", "scores": {}, "labels": {},
+        "claims": [],
+    }  # fmt: skip
+    records.write_text(shipped / "tiny.json", records.summary_text(records.load("tiny", folder=folder), HEAD))
+    for place in (folder, tmp_path / "nothing"):
+        assert records.about("tiny", folder=place, shipped=shipped) == HEAD
+    with pytest.raises(FileNotFoundError, match="no records of 'large'; there are tiny"):
+        records.about("large", folder=folder, shipped=shipped)
+
+
+def test_an_error_is_of_the_score_that_the_data_set_is_judged_by() -> None:
+    it = record()
+    it["config"]["data"] = "nuclei"
+    for stages in (it["stages"], it["prunings"][0]["stages"]):
+        for values in stages.values():
+            values |= {"val_dice": 0.9, "test_dice": 0.8, "val_instance_f1": 0.7, "test_instance_f1": 0.6}
+    records.validate(it)
+    (row,) = records.summarize([it])
+    assert (row["val_error"], row["test_error"], row["zeroed_test_error"]) == (10.0, 20.0, 20.0)
+    assert [key for key in row if "dice" in key or "f1" in key] == [
+        f"{stage}{part}_{score}"
+        for score in ("dice", "instance_f1")
+        for part in ("val", "test")
+        for stage in ("trained_", "")
+    ]
+    assert row["trained_test_instance_f1"] == 0.6
 
 
 @pytest.mark.parametrize("folder", sorted(p for p in records.CHECKOUT.glob("*") if p.is_dir()), ids=lambda p: p.name)

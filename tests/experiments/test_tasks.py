@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments import tasks
-from experiments.bench import Bench, run_prune
-from experiments.runner import provenance
-from experiments.suites import MORE, PROTOCOLS
-from pruning_lib.companion.data import DetailedSplit, Split, TensorPair
+from experiments._provenance import provenance
+from experiments.bench import Bench
+from experiments.methods import METHODS
+from experiments.recipes import RECIPES
+from experiments.suites import SUITES
+from pruning_lib.companion.data import DATA_SETS, DetailedSplit, Split, TensorPair
 from pruning_lib.companion.records import summarize, validate
 
 
@@ -29,6 +31,11 @@ def all_parts(pair: TensorPair, details: dict[str, Tensor], classes: int) -> Spl
     return DetailedSplit(pair, pair, pair, classes, details=dict.fromkeys(("train", "val", "test"), details))
 
 
+def put(monkeypatch: pytest.MonkeyPatch, name: str, split: Split) -> None:
+    """Let a data set be this one."""
+    monkeypatch.setitem(DATA_SETS, name, replace(DATA_SETS[name], load=lambda: split))
+
+
 class Parrot(nn.Module):
     """Answers with its inputs."""
 
@@ -41,7 +48,7 @@ def test_maps_are_judged_by_pixels_and_by_objects(monkeypatch: pytest.MonkeyPatc
     found = torch.tensor([[[1, 1, 0, 0, 1]]])  # the first nucleus whole, of the second half: no more than IoU ½
     logits = torch.nn.functional.one_hot(found, 2).movedim(-1, 1).float()
     split = all_parts(TensorPair(logits, (truth > 0).long()), {"instances": truth}, 2)
-    monkeypatch.setitem(tasks.DATA, "nuclei", lambda: split)
+    put(monkeypatch, "nuclei", split)
     scores = tasks.judge(Parrot(), "nuclei", "val")
     assert scores["accuracy"] == pytest.approx(4 / 5)
     assert scores["dice"] == pytest.approx(2 * 3 / (3 + 4))
@@ -55,7 +62,7 @@ def test_who_tells_the_source_alone_is_found_out_within_it(monkeypatch: pytest.M
     logits[:, 0] = (source == 0).float()  # sure of COVID-19 wherever the image is of the first collection
     logits[:, 1] = (source == 1).float()
     split = all_parts(TensorPair(logits, targets), {"source": source}, 3)
-    monkeypatch.setitem(tasks.DATA, "chest-xrays", lambda: split)
+    put(monkeypatch, "chest-xrays", split)
     scores = tasks.judge(Parrot(), "chest-xrays", "test")
     assert scores["auroc_within"] == 0.5
     assert scores["auroc_covid"] == pytest.approx((3 * 3 + 3 * 2 / 2) / (3 * 5))
@@ -66,7 +73,7 @@ def test_the_mode_of_a_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) 
     split = all_parts(
         TensorPair(torch.rand(3, 2, 4, 4), torch.ones(3, 4, 4).long()), {"instances": torch.ones(3, 4, 4).long()}, 2
     )
-    monkeypatch.setitem(tasks.DATA, "nuclei", lambda: split)
+    put(monkeypatch, "nuclei", split)
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout())
     model[1].eval()
     before = [m.training for m in model.modules()]
@@ -80,10 +87,14 @@ def test_a_map_goes_from_its_first_step_to_a_row(monkeypatch: pytest.MonkeyPatch
     inputs = torch.randn(6, 3, 16, 16)
     instances = (inputs.mean(1) > 0).long()
     split = all_parts(TensorPair(inputs, instances), {"instances": instances}, 2)
-    monkeypatch.setitem(tasks.DATA, "nuclei", lambda: split)
-    protocol = replace(PROTOCOLS["nuclei-unet"], epochs=1, finetune_epochs=1, batch_size=3, targets=("fraction-0.6",))
-    config = protocol._base(0) | protocol._prune(method, 0.0 if method == "dense" else 1e-2) | MORE.get(method, {})
-    record = run_prune(Bench(config | {"channels": 4}, tmp_path)) | {"provenance": provenance() | {"seconds": 0.0}}
+    put(monkeypatch, "nuclei", split)
+    protocol = replace(
+        SUITES["nuclei-unet"].protocol, epochs=1, finetune_epochs=1, batch_size=3, targets=("fraction-0.6",)
+    )
+    config = protocol._base(0) | protocol._prune(method, 0.0 if method == "dense" else 1e-2) | METHODS[method].settings
+    record = RECIPES["prune"](Bench(config | {"channels": 4}, tmp_path)) | {
+        "provenance": provenance() | {"seconds": 0.0}
+    }
     validate(record)
     stages = record["prunings"][0]["stages"]
     before, after = record["stages"]["trained"]["units"], stages["shrunk"]["units"]
@@ -99,7 +110,7 @@ def test_a_map_goes_from_its_first_step_to_a_row(monkeypatch: pytest.MonkeyPatch
 
 def test_a_whole_data_set_is_moved_with_its_details(monkeypatch: pytest.MonkeyPatch) -> None:
     split = all_parts(TensorPair(torch.zeros(2, 1), torch.zeros(2).long()), {"source": torch.zeros(2).long()}, 3)
-    monkeypatch.setitem(tasks.DATA, "chest-xrays", lambda: split)
+    put(monkeypatch, "chest-xrays", split)
     moved = tasks.split("chest-xrays", "meta")
     assert isinstance(moved, DetailedSplit)
     assert moved.classes == 3

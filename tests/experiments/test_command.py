@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -16,15 +15,17 @@ from typing import Any
 import pytest
 from torch import nn
 
-from experiments import latency, report
+from experiments import figures, latency, tables
 from experiments.__main__ import main
-from experiments.runner import Runner, _changed, _held, _lock
-from experiments.suites import SUITES, NotYetError, execute
-from pruning_lib.companion.records import SHIPPED, architecture, choose, load, measured, read, summarize
-from pruning_lib.companion.verdicts import MARGINS, judge
+from experiments._checks import changed
+from experiments.runner import Runner
+from experiments.suites import SUITES
+from pruning_lib.companion.records import SHIPPED, about, architecture, choose, load, measured, read, summarize
+from pruning_lib.companion.verdicts import judge
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = SUITES["digits-tiny"]
+HEAD = TINY.head()
 
 
 def without_timing(record: dict[str, Any]) -> dict[str, Any]:
@@ -114,74 +115,6 @@ def test_a_run_that_has_its_record_is_skipped(done: Path) -> None:
     assert [path.stat().st_mtime_ns for path in paths] == before
 
 
-def test_a_checkpoint_that_does_not_fit_is_started_over(done: Path, tmp_path: Path) -> None:
-    name = "prune-group-lasso-1e-02-s0"
-    left = tmp_path / "work" / "digits-tiny" / name / "trained.pt"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half a checkpoint")
-    runner = Runner(TINY, tmp_path, tmp_path / "work")
-    assert runner.run([name]) == []
-    (record,) = read("digits-tiny", tmp_path)
-    (expected,) = (r for r in read("digits-tiny", done) if r["config"] == record["config"])
-    assert without_timing(record) == without_timing(expected)
-
-
-def test_two_processes_never_take_the_same_run_and_locks_die_with_their_process(tmp_path: Path) -> None:
-    path = tmp_path / "tiny" / "run.lock"
-    code = (
-        "import sys, time; from pathlib import Path; from experiments.runner import _lock\n"
-        "with _lock(Path(sys.argv[1])) as mine:\n    print(mine, flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "True\n"
-    with _lock(path) as mine:
-        assert not mine
-    assert _held(path)
-    other.kill()
-    other.wait()
-    with _lock(path) as mine:
-        assert mine
-    assert not _held(path)
-
-
-def test_a_control_waits_for_its_source(tmp_path: Path) -> None:
-    config = next(config for config in TINY.configs() if "source" in config)
-    with pytest.raises(NotYetError, match="waits for prune-group-lasso"):
-        execute(config, tmp_path, tmp_path)
-    runner = Runner(TINY, tmp_path, tmp_path / "work")
-    names = [name for name, c in runner.configs.items() if "source" in c]
-    said = io.StringIO()
-    assert runner.run(names, said) == []
-    assert runner.left(names) == names
-    assert (
-        said.getvalue().count("waits for prune-group-lasso")
-        == said.getvalue().count("; run that first.\n")
-        == len(names)
-    )
-    assert not list(tmp_path.rglob("config.json"))
-
-
-def test_what_was_left_under_other_settings_is_started_over(done: Path, tmp_path: Path) -> None:
-    name = "prune-group-lasso-1e-02-s0"
-    runner = Runner(TINY, tmp_path, tmp_path / "work")
-    folder = runner._folder(name)
-    (folder / "trained.pt").write_bytes(b"of this run")
-    assert (runner._folder(name) / "trained.pt").exists()
-    (folder / "config.json").write_text(json.dumps(runner.configs[name] | {"scale": 2.0}, sort_keys=True))
-    assert not (runner._folder(name) / "trained.pt").exists()
-
-
-def test_it_says_what_begins_and_how_much_of_what_was_asked_is_left(done: Path, tmp_path: Path) -> None:
-    said = io.StringIO()
-    runner = Runner(TINY, tmp_path, tmp_path / "work")
-    runner.run(["prune-dense-s0"], said)
-    first, last = said.getvalue().splitlines()
-    assert first == "0/1 done, 1 running, time left not known yet  prune-dense-s0 begins"
-    assert last.startswith("1/1 done  prune-dense-s0: ")
-    assert runner.left([]) == []
-
-
 def test_check_names_what_is_damaged_foreign_or_of_another_configuration(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,10 +169,10 @@ def test_a_tie_in_float32_is_no_change_and_two_answers_are(done: Path) -> None:
     shrunk = record["prunings"][0]["stages"]["shrunk"]
     for change, loss, faults in ((2e-4, 1 + 1e-6, 0), (2e-4, 1 + 1e-4, 1), (4e-4, 1.0, 1)):
         other = json.loads(json.dumps(record))
-        changed = other["prunings"][0]["stages"]["shrunk"]
-        changed["val_accuracy"] = shrunk["val_accuracy"] - change
-        changed["val_loss"] *= loss
-        assert len(_changed(other)) == faults
+        it = other["prunings"][0]["stages"]["shrunk"]
+        it["val_accuracy"] = shrunk["val_accuracy"] - change
+        it["val_loss"] *= loss
+        assert len(changed(other)) == faults
 
 
 def test_the_records_of_the_checkout_pass_the_check() -> None:
@@ -278,26 +211,27 @@ def test_the_table_is_the_same_to_the_byte_and_holds_the_paired_difference(
         if row["recipe"] in ("prune", "control") and row["criterion"] in ("own", None)
     }
     mean = sum(errors["group-lasso", s] - errors["uniform", s] for s in (0, 1)) / 2
-    line = next(line for line in texts[0].splitlines() if line.startswith("| prune | group-lasso |"))
+    line = next(line for line in texts[0].splitlines() if line.startswith("| pruned | group lasso |"))
     assert line.split("|")[-2].strip().startswith(f"{mean:+.2f} ±")
 
 
 def test_a_table_says_what_its_errors_are_and_has_the_other_scores(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", "nuclei-unet"]) == 0
-    about, _, _, _, head, *_ = capsys.readouterr().out.splitlines()
-    assert "what the Dice coefficient lacks to 100 %" in about
+    says, _, _, _, head, *_ = capsys.readouterr().out.splitlines()
+    assert "what the Dice coefficient lacks to 100 %" in says
     assert "| last instance F1 | last − whole | last − pruned without penalty | last − uniform |" in head
-    assert "the accuracy lacks" in report.table(load("mnist-lenet5"))
+    assert "the accuracy lacks" in tables.table(load("mnist-lenet5"), about("mnist-lenet5"))
 
 
 def test_verdicts_are_printed_by_the_rule_of_the_book(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verdicts", "nuclei-unet"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    found = judge(load("nuclei-unet"), "group-lasso", "fraction-0.6", MARGINS["nuclei-unet"])
+    found = judge(load("nuclei-unet"), "group-lasso", "fraction-0.6", SUITES["nuclei-unet"].margin or 0.0)
     mean, half = found.against[found.hardest]
-    (line,) = (line for line in lines if line.startswith("| group-lasso | fraction-0.6 |"))
+    (line,) = (line for line in lines if line.startswith("| group lasso | 60 % of the units removed |"))
     assert f"| {found.word} |" in line
-    assert f"| {found.hardest} | {mean:+.2f} ± {half:.2f} | {found.work[found.hardest]:.2f} times |" in line
+    hardest = about("nuclei-unet")["labels"][found.hardest]
+    assert f"| {hardest} | {mean:+.2f} ± {half:.2f} | {found.work[found.hardest]:.2f} times |" in line
     assert main(["verdicts", "digits-tiny"]) == 1
     assert "no margin for digits-tiny" in capsys.readouterr().err
 
@@ -305,13 +239,13 @@ def test_verdicts_are_printed_by_the_rule_of_the_book(capsys: pytest.CaptureFixt
 def test_the_figure_is_drawn(done: Path, tmp_path: Path) -> None:
     assert main(["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png")]) == 0
     assert (tmp_path / "f.png").stat().st_size > 5000
-    assert len(report.figure(load("digits-tiny", folder=done)).axes[0].get_legend_handles_labels()[1]) >= 5
+    assert len(figures.figure(load("digits-tiny", folder=done), HEAD).axes[0].get_legend_handles_labels()[1]) >= 5
 
 
 def test_time_is_measured_for_every_network_that_the_tables_end_in(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.__main__.measured", partial(measured, shipped=tmp_path))
+    monkeypatch.setattr("experiments._commands.measured", partial(measured, shipped=tmp_path))
     command = ["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png"), "--against", "time"]
     assert main(command) == 1
     assert "was not measured" in capsys.readouterr().err
@@ -323,7 +257,7 @@ def test_time_is_measured_for_every_network_that_the_tables_end_in(
     assert main(command) == 0
     assert main(["--records", str(done), "table", "digits-tiny"]) == 0
     head, _, line = capsys.readouterr().out.splitlines()[4:7]
-    first = next(row for row in report.cases(rows).values())
+    first = next(row for row in tables.cases(rows).values())
     share = 100 * sum(found[architecture(row)][0] for row in first) / len(first)
     assert line.split("|")[head.split("|").index(" time ")].strip() == f"{share:.0f} %"
 
@@ -347,26 +281,26 @@ def test_no_network_was_found_after_its_suite_was_timed(suite: str) -> None:
 @pytest.mark.parametrize("suite", ["ablation-readings", "marks-lenet300"])
 def test_methods_of_no_family_are_drawn_too(suite: str) -> None:
     rows = load(suite)
-    wanted = {row["method"] for row in rows}
-    drawn = {name for axes in report.figure(rows).axes for name in axes.get_legend_handles_labels()[1]}
-    assert wanted <= drawn
-    assert len(report._others(wanted)["other methods"]) == len(wanted - {"dense", "uniform"})
+    wanted, labels = {row["method"] for row in rows}, about(suite)["labels"]
+    drawn = {name for axes in figures.figure(rows, about(suite)).axes for name in axes.get_legend_handles_labels()[1]}
+    assert {labels[method] for method in wanted} <= drawn
+    assert len(figures.others(wanted)["other methods"]) == len(wanted - {"dense", "uniform"})
 
 
 @pytest.mark.parametrize("against", ["units", "macs"])
 def test_the_horizontal_axis_is_what_was_asked_for(done: Path, against: str) -> None:
     rows = load("digits-tiny", folder=done)
-    axes = report.figure(rows, against).axes[0]
-    line = next(curve for curve in axes.containers if curve.get_label() == "uniform")[0]
+    axes = figures.figure(rows, HEAD, against).axes[0]
+    line = next(curve for curve in axes.containers if curve.get_label() == "uniform width")[0]
     uniform = [row for row in rows if row["method"] == "uniform"]
     expected = [sum(row["units"]) if against == "units" else row["macs"] for row in uniform]
     assert line.get_xdata() == [sum(expected) / len(expected)]
-    assert axes.get_xlabel() == report.AXES[against]
+    assert axes.get_xlabel() == figures.AXES[against]
 
 
 def test_a_figure_has_a_panel_a_family_and_wide_intervals_leave_the_means_their_room() -> None:
     rows = load("nuclei-unet")  # five families; one run of random units found nothing
-    picture = report.figure(rows)
+    picture = figures.figure(rows, about("nuclei-unet"))
     assert len(picture.axes) == 5
     low, high = picture.axes[0].get_ylim()
     errors = [row["test_error"] for row in rows]

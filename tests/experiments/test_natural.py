@@ -10,22 +10,21 @@ import pytest
 import torch
 from torch import nn
 
+from experiments._provenance import provenance
 from experiments.bench import Bench
-from experiments.claims import CLAIMS
-from experiments.methods import DECAYED, METHODS, optimizer_of
-from experiments.natural import Watch, largest_weights, run_natural
-from experiments.runner import provenance
-from experiments.suites import MORE, RECIPES, SUITES
+from experiments.methods import METHODS, optimizer_of
+from experiments.recipes._natural import Watch, largest_weights, run_natural
+from experiments.suites import SUITES
 from pruning_lib.channels import find_units
 from pruning_lib.companion.models import VGG16, LeNet300
 from pruning_lib.companion.records import validate
 from pruning_lib.regularizers import StochasticPruning
 
-TINY = RECIPES["digits-tiny-deaths"]
+TINY = SUITES["digits-tiny-deaths"].protocol
 
 
 def config(method: str, strength: float, **more: Any) -> dict[str, Any]:
-    return TINY._base(0) | TINY._natural(method, strength) | MORE.get(method, {}) | more
+    return TINY._base(0) | TINY._natural(method, strength) | METHODS[method].settings | more
 
 
 def test_watch_counts_units_with_an_empty_side_and_zero_weights() -> None:
@@ -66,10 +65,11 @@ def test_an_epsilon_takes_the_units_whose_weights_all_lie_below_it() -> None:
 def test_the_decay_of_a_reading_is_the_optimizers_and_ends_with_the_training(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     base = {"momentum": 0.9, "strength": 3e-3}
-    for method in DECAYED:
-        assert optimizer_of(model, base | {"method": method}, 0.1).param_groups[0]["weight_decay"] == 3e-3
-    assert optimizer_of(model, base | {"method": "dense"}, 0.1).param_groups[0]["weight_decay"] == 0
-    assert set(METHODS) >= DECAYED
+    for name, method in METHODS.items():
+        found = optimizer_of(model, base | {"method": name}, 0.1).param_groups[0]["weight_decay"]
+        assert found == (3e-3 if method.decayed else 0)
+    decayed = {name for name, method in METHODS.items() if method.decayed}
+    assert decayed == {"dense-long", "decay", *(name for name in METHODS if name.startswith("stochastic-decay-"))}
 
 
 def test_sampled_scales_die_and_rows_in_front_of_them_stay() -> None:
@@ -92,7 +92,7 @@ def test_sampled_scales_die_and_rows_in_front_of_them_stay() -> None:
 def test_one_temperature_for_the_whole_network_reaches_layers_and_scales(tmp_path: Path) -> None:
     model = LeNet300(3, (1, 2, 2), (8, 4), bn=True)
     more = {"temperature": 0.1, "tau": "network", "scales": True, "seed": 0}
-    reg: Any = METHODS["stochastic-decay-network"](model, more, find_units(model, torch.randn(2, 1, 2, 2)))
+    reg: Any = METHODS["stochastic-decay-network"].build(model, more, find_units(model, torch.randn(2, 1, 2, 2)))
     weights = torch.cat([layer.weight.flatten() for layer in (model.fc1, model.fc2, model.fc3)])
     assert set(reg.temperatures) == {"fc1", "fc2", "fc3", "bn1", "bn2"}
     (tau,) = set(reg.temperatures.values())
@@ -106,17 +106,6 @@ def test_vgg16_without_batchnorm_keeps_the_variance_of_its_maps() -> None:
     outputs = nn.Sequential(*list(model)[:-3])(torch.randn(8, 3, 32, 32))
     assert 0.01 < outputs.square().mean().item() < 100
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
-
-
-def test_claims_name_suites_methods_and_stages() -> None:
-    assert {claim.paper for claim in CLAIMS} == {"2012.03827", "2204.06404", "2102.03773", "2305.18448"}
-    for claim in CLAIMS:
-        assert claim.stage in ("shrunk", "finetuned")
-        assert claim.removed is None or 0 < claim.removed < 1
-        if claim.suite in SUITES and claim.suite in RECIPES:
-            asked = {(config["method"], cut) for config in SUITES[claim.suite].configs()
-                     for cut in config.get("cuts", config.get("targets", ["loop"]))}  # fmt: skip
-            assert (claim.method, claim.target) in asked
 
 
 def test_dense_is_trained_as_long_as_all_that_is_done_to_others() -> None:
