@@ -24,3 +24,11 @@ def test_stations_exist_and_the_drawing_is_current(name: str) -> None:
 def test_every_room_has_its_line() -> None:
     rooms = {path.name for path in (ROOT / "pruning_lib").iterdir() if path.is_dir() and path.name[0] not in "_."}
     assert rooms == set(re.findall(r"^\| `pruning_lib/(\w+)/`", PAGE, re.MULTILINE))
+
+
+def test_the_recipes_name_files_and_tests_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    recipes = text[text.index("## Four recipes") : text.index("## A dependency")]
+    paths = set(re.findall(r"`((?:pruning_lib|experiments|tests|book)/[\w/.]+)`", recipes))
+    assert len([path for path in paths if "test_recipe" in path]) == 4
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
