@@ -59,7 +59,7 @@ WALKS: dict[str, tuple[Station, ...]] = {
         Station("experiments/recipes/", "train, prune, shrink, fine-tune; the test set is read once, at the end"),
         Station("experiments/records/", "one JSON a run, checked when written and when read"),
         Station("pruning_lib/companion/_records/", "the summary that ships: rows, and what the suite asks"),
-        Station("pruning_lib/companion/records.py", "chapters read rows; verdicts judge them"),
+        Station("pruning_lib/companion/records/", "chapters read rows; verdicts judge them"),
     ),
 }
 
