@@ -4,8 +4,8 @@ To add one: its file, one line here (which makes it a name of `pruning_lib`, too
 """
 
 from pruning_lib.regularizers._base import Regularizer as Regularizer
-from pruning_lib.regularizers._bounded import bound_batchnorm as bound_batchnorm
-from pruning_lib.regularizers._bounded import unbind_batchnorm as unbind_batchnorm
+from pruning_lib.regularizers._bound_batchnorm import bound_batchnorm as bound_batchnorm
+from pruning_lib.regularizers._bound_batchnorm import unbind_batchnorm as unbind_batchnorm
 from pruning_lib.regularizers._group_hoyer import GroupHoyer as GroupHoyer
 from pruning_lib.regularizers._group_lasso import GroupLasso as GroupLasso
 from pruning_lib.regularizers._guided import Guided as Guided

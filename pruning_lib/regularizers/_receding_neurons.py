@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning_lib.regularizers._base import Regularizer, checked_strength
-from pruning_lib.regularizers._bounded import bounded_norms
+from pruning_lib.regularizers._bound_batchnorm import bounded_norms
 from pruning_lib.regularizers._scales import regularized_norms
 from pruning_lib.units import BatchNorm, Units, bounded_scale, unwrapped
 

@@ -9,5 +9,5 @@ from pruning_lib.selection._hold import Hold as Hold
 from pruning_lib.selection._hold import hold as hold
 from pruning_lib.selection._iterative import iterative as iterative
 from pruning_lib.selection._select import select as select
-from pruning_lib.selection._threshold import threshold_weights as threshold_weights
+from pruning_lib.selection._threshold_weights import threshold_weights as threshold_weights
 from pruning_lib.selection._zero import zero as zero
