@@ -1,6 +1,6 @@
 """MEASURE: what removal bought. A MAC is one multiply-add; parameters, zeros, bytes and time are counted apart.
 
-Derived in the chapter `serene`.
+Used first in the chapter `from-zeros-to-smaller`.
 """
 
 from __future__ import annotations
