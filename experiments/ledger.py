@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.methods import Config
-from experiments.suites import PLANNED, SUITES, Claim, Suite
+from experiments.suites import SUITES, Claim, Suite
 from experiments.tables import Head, called, line, plus_minus
 from pruning_lib.companion.records import Row, load
 from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, reason
@@ -46,11 +46,6 @@ def ledger(records: Path) -> str:
                 filter(None, [claim.departs.rstrip("."), answers[-1], missing(suite, claim, records)])
             )
             lines.append(line([claim.paper, claim.says, suite.title, *answers]))
-    for planned in PLANNED:
-        for claim in planned.claims:
-            answers = _answers([], {"labels": {}}, claim.method, claim.target, claim)
-            answers[-1] = f"{claim.departs.rstrip('.')}; its runs are yet to be written"
-            lines.append(line([claim.paper, claim.says, planned.title, *answers]))
     return "\n".join(lines)
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from experiments import criteria, methods, targets
 from experiments.methods import METHODS
-from experiments.suites import PLANNED, SUITES, Suite
-from experiments.suites.mnist import MLP
+from experiments.suites import SUITES, Suite
 from pruning_lib.companion.data import DATA_SETS
 from pruning_lib.companion.records import MEASURED, SHIPPED, about, read, summarize, summary_text
 
@@ -83,24 +82,19 @@ def test_a_suite_says_in_words_what_it_asks_and_what_its_methods_are(suite: Suit
 
 
 def test_claims_name_runs_that_their_suite_asks_for() -> None:
-    claims = [(suite.name, claim) for suite in (*SUITES.values(), *PLANNED) for claim in suite.claims]
+    claims = [(suite.name, claim) for suite in SUITES.values() for claim in suite.claims]
     assert {claim.paper for _, claim in claims} == {"2012.03827", "2204.06404", "2102.03773", "2305.18448"}
     assert len(claims) == 9
     for name, claim in claims:
         assert claim.stage in ("shrunk", "finetuned")
         assert claim.removed is None or 0 < claim.removed < 1
         assert claim.method in METHODS
-        if name == MLP.suite:
-            asked = {
-                (config["method"], cut)
-                for config in SUITES[name].configs()
-                for cut in config.get("cuts", config.get("targets", ["loop"]))
-            }
-            assert (claim.method, claim.target) in asked
-
-
-def test_no_planned_suite_is_there_already() -> None:
-    assert not {it.name for it in PLANNED} & SUITES.keys()
+        asked = {
+            (config["method"], cut)
+            for config in SUITES[name].configs()
+            for cut in config.get("cuts", config.get("targets", ["loop"]))
+        }
+        assert (claim.method, claim.target) in asked
 
 
 SUMMARIES = [path for path in sorted(SHIPPED.glob("*.json")) if not path.name.startswith(MEASURED)]
