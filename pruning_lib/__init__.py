@@ -4,6 +4,7 @@ The library of *Pruning by Regularization*. What the book's chapters and experim
 papers' networks, plots, records) is `pruning_lib.companion`.
 """
 
+from pruning_lib._inputs import Inputs, inputs
 from pruning_lib._measure import Measurement, measure, recalibrate
 from pruning_lib.channels import Plan, Shrunk, find_units, load, save, shrink
 from pruning_lib.diagnostics import Dynamics, Field, shrinkage_field
@@ -40,6 +41,7 @@ __all__ = [
     "GroupLasso",
     "Guided",
     "Hold",
+    "Inputs",
     "Measurement",
     "Member",
     "NetworkSlimming",
@@ -60,6 +62,7 @@ __all__ = [
     "flushed",
     "hold",
     "importance",
+    "inputs",
     "iterative",
     "load",
     "measure",

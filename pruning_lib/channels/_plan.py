@@ -219,8 +219,15 @@ def cut(
         small = torch.cat([part.index_select(1, index) for part, index in zip(split, indices, strict=True)])
     if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         small = small.contiguous(memory_format=torch.channels_last)
-    small = small.to(dtype) if dtype and small.is_floating_point() else small
+    small = small.to(wider(small.dtype, dtype))
     return small.clone() if small.data_ptr() == tensor.data_ptr() else small
+
+
+def wider(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """Return what a tensor of a dtype becomes in a model of another: whole numbers stay, complex ones stay complex."""
+    if dtype is None or not (own.is_floating_point or own.is_complex):
+        return own
+    return dtype.to_complex() if own.is_complex else dtype
 
 
 def _regroup(module: nn.Module, count: int) -> None:
