@@ -41,9 +41,9 @@ def evaluate(
     model : nn.Module
         Gives outputs of shape (examples, classes, …), or any other that `loss_fn` takes.
     data : TensorPair or iterable of batches
-        Inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them: pairs, or mappings
-        of forward's arguments that hold ``labels``. Integer targets in the shape of the outputs without their axis 1
-        are classes: each of them, each pixel of a map, is an answer. For all others the accuracy is NaN.
+        Inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them: pairs, or
+        mappings of forward's arguments that hold ``labels``. Integer targets in the shape of the outputs without their
+        axis 1 are classes: each of them, each pixel of a map, is an answer. For all others the accuracy is NaN.
     batch_size : int
         Examples per forward pass, of data that come whole; it changes the result by rounding alone.
     loss_fn : callable
@@ -65,10 +65,9 @@ def evaluate(
     with eval_mode(model):
         for inputs, targets in batches(data, batch_size):
             if not isinstance(targets, Tensor):
-                raise ValueError(
-                    "evaluate needs targets: pass pairs (inputs, targets), or mappings that hold `labels`."
-                )
+                raise ValueError("evaluate needs targets: pass pairs (inputs, targets), or mappings with `labels`.")
             outputs = inputs.to(model).call(unwrapped(model))
+            outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
             y = targets.to(outputs.device)
             loss += loss_fn(outputs, y).item() * len(y)
             right += int((outputs.argmax(1) == y).sum()) if _are_classes(y, outputs) else math.nan
