@@ -32,6 +32,12 @@ class Graph:
         Those of `tensors` that a module registers; the others are literals in the forward and keep their size.
     opaque : set of Node
         What is changed in place while something else still looks at it.
+    words : list of int
+        Of each input, how many entries the table has in which its numbers are looked up; 0 if in none.
+    awake : list of str
+        Parameters that training mode alone reads.
+    training : dict of str to list of Tensor
+        Of each parameter that training mode needs whole, in part: which indices along each axis, as bool tensors.
     """
 
     model: nn.Module
@@ -39,6 +45,9 @@ class Graph:
     tensors: dict[Node, Tensor]
     owned: set[Node]
     opaque: set[Node] = field(default_factory=set)
+    words: list[int] = field(default_factory=list)
+    awake: list[str] = field(default_factory=list)
+    training: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @functools.cached_property
     def biasless(self) -> set[Node]:
@@ -57,6 +66,11 @@ class Graph:
     def owner(self, node: Node) -> str:
         """Return the name of the layer that registers a tensor, for which a parametrization may compute; "" if none."""
         return self.names.get(node, "").rpartition(".")[0].split(PARAMETRIZED)[0]
+
+    @property
+    def inputs(self) -> list[Node]:
+        """The tensors among what the caller passes to forward."""
+        return [node for node in self.nodes if self.is_input(node) and isinstance(node.meta.get("val"), Tensor)]
 
     def is_input(self, node: Node) -> bool:
         """Whether a node is what the caller passes to forward, neither a tensor of the model nor computed."""
