@@ -58,7 +58,8 @@ def check(model: nn.Module, example: Example) -> tuple[Tensor, ...]:
         raise ValueError(
             f"{type(model).__name__} has no prunable layer: no nn.Linear and no convolution was found in it."
         )
-    parameter = next(iter(weighted(model).values())).weight
+    # What is registered: a `weight` that hooks compute is stale until forward has run.
+    parameter = next(tensor for layer in weighted(model).values() for tensor in layer.parameters())
     floating = [arg for arg in args if arg.is_floating_point()]
     for arg in args:
         if arg.device != parameter.device:

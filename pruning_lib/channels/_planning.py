@@ -40,7 +40,7 @@ def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node])
         shapes={graph.names[node]: list(graph.tensors[node].shape) for node in changed},
         kept={graph.names[node]: axes for node, axes in indices.items() if axes},
         units={name: _units_left(state, kept, calls[name], group) for name, group in units.items()},
-        created=[layer_of(state, call) for call in state.calls if creates_bias(state, kept, call)],
+        created=list(dict.fromkeys(layer_of(state, call) for call in state.calls if creates_bias(state, kept, call))),
         groups=_groups_left(state, kept),
         blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
         constants={caller(graph, node)[0]: _stand_in_channels(state, kept, node) for node in state.severed},

@@ -116,7 +116,7 @@ def propagate(state: Analysis) -> None:
     graph = state.graph
     for node in graph.nodes:
         changed = node in graph.tensors and node in graph.opaque
-        if graph.is_input(node) or changed or node in state.unknown:
+        if graph.is_input(node) or changed or node in state.unknown or _complex(node):
             state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
         elif node in state.severed:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
@@ -128,6 +128,12 @@ def propagate(state: Analysis) -> None:
                 state.mark_all(source)
         elif computes(node) and node in state.used and node not in state.severed:
             rules.find(node).use(state, node)
+
+
+def _complex(node: Node) -> bool:
+    """Whether an operator returns complex numbers, which no value here can hold."""
+    value = node.meta.get("val")
+    return computes(node) and isinstance(value, Tensor) and value.is_complex()
 
 
 def live_classes(state: Analysis) -> Tensor:

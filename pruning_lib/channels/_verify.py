@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruning_lib._model import clone
+from pruning_lib.channels._double import InDouble, native_dtype
 from pruning_lib.channels._plan import cast
 
 TOLERANCE = 1e-9
@@ -51,10 +53,11 @@ def compare(model: nn.Module, make: Callable[[torch.dtype | None], nn.Module], a
         Cuts and compensates the model in a dtype, None for its own. In float64 the constants are added up in float64,
         too: what they lose by rounding is left to the second comparison.
     """
-    exact = _run_all(model, args, torch.float64)  # outputs alone are kept: never two models in float64 at once
+    double = InDouble(native_dtype(model))
+    exact = _run_all(model, args, double)  # outputs alone are kept: never two models in float64 at once
     worst = 0.0
     if exact is not None:
-        wide = _worst(exact, make(torch.float64).eval(), torch.float64)
+        wide = _worst(exact, make(torch.float64).eval(), double)
         if not wide.equal:
             return wide
         worst = wide.error
@@ -75,28 +78,28 @@ def compare(model: nn.Module, make: Callable[[torch.dtype | None], nn.Module], a
     return Comparison(worst)
 
 
-def _worst(runs: Runs, small: nn.Module, dtype: torch.dtype) -> Comparison:
+def _worst(runs: Runs, small: nn.Module, double: InDouble) -> Comparison:
     """Return the largest error on any input, or the first failure."""
     worst = Comparison()
     for inputs, expected in runs:
-        one = _error(expected, small, inputs, dtype)
+        one = _error(expected, small, inputs, double)
         if not one.equal:
             return one
         worst = max(worst, one, key=lambda each: each.error)
     return worst
 
 
-def _run_all(model: nn.Module, args: Args, dtype: torch.dtype | None) -> Runs | None:
-    """Run the dense model on every input that it accepts; None if it does not run in this dtype at all."""
+def _run_all(model: nn.Module, args: Args, double: InDouble | None) -> Runs | None:
+    """Run the dense model on every input that it accepts; None if it does not run in float64 at all."""
     dense = clone(model, share=True)
-    if dtype:
-        cast(dense, dtype)
+    if double:
+        cast(dense, torch.float64)
     dense.eval()
     runs: Runs = []
     for i, choices in enumerate(probes(args)):
         for inputs in choices:
             try:
-                runs.append((inputs, _run(dense, inputs, dtype)))
+                runs.append((inputs, _run(dense, inputs, double)))
                 break
             except Exception:  # another size or dtype that the dense model itself refuses
                 if not i:
@@ -134,18 +137,21 @@ def _larger(length: int) -> int:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, inputs: Args, dtype: torch.dtype | None) -> list[Tensor]:
+def _run(model: nn.Module, inputs: Args, double: InDouble | None) -> list[Tensor]:
     """Return the tensors in what a model returns; what is random in it is the same every time."""
-    converted = [x.to(dtype) if dtype and x.is_floating_point() else x for x in inputs]
-    with torch.random.fork_rng(devices=sorted({x.get_device() for x in inputs if x.is_cuda})):
+    converted = [x.double() if double and x.is_floating_point() else x for x in inputs]
+    with (
+        torch.random.fork_rng(devices=sorted({x.get_device() for x in inputs if x.is_cuda})),
+        double or contextlib.nullcontext(),
+    ):
         torch.manual_seed(0)
         outputs = model(*(x.clone() for x in converted))  # forward may change its inputs in place
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
-def _error(expected: list[Tensor], small: nn.Module, inputs: Args, dtype: torch.dtype | None) -> Comparison:
+def _error(expected: list[Tensor], small: nn.Module, inputs: Args, double: InDouble | None) -> Comparison:
     try:
-        outputs = _run(small, inputs, dtype)
+        outputs = _run(small, inputs, double)
     except Exception as error:
         return Comparison(float("inf"), str(error) or type(error).__name__, error)
     if [leaf.shape for leaf in outputs] != [leaf.shape for leaf in expected]:

@@ -40,7 +40,10 @@ class Filled(Source):
 
     def value(self, state: Analysis, node: Node) -> None:
         number = self.fill if self.position is None else argument(node, self.position, "fill_value")
-        state.values[node] = torch.tensor(float(number)).double().expand(shape_of(node))
+        # In the type that forward asks for: 0.1 is another number in half precision.
+        dtype = node.meta["val"].dtype
+        value = torch.full((), NAN) if dtype.is_complex else torch.tensor(number, dtype=dtype)
+        state.values[node] = value.double().expand(shape_of(node))
 
 
 @rule("embedding")
