@@ -59,6 +59,7 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     if not isinstance(shrunk, Shrunk):
         raise TypeError(f"`save` takes what `shrink` returned; got {type(shrunk).__name__}.")
     tensors = _tensors(shrunk.model)
+    # A model that grew or was cut again since would be written with a plan that no longer leads to it.
     sizes = [(name, int(axis), len(index)) for name, axes in shrunk.plan.kept.items() for axis, index in axes.items()]
     sizes += [(name, 1, len(lists[0])) for name, lists in shrunk.plan.blocks.items()]
     for name, axis, count in sizes:
@@ -121,6 +122,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file '{os.fspath(path)}': pass the path that `save` was given.")
     text, state = _read(path)
+    # The clone shares the dense model's parameters, until `apply` replaces each by what is left of it.
     small = clone(model, share=True)
     try:
         plan = Plan.from_json(text)
@@ -158,6 +160,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
             own[name] = tensor
+    # Compare all before changing any: a file of another model leaves nothing half-filled.
     for name in _differences(own, state):
         where = "the model has" if name in own else "the file holds"
         raise ValueError(f"{where} a tensor '{name}' that the other does not")

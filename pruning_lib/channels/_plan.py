@@ -161,6 +161,7 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
     """
     modules = dict(model.named_modules())
     _check(plan, model, modules)
+    # Constants first: the tensors of the layers that they replace are not there to be cut.
     for layer, channels in plan.constants.items():
         model.set_submodule(layer, Constant(modules[layer], abs(channels), zero=channels < 0))
     for layer in {*plan.groups} - {*plan.constants}:
@@ -170,11 +171,13 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
         if id(tensor) not in new:
             new[id(tensor)] = cut(tensor, plan.kept.get(name, {}), plan.blocks.get(name, []), dtype)
     replace(model, new)
+    # After the cut: a new bias has as many elements as rows are left.
     for layer in plan.created:
         weight = modules[layer].weight
         assert isinstance(weight, Tensor)
         empty = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
         modules[layer].register_parameter("bias", nn.Parameter(empty, requires_grad=weight.requires_grad))
+    # A parametrized weight lies one module deeper than the layer whose attributes say its size.
     touched = {name.rpartition(".")[0].split(PARAMETRIZED)[0] for name in (*plan.kept, *plan.blocks)}
     for layer in touched | {*plan.groups}:
         _resize(modules[layer])
@@ -217,9 +220,11 @@ def cut(
         split = in_groups(small, len(blocks)).unbind(0)
         indices = [torch.tensor(index, device=tensor.device) for index in blocks]
         small = torch.cat([part.index_select(1, index) for part, index in zip(split, indices, strict=True)])
+    # Indexing forgets the layout, and a network in channels-last would pay for it in every convolution.
     if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         small = small.contiguous(memory_format=torch.channels_last)
     small = small.to(dtype) if dtype and small.is_floating_point() else small
+    # A tensor that lost nothing is still the dense model's own.
     return small.clone() if small.data_ptr() == tensor.data_ptr() else small
 
 
@@ -260,6 +265,7 @@ def replace(model: nn.Module, new: dict[int, Tensor]) -> None:
 
 def _resize(module: nn.Module) -> None:
     """Let a module's attributes say what its tensors are."""
+    # Under a mask of `torch.nn.utils.prune` the weight is an attribute, computed when the module is next called.
     weight = getattr(module, "weight_orig", None)
     weight = getattr(module, "weight", None) if weight is None else weight
     if isinstance(module, nn.Linear) and isinstance(weight, Tensor):

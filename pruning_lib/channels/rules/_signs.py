@@ -12,10 +12,10 @@ from torch.fx import Node
 from pruning_lib.channels._graph import argument, base
 
 POSITIVE, NEVER_NEGATIVE, ANY = 2, 1, 0
-KEEP = (
-    "expand expand_as view reshape unsqueeze squeeze permute transpose clone contiguous to _to_copy detach sqrt "
-    "mean sum flatten repeat slice select"
-).split()
+KEEP = {
+    *("expand", "expand_as", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose", "flatten", "repeat"),
+    *("clone", "contiguous", "to", "_to_copy", "detach", "slice", "select", "sqrt", "mean", "sum"),
+}
 
 
 def sign(node: Any) -> int:
@@ -35,7 +35,7 @@ def sign(node: Any) -> int:
         scaled = argument(node, 2, "alpha", 1)
         return max(parts) if min(parts) > ANY and sign(scaled) == POSITIVE else ANY
     if name in ("mul", "div"):
-        return min(sign(part) for part in node.args[:2])
+        return min(NEVER_NEGATIVE, *(sign(part) for part in node.args[:2]))  # a product may underflow to 0
     if name == "pow":
         even = isinstance(node.args[1], int | float) and node.args[1] % 2 == 0 and node.args[1] > 0
         return max(sign(node.args[0]) and NEVER_NEGATIVE, NEVER_NEGATIVE if even else ANY)
