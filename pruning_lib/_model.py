@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.units import weighted
+from pruning_lib.units import is_layer, weighted
 
 Example = Tensor | tuple[Tensor, ...]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -54,12 +54,13 @@ def check(model: nn.Module, example: Example) -> tuple[Tensor, ...]:
     lazy = [name for name, _, _, tensor in tensors_of(model) if nn.parameter.is_lazy(tensor)]
     if lazy:
         raise ValueError(f"'{lazy[0]}' has no shape yet: run the model once on the example, then try again.")
-    if not weighted(model):
+    layers = [*weighted(model).values(), *(module for module in model.modules() if is_layer(module))]
+    if not layers:
         raise ValueError(
             f"{type(model).__name__} has no prunable layer: no nn.Linear and no convolution was found in it."
         )
     # What is registered: a `weight` that hooks compute is stale until forward has run.
-    parameter = next(tensor for layer in weighted(model).values() for tensor in layer.parameters())
+    parameter = next(tensor for layer in layers for tensor in layer.parameters())
     floating = [arg for arg in args if arg.is_floating_point()]
     for arg in args:
         if arg.device != parameter.device:

@@ -26,6 +26,7 @@ from pruning_lib.channels._graph import Graph, avoidable, base, caller, computes
 from pruning_lib.channels._shapes import NAN, by_channel, common, flat, like, narrow, spread, uniform
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._layers import balance, channel_axis, weighs
+from pruning_lib.channels.rules._sources import looks_up
 
 Pins = list[tuple[Node, str]]
 """Nodes whose channels have to stay, each with the reason."""
@@ -61,8 +62,8 @@ def label(
     for node in graph.nodes:
         if node in graph.opaque and node in graph.tensors:
             state.frozen[node] = "is changed in place by forward"
-        if node not in state.severed and (weighs(node) or base(node) == "embedding"):
-            _find_leaves(state, operand(node, 0 if base(node) == "embedding" else 1))
+        if node not in state.severed and (weighs(node) or looks_up(node)):
+            _find_leaves(state, operand(node, 0 if looks_up(node) else 1))
     for node in graph.nodes:
         if node.op == "placeholder":
             if graph.is_input(node):
@@ -75,7 +76,7 @@ def label(
             vector = state.classes.new(len(state.severed[node]))
             state.labels[node] = spread(vector, channel_axis(node), shape_of(node))
         elif node in graph.opaque:
-            state.give_up(node, f"feeds `{base(node)}`, which changes a view in place")
+            state.give_up(node, f"is changed in place by `{graph.opaque[node]}`, through a view")
         else:
             rules.find(node).label(state, node)
     # What an earlier round was wrong about.
