@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning_lib._inputs import Inputs, read
-from pruning_lib.units import weighted
+from pruning_lib.units import is_layer, weighted
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -48,12 +48,14 @@ def check(model: nn.Module, example: Any, *, prunable: bool = True) -> Inputs:
     lazy = [name for name, _, _, tensor in tensors_of(model) if nn.parameter.is_lazy(tensor)]
     if lazy:
         raise ValueError(f"'{lazy[0]}' has no shape yet: run the model once on the example, then try again.")
-    layers = weighted(model)
+    layers = [*weighted(model).values(), *(module for module in model.modules() if is_layer(module))]
     if not layers and prunable:
         raise ValueError(
             f"{type(model).__name__} has no prunable layer: no nn.Linear and no convolution was found in it."
         )
-    own = next(iter(layers.values())).weight if layers else next((t for _, _, _, t in tensors_of(model)), None)
+    # What is registered: a `weight` that hooks compute is stale until forward has run.
+    registered = [tensor for layer in layers for tensor in layer.parameters()]
+    own = next(iter(registered), None) if layers else next((t for _, _, _, t in tensors_of(model)), None)
     floating = [tensor for tensor in call.tensors if tensor.is_floating_point()]
     if own is None:
         return call

@@ -20,11 +20,10 @@ from torch.fx import Node
 
 from pruning_lib._model import tensors_of
 from pruning_lib.channels._graph import argument, base, caller, operand
-from pruning_lib.channels._shapes import by_channel, uniform
+from pruning_lib.channels._shapes import NAN, by_channel, distinct, uniform
 from pruning_lib.channels._state import Analysis, Call, Kept
 from pruning_lib.channels.rules._layers import (
     channel_axis,
-    merges,
     reads_zeros,
     taps,
     transposed,
@@ -40,17 +39,26 @@ SMALL = 0.1  # a constant under a tenth of the one that it would stand for would
 def home(state: Analysis, call: Call) -> Home:
     """Say where a constant that `call` reads can go."""
     node, weight, bias = call.node, call.weight, argument(call.node, 2, "bias")
+    calls = {each.node for each in siblings(state, call)}
     # At the border fewer taps meet the constant, and a bias is the same everywhere: only another column does.
     if reads_zeros(node):
-        return "merge" if merges(state, node) else ""
+        alone = set(weight.users) == calls
+        return "merge" if alone and weight in state.graph.owned and call.groups == 1 else ""
     # A bias that something else reads, as a second layer, would change there as well.
     if isinstance(bias, Node):
-        return "fold" if bias in state.graph.owned and len(bias.users) == 1 else ""
-    if weight not in state.graph.biasless or len(weight.users) > 1:
+        return "fold" if bias in state.graph.owned and set(bias.users) == calls else ""
+    if weight not in state.graph.biasless or set(weight.users) != calls:
         return ""
     # A BatchNorm subtracts its mean from what this layer returns; to lower the mean is to raise what it returns, and
     # saves a bias that training would not need.
-    return "center" if running_mean(state, node) else "fold"
+    return "center" if len(calls) == 1 and running_mean(state, node) else "fold"
+
+
+def siblings(state: Analysis, call: Call) -> list[Call]:
+    """Return all calls of the layer that `call` calls: it may be called for several inputs, or several times over."""
+    if len(call.weight.users) == 1:
+        return [call]
+    return [each for each in state.calls if each.weight is call.weight]
 
 
 def running_mean(state: Analysis, node: Node) -> Node | None:
@@ -67,13 +75,21 @@ def factors(state: Analysis, call: Call) -> list[tuple[Tensor, Home]]:
 
     First constants, then factors of one map that varies over positions: what a padded mean makes of constants.
     """
-    constants: list[tuple[Tensor, Home]] = [(state.read[call.node], home(state, call))]
+    reads = [state.read[each.node] for each in siblings(state, call)]
+    alike = torch.stack([read == reads[0] for read in reads]).all(0)  # one weight cannot make up for two constants
+    constants: list[tuple[Tensor, Home]] = [(torch.where(alike, reads[0], NAN), home(state, call))]
     scaled = state.scaled.get(operand(call.node))
     return constants if scaled is None else [*constants, (scaled, "merge scaled")]
 
 
 def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
-    """Return the columns that go although an output that matters reads a constant there, other than 0."""
+    """Return the columns that go although an output that matters reads a constant there, other than 0, in any call."""
+    found = [_removed_in(state, each, kept) for each in siblings(state, call)]
+    return found[0] if len(found) == 1 else distinct(torch.cat(found))
+
+
+def _removed_in(state: Analysis, call: Call, kept: Kept) -> Tensor:
+    """Return the columns that go although one call reads constants there."""
     axis = channel_axis(call.node)
     constant = ~by_channel(state.values_of(call.node), axis)[:, 0].isnan()
     # No use is marked of a constant output, and yet its readers count on its value.
@@ -99,7 +115,8 @@ def represent(state: Analysis, call: Call, kept: Kept) -> None:
     known = {where: values for values, where in factors(state, call)}
     # A constant that is not the same at every position is not one number, and fits into no bias.
     apart = read[torch.stack([values[read].isnan() for values in known.values()]).all(0)]
-    kept.add(call.columns[apart], "a constant that varies over positions")
+    once = len(siblings(state, call)) == 1
+    kept.add(call.columns[apart], f"a constant that varies over {'positions' if once else 'positions or calls'}")
     for where, values in known.items():
         # Anew for each kind: what was kept for the one may stand for constants of the other.
         removed, stays = read[~values[read].isnan()], kept.of(call.columns)
@@ -130,6 +147,8 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
     """Add what removed constants contributed to the small model's biases, running means and columns, in float64."""
     tensors = {name: tensor for name, _, _, tensor in tensors_of(small)}
     for call in state.calls:
+        if call is not siblings(state, call)[0]:  # what a layer reads in every call is added once
+            continue
         read = removed_constants(state, call, kept)
         for constants, where in factors(state, call):
             removed = read[~constants[read].isnan()]

@@ -15,7 +15,7 @@ from pruning_lib._model import tensors_of
 from pruning_lib.channels._constants import Constant
 from pruning_lib.channels._graph import PARAMETRIZED
 from pruning_lib.channels._shapes import in_groups
-from pruning_lib.units import BatchNorm
+from pruning_lib.units import BatchNorm, inputs_first
 
 FORMATS = (1, 2)
 
@@ -284,7 +284,10 @@ def _resize(module: nn.Module) -> None:
         vector = weight if isinstance(weight, Tensor) else module.running_mean
         assert vector is not None
         module.num_features = len(vector)
-    elif isinstance(module, nn.Embedding) and isinstance(weight, Tensor):
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and isinstance(weight, Tensor):
         module.embedding_dim = weight.shape[1]
+    elif inputs_first(module) and isinstance(weight, Tensor):
+        setattr(module, "nx", weight.shape[0])  # noqa: B010
+        setattr(module, "nf", weight.shape[1])  # noqa: B010
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()

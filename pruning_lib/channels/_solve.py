@@ -27,6 +27,7 @@ from pruning_lib.channels._lengths import keep_lengths, settle_values
 from pruning_lib.channels._shapes import NAN, by_channel, common, flat, like, narrow, spread, uniform
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._layers import balance, channel_axis, weighs
+from pruning_lib.channels.rules._sources import looks_up
 
 Pins = list[tuple[Node, str]]
 """Nodes whose channels have to stay, each with the reason."""
@@ -62,8 +63,8 @@ def label(
     for node in graph.nodes:
         if node in graph.opaque and node in graph.tensors:
             state.frozen[node] = "is changed in place by forward"
-        if node not in state.severed and (weighs(node) or base(node) == "embedding"):
-            _find_leaves(state, operand(node, 0 if base(node) == "embedding" else 1))
+        if node not in state.severed and (weighs(node) or looks_up(node)):
+            _find_leaves(state, operand(node, 0 if looks_up(node) else 1))
     for node in graph.nodes:
         if node.op == "placeholder":
             if graph.is_input(node):
@@ -76,7 +77,7 @@ def label(
             vector = state.classes.new(len(state.severed[node]))
             state.labels[node] = spread(vector, channel_axis(node), shape_of(node))
         elif node in graph.opaque:
-            state.give_up(node, f"feeds `{base(node)}`, which changes a view in place")
+            state.give_up(node, f"is changed in place by `{graph.opaque[node]}`, through a view")
         else:
             rules.find(node).label(state, node)
     # What an earlier round was wrong about.
@@ -126,7 +127,7 @@ def propagate(state: Analysis) -> None:
     fixed = set(graph.tensors)  # what no input has a part in
     for node in graph.nodes:
         changed = node in graph.tensors and node in graph.opaque
-        if graph.is_input(node) or changed or node in state.unknown:
+        if graph.is_input(node) or changed or node in state.unknown or _complex(node):
             state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
         elif node in state.severed:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
@@ -144,6 +145,12 @@ def propagate(state: Analysis) -> None:
                 state.mark_all(source)
         elif computes(node) and node in state.used and node not in state.severed:
             rules.find(node).use(state, node)
+
+
+def _complex(node: Node) -> bool:
+    """Whether an operator returns complex numbers, which no value here can hold."""
+    value = node.meta.get("val")
+    return computes(node) and isinstance(value, Tensor) and value.is_complex()
 
 
 def live_classes(state: Analysis) -> Tensor:

@@ -57,7 +57,9 @@ def trace(model: nn.Module, inputs: Inputs, what: str, *, training: bool = False
                 f"tensor's values{line_of(node)}. {UNCHANGED} Move that out of `forward`, or pass the part of the "
                 "model that does without it."
             )
-    graph = Graph(model, list(exported.graph.nodes), *_tensors(model, exported))
+    tensors, owned = _tensors(model, exported)
+    _name_linear(exported.graph, owned)
+    graph = Graph(model, list(exported.graph.nodes), tensors, owned)
     graph.words = [_words(node) for node in graph.inputs]
     _settle_in_place(graph)
     if not graph.nodes[-1].all_input_nodes:
@@ -110,6 +112,42 @@ def _tensors(model: nn.Module, exported: ExportedProgram) -> tuple[dict[Node, Te
     return tensors, owned
 
 
+def _name_linear(traced: torch.fx.Graph, owned: set[Node]) -> None:
+    """Write a product with a weight (inputs, outputs) as the linear layer that it is, marked "inputs first"."""
+    for node in list(traced.nodes):
+        name = base(node) if computes(node) else ""
+        bias, (source, weight) = None, (*node.args, None, None)[:2]
+        if name == "addmm" and not node.kwargs:
+            bias, source, weight = node.args
+        elif name not in ("matmul", "mm"):
+            continue
+        if weight not in owned or weight.meta["val"].ndim != 2 or source.meta["val"].ndim < 2:
+            continue
+        if bias is not None and not _is_bias(bias, weight, owned):
+            continue
+        last = node
+        if bias is None and (added := _added(node, weight, owned)) is not None:
+            last, bias = next(iter(node.users)), added
+        with traced.inserting_before(last):
+            linear = traced.call_function(torch.ops.aten.linear.default, (source, weight, bias))
+        linear.meta = {**node.meta, "inputs first": True}
+        last.replace_all_uses_with(linear)
+        for gone in dict.fromkeys((last, node)):
+            traced.erase_node(gone)
+
+
+def _is_bias(value: Any, weight: Node, owned: set[Node]) -> bool:
+    return isinstance(value, Node) and value in owned and value.meta["val"].shape == weight.meta["val"].shape[1:]
+
+
+def _added(product: Node, weight: Node, owned: set[Node]) -> Node | None:
+    """Return the bias that is added to a product and nothing else is done with it."""
+    user = next(iter(product.users), None)
+    if user is None or len(product.users) > 1 or not computes(user) or base(user) != "add" or user.kwargs:
+        return None
+    return next((other for other in user.args if _is_bias(other, weight, owned)), None)  # type: ignore[return-value]
+
+
 def _refusal(model: nn.Module, inputs: Inputs, error: BaseException, what: str) -> str:
     name = f"{type(model).__name__}.forward"
     # Does it run at all? Then it is the exporter that minds, and otherwise the user's own error says more.
@@ -155,13 +193,13 @@ def _settle_in_place(graph: Graph) -> None:
         if targets and (not writes_first(node) or targets != [source]):
             sharing[node] = [node]
             for target in targets:  # as an operator of another library, or one that was given `out=`
-                graph.opaque.update((*sharing[target], node))
+                graph.opaque |= dict.fromkeys((*sharing[target], node), base(node))
         elif targets and source is not None:
             family = sharing[source]
             # Other views of the same memory that somebody reads after the change: they see it, and the graph does not.
             late = {member for member in family for user in member.users if order[user] > order[node]} - {source}
             if late or source in graph.tensors:
-                graph.opaque.update((*family, node))
+                graph.opaque |= dict.fromkeys((*family, node), base(node))
             # Readers before the change keep the old node, which is what they saw.
             now = order[node]
             source.replace_all_uses_with(node, delete_user_cb=lambda user, now=now: order[user] > now)  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pruning_lib._inputs import Inputs, tensors_in
 from pruning_lib._model import clone, first_line, place, rewrites_itself
+from pruning_lib.channels._double import InDouble, native_dtype
 from pruning_lib.channels._plan import cast, wider
 from pruning_lib.channels._probes import probes
 
@@ -55,11 +57,14 @@ class Reference:
         In float64, empty if it does not run in it at all, and in its own dtype.
     training : (Inputs, list of Tensor) or None
         In training mode, on one of the probes; None if it refuses that.
+    double : InDouble
+        How it was run in float64.
     """
 
     exact: list[Run]
     native: list[Run]
     training: Run | None
+    double: InDouble
 
 
 def refer(model: nn.Module, inputs: Inputs, words: list[int]) -> Reference:
@@ -86,33 +91,34 @@ def refer(model: nn.Module, inputs: Inputs, words: list[int]) -> Reference:
     if why := rewrites_itself(model, dense):
         name = f"{type(model).__name__}.forward"
         raise RuntimeError(f"`shrink` cannot follow {name}: {why}. Nothing was changed. Move that out of `forward`.")
-    exact = _run_all(model, probes(inputs, words), torch.float64)
+    double = InDouble(native_dtype(model))
+    exact = _run_all(model, probes(inputs, words), double)
     # What float64 accepted is compared in the model's own dtype, too: nothing is tried twice.
     choices: Iterator[Iterable[Inputs]] = iter([[each] for each, _ in exact]) if exact else probes(inputs, words)
     next(choices)
     native = [(inputs, first), *(run for run in (_accepted(dense, choice, None) for choice in choices) if run)]
-    return Reference(exact, native, _accepted(dense.train(), [native[-1][0], inputs], None))
+    return Reference(exact, native, _accepted(dense.train(), [native[-1][0], inputs], None), double)
 
 
-def _run_all(model: nn.Module, probes: Iterator[Iterable[Inputs]], dtype: torch.dtype) -> list[Run]:
-    """Run the dense model in a dtype on every probe that it accepts; none if it does not accept the first."""
+def _run_all(model: nn.Module, probes: Iterator[Iterable[Inputs]], double: InDouble) -> list[Run]:
+    """Run the dense model in float64 on every probe that it accepts; none if it does not accept the first."""
     dense = clone(model, share=True)
-    cast(dense, dtype)
+    cast(dense, torch.float64)
     dense.eval()
     runs: list[Run] = []
     for choices in probes:
-        if run := _accepted(dense, choices, dtype):
+        if run := _accepted(dense, choices, double):
             runs.append(run)
         elif not runs:
             break
     return runs
 
 
-def _accepted(model: nn.Module, choices: Iterable[Inputs], dtype: torch.dtype | None) -> Run | None:
+def _accepted(model: nn.Module, choices: Iterable[Inputs], double: InDouble | None) -> Run | None:
     """Run a model on the first inputs that it accepts; what the untouched model refuses tells nothing."""
     for inputs in choices:
         try:
-            return inputs, _run(model, inputs, dtype)
+            return inputs, _run(model, inputs, double)
         except Exception:  # a size, a batch or a dtype that the model does not take
             continue
     return None
@@ -128,7 +134,7 @@ def compare(reference: Reference, make: Callable[[torch.dtype | None], nn.Module
         too: what they lose by rounding is left to the second comparison.
     """
     exact = reference.exact
-    worst = _worst(exact, make(torch.float64).eval(), torch.float64) if exact else Comparison()
+    worst = _worst(exact, make(torch.float64).eval(), reference.double) if exact else Comparison()
     if not worst.equal:
         return worst
     if worst.error > TOLERANCE:
@@ -158,11 +164,11 @@ def _training(reference: Reference, small: nn.Module) -> Comparison | None:
     return None if result.equal else Comparison(float("inf"), result.difference, result.raised, training=True)
 
 
-def _worst(runs: list[Run], small: nn.Module, dtype: torch.dtype) -> Comparison:
+def _worst(runs: list[Run], small: nn.Module, double: InDouble) -> Comparison:
     """Return the largest error on any input, or the first failure."""
     worst = Comparison()
     for inputs, expected in runs:
-        one = _error(expected, small, inputs, dtype)
+        one = _error(expected, small, inputs, double)
         if not one.equal:
             return one
         worst = max(worst, one, key=lambda each: each.error)
@@ -170,18 +176,19 @@ def _worst(runs: list[Run], small: nn.Module, dtype: torch.dtype) -> Comparison:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> list[Tensor]:
+def _run(model: nn.Module, inputs: Inputs, double: InDouble | None) -> list[Tensor]:
     """Return the tensors in what a model returns; what is random in it is the same every time."""
     devices = sorted({x.get_device() for x in inputs.tensors if x.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    dtype = torch.float64 if double else None
+    with torch.random.fork_rng(devices=devices), double or contextlib.nullcontext():
         torch.manual_seed(0)
         # A copy: forward may change its inputs in place.
         return tensors_in(inputs.map(lambda x: x.to(wider(x.dtype, dtype), copy=True)).call(model))
 
 
-def _error(expected: list[Tensor], small: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> Comparison:
+def _error(expected: list[Tensor], small: nn.Module, inputs: Inputs, double: InDouble | None) -> Comparison:
     try:
-        outputs = _run(small, inputs, dtype)
+        outputs = _run(small, inputs, double)
     except Exception as error:
         return Comparison(float("inf"), str(error) or type(error).__name__, error)
     if [leaf.shape for leaf in outputs] != [leaf.shape for leaf in expected]:
