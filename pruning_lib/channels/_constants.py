@@ -86,6 +86,11 @@ class Constant(nn.Module):
         return f"{len(self.bias)}{'' if isinstance(self.bias, nn.Parameter) else ', zero'}"
 
 
+def stands_in(model: nn.Module) -> bool:
+    """Whether constants stand in a model for layers: it is a network also if none of these is left."""
+    return isinstance(model, nn.Module) and any(isinstance(module, Constant) for module in model.modules())
+
+
 def _geometry(layer: nn.Module) -> list[tuple[int, int, int, int]]:
     """Return (factor, addend, divisor, offset) of each axis of space, for `_length`."""
     if not isinstance(layer, _ConvNd):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib._model import Example, check, clone, paired
+from pruning_lib._model import check, clone
+from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._graph import avoidable, operand, shape_of
 from pruning_lib.channels._shapes import distinct
 from pruning_lib.channels._solve import label
 from pruning_lib.channels._state import Analysis, Call
 from pruning_lib.channels._tables import find_tables
-from pruning_lib.channels._trace import trace
+from pruning_lib.channels._trace import trace_pair
+from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, unwrapped, weighted
 
 
-def find_units(model: nn.Module, example: Example) -> Units:
+def find_units(model: nn.Module, example: Any) -> Units:
     """Find the units of a network that can be pruned: who writes them, rescales them and reads them.
 
     Met in the chapter `serene`. The model is traced in eval mode on a copy; it is not touched.
@@ -26,8 +30,8 @@ def find_units(model: nn.Module, example: Example) -> Units:
     ----------
     model : nn.Module
         A network with at least one linear or convolution layer. Its forward must not branch on values.
-    example : Tensor or tuple of Tensor
-        What forward takes, on the model's device and of its dtype; one sample is enough.
+    example : Tensor, tuple, mapping or Inputs
+        What forward takes, as `pruning_lib.inputs` says, on the model's device and of its dtype; one sample is enough.
 
     Returns
     -------
@@ -55,8 +59,11 @@ def find_units(model: nn.Module, example: Example) -> Units:
     >>> units.macs  # 4·1·3·3 taps at 6·6 positions, 2·4·3·3 at 4·4
     {'0': 1296, '3': 1152}
     """
-    args = check(model, example)
-    return describe(label(trace(clone(unwrapped(model)), paired(args), "find_units")))
+    model = unwrapped(model)
+    inputs = check(model, example, prunable=not stands_in(model))
+    graph = trace_pair(clone(model), inputs, "find_units")
+    hold_for_training(graph, inputs, "find_units")
+    return describe(label(graph))
 
 
 def describe(state: Analysis) -> Units:
@@ -209,7 +216,9 @@ def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pi
     layers = [*weighted(state.graph.model), *(layer for layer in own if layer)]
     fixed = {layer: reasons[layer] for layer in layers if layer in reasons and layer not in written}
     called = {layer_of(state, call) for call in state.calls} | set(fixed)
-    return fixed | {layer: "is not called by forward" for layer in layers if layer not in called}
+    training = {name.rpartition(".")[0] for name in state.graph.awake}
+    idle = {True: "runs in training mode alone", False: "is not called by forward"}
+    return fixed | {layer: idle[layer in training] for layer in layers if layer not in called}
 
 
 def _macs(state: Analysis) -> dict[str, int]:
@@ -219,7 +228,7 @@ def _macs(state: Analysis) -> dict[str, int]:
         [*weighted(graph.model), *(layer_of(state, each) for each in state.calls if _is_own(state, each))], 0
     )
     # The graph was traced on a whole batch.
-    batch = next(shape_of(node)[0] for node in graph.nodes if graph.is_input(node))
+    batch = next(shape_of(node)[0] for node in graph.inputs if shape_of(node))
     for node in graph.nodes:
         if weighs(node):
             weight = operand(node, 1)

@@ -32,6 +32,12 @@ class Graph:
         Those of `tensors` that a module registers; the others are literals in the forward and keep their size.
     opaque : dict of Node to str
         What is changed in place while something else still looks at it, and the operator that does it.
+    words : list of int
+        Of each input, how many entries the table has in which its numbers are looked up; 0 if in none.
+    awake : list of str
+        Parameters that training mode alone reads.
+    training : dict of str to list of Tensor
+        Of each parameter that training mode needs whole, in part: which indices along each axis, as bool tensors.
     """
 
     model: nn.Module
@@ -39,6 +45,9 @@ class Graph:
     tensors: dict[Node, Tensor]
     owned: set[Node]
     opaque: dict[Node, str] = field(default_factory=dict)
+    words: list[int] = field(default_factory=list)
+    awake: list[str] = field(default_factory=list)
+    training: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @functools.cached_property
     def biasless(self) -> set[Node]:
@@ -67,6 +76,11 @@ class Graph:
         """
         first = self.names.get(node, "").rpartition(".")[0].split(PARAMETRIZED)[0]
         return self.layers.get(id(self.tensors[node]), first) if node in self.tensors else first
+
+    @property
+    def inputs(self) -> list[Node]:
+        """The tensors among what the caller passes to forward."""
+        return [node for node in self.nodes if self.is_input(node) and isinstance(node.meta.get("val"), Tensor)]
 
     def is_input(self, node: Node) -> bool:
         """Whether a node is what the caller passes to forward, neither a tensor of the model nor computed."""

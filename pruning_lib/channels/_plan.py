@@ -223,9 +223,16 @@ def cut(
     # Indexing forgets the layout, and a network in channels-last would pay for it in every convolution.
     if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         small = small.contiguous(memory_format=torch.channels_last)
-    small = small.to(dtype) if dtype and small.is_floating_point() else small
+    small = small.to(wider(small.dtype, dtype))
     # A tensor that lost nothing is still the dense model's own.
     return small.clone() if small.data_ptr() == tensor.data_ptr() else small
+
+
+def wider(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """Return what a tensor of a dtype becomes in a model of another: whole numbers stay, complex ones stay complex."""
+    if dtype is None or not (own.is_floating_point or own.is_complex):
+        return own
+    return dtype.to_complex() if own.is_complex else dtype
 
 
 def _regroup(module: nn.Module, count: int) -> None:

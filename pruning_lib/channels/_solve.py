@@ -23,6 +23,7 @@ from pruning_lib.channels import rules
 from pruning_lib.channels._compensate import represent
 from pruning_lib.channels._constants import REPLACEABLE
 from pruning_lib.channels._graph import Graph, avoidable, base, caller, computes, operand, shape_of
+from pruning_lib.channels._lengths import keep_lengths, settle_values
 from pruning_lib.channels._shapes import NAN, by_channel, common, flat, like, narrow, spread, uniform
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._layers import balance, channel_axis, weighs
@@ -82,6 +83,10 @@ def label(
     # What an earlier round was wrong about.
     for node, reason in pins:
         state.freeze(node, reason)
+    for node in graph.owned:
+        for labels, mask in zip(state.axes.get(node, ()), graph.training.get(graph.names[node], ()), strict=False):
+            state.classes.pin(labels[mask], "is needed by what runs in training mode alone")
+    keep_lengths(state)
     return state
 
 
@@ -119,6 +124,7 @@ def propagate(state: Analysis) -> None:
     """Find the constants, forward, then what is used, backward."""
     graph = state.graph
     # Values come from parameters and literals; whatever depends on an input is live.
+    fixed = set(graph.tensors)  # what no input has a part in
     for node in graph.nodes:
         changed = node in graph.tensors and node in graph.opaque
         if graph.is_input(node) or changed or node in state.unknown or _complex(node):
@@ -127,6 +133,10 @@ def propagate(state: Analysis) -> None:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
         elif computes(node):
             rules.find(node).value(state, node)
+            if node.all_input_nodes and fixed.issuperset(node.all_input_nodes):
+                fixed.add(node)
+        if node in fixed:
+            settle_values(state, node)
     # Backwards, every reader of a node has spoken before the node is asked. What nobody used asks for nothing, so dead
     # code uses nothing, and a severed layer's inputs are of no use.
     for node in reversed(graph.nodes):

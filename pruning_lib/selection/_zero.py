@@ -169,13 +169,18 @@ def _zero_group(
     for member in group.norms:
         norm, mask = layers[member.layer], _at(member.index, pruned)
         assert isinstance(norm, BatchNorm)
-        bounded = bounded_scale(norm)
-        fill(norm.weight if bounded is None else bounded[0], mask, 0.0, optimizer)
-        if bounded is not None:  # σ(γ) is never 0
-            bounded[1].logical_or_(mask.to(bounded[1].device))
-        fill(norm.running_mean, mask, 0.0, None)
-        fill(norm.running_var, mask, 1.0, None)
+        _zero_scale(norm, mask, optimizer)
         set_shift(norm.bias, member.index, mask)
+
+
+def _zero_scale(norm: BatchNorm, mask: Tensor, optimizer: Optimizer | None) -> None:
+    """Set the scale of the masked channels to 0, and their statistics to those of a constant 0 of variance 1."""
+    bounded = bounded_scale(norm)
+    fill(norm.weight if bounded is None else bounded[0], mask, 0.0, optimizer)
+    if bounded is not None:  # σ(γ) is never 0
+        bounded[1].logical_or_(mask.to(bounded[1].device))
+    fill(norm.running_mean, mask, 0.0, None)
+    fill(norm.running_var, mask, 1.0, None)
 
 
 def _at(index: Tensor, pruned: Tensor) -> Tensor:
