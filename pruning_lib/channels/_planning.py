@@ -122,8 +122,21 @@ def _notes(state: Analysis, kept: Kept) -> Iterator[str]:
         yield f"{layer}: {units}: {why}"
     yield from _rows_that_stay(state, kept)
     for node in state.severed:
-        why = "no input changes it" if node in state.used else "nothing reads it"
+        why = "no input changes it" if _reaches_output(node) else "nothing reads it"
         yield f"{caller(state.graph, node)[0]}: {why}, so it became a constant"
+
+
+def _reaches_output(node: Node) -> bool:
+    """Whether forward returns something that is made of what a node returned."""
+    seen, left = {node}, [node]
+    while left:
+        for user in left.pop().users:
+            if user.op == "output":
+                return True
+            if user not in seen:
+                seen.add(user)
+                left.append(user)
+    return False
 
 
 def _rows_that_stay(state: Analysis, kept: Kept) -> Iterator[str]:
