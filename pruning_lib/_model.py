@@ -53,6 +53,8 @@ def check(model: nn.Module, example: Any, *, prunable: bool = True) -> Inputs:
         raise ValueError(
             f"{type(model).__name__} has no prunable layer: no nn.Linear and no convolution was found in it."
         )
+    if prunable and (empty := [name for name, layer in weighted(model).items() if not layer.weight.numel()]):
+        raise ValueError(f"'{empty[0]}' has a weight of no numbers: a layer of width 0 has no units. Leave it out.")
     # What is registered: a `weight` that hooks compute is stale until forward has run.
     registered = [tensor for layer in layers for tensor in layer.parameters()]
     own = next(iter(registered), None) if layers else next((t for _, _, _, t in tensors_of(model)), None)

@@ -24,6 +24,7 @@ from pruning_lib.channels._shapes import NAN, by_channel, distinct, uniform
 from pruning_lib.channels._state import Analysis, Call, Kept
 from pruning_lib.channels.rules._layers import (
     channel_axis,
+    kept_groups,
     reads_zeros,
     taps,
     transposed,
@@ -36,14 +37,16 @@ STANDS = "the constant that stands for others where zeros are read beside it"
 SMALL = 0.1  # a constant under a tenth of the one that it would stand for would multiply its weights by ten and more
 
 
-def home(state: Analysis, call: Call) -> Home:
+def home(state: Analysis, call: Call, kept: Kept) -> Home:
     """Say where a constant that `call` reads can go."""
     node, weight, bias = call.node, call.weight, argument(call.node, 2, "bias")
     calls = {each.node for each in siblings(state, call)}
     # At the border fewer taps meet the constant, and a bias is the same everywhere: only another column does.
     if reads_zeros(node):
-        alone = set(weight.users) == calls
-        return "merge" if alone and weight in state.graph.owned and call.groups == 1 else ""
+        alone = set(weight.users) == calls and weight in state.graph.owned
+        # A grouped convolution of which one group is left is a plain one.
+        single = call.groups == 1 or (not transposed(node) and int(kept_groups(call, kept).sum()) == 1)
+        return "merge" if alone and single else ""
     # A bias that something else reads, as a second layer, would change there as well.
     if isinstance(bias, Node):
         return "fold" if bias in state.graph.owned and set(bias.users) == calls else ""
@@ -70,14 +73,14 @@ def running_mean(state: Analysis, node: Node) -> Node | None:
     return mean if mean in state.graph.owned and len(mean.users) == 1 and reader not in state.severed else None
 
 
-def factors(state: Analysis, call: Call) -> list[tuple[Tensor, Home]]:
+def factors(state: Analysis, call: Call, kept: Kept) -> list[tuple[Tensor, Home]]:
     """Return what a call reads that no input changes, (columns,), NaN where it is live, and where it can go.
 
     First constants, then factors of one map that varies over positions: what a padded mean makes of constants.
     """
     reads = [state.read[each.node] for each in siblings(state, call)]
     alike = torch.stack([read == reads[0] for read in reads]).all(0)  # one weight cannot make up for two constants
-    constants: list[tuple[Tensor, Home]] = [(torch.where(alike, reads[0], NAN), home(state, call))]
+    constants: list[tuple[Tensor, Home]] = [(torch.where(alike, reads[0], NAN), home(state, call, kept))]
     scaled = state.scaled.get(operand(call.node))
     return constants if scaled is None else [*constants, (scaled, "merge scaled")]
 
@@ -112,7 +115,7 @@ def representative(constants: Tensor, stays: Tensor, removed: Tensor) -> int | N
 def represent(state: Analysis, call: Call, kept: Kept) -> None:
     """Keep what stands for removed constants: one column where they merge, each of them where nothing can."""
     read = removed_constants(state, call, kept)
-    known = {where: values for values, where in factors(state, call)}
+    known = {where: values for values, where in factors(state, call, kept)}
     # A constant that is not the same at every position is not one number, and fits into no bias.
     apart = read[torch.stack([values[read].isnan() for values in known.values()]).all(0)]
     once = len(siblings(state, call)) == 1
@@ -128,7 +131,7 @@ def represent(state: Analysis, call: Call, kept: Kept) -> None:
 
 def creates_bias(state: Analysis, kept: Kept, call: Call) -> bool:
     """Whether a layer gets a bias, to hold constants that were removed in front of it."""
-    if home(state, call) != "fold" or argument(call.node, 2, "bias") is not None:
+    if home(state, call, kept) != "fold" or argument(call.node, 2, "bias") is not None:
         return False
     removed = removed_constants(state, call, kept)
     # NaN are maps that vary, which merge instead.
@@ -150,7 +153,7 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
         if call is not siblings(state, call)[0]:  # what a layer reads in every call is added once
             continue
         read = removed_constants(state, call, kept)
-        for constants, where in factors(state, call):
+        for constants, where in factors(state, call, kept):
             removed = read[~constants[read].isnan()]
             if len(removed) and where in ("fold", "center"):
                 _shift(state, kept, call, _only(constants, removed), tensors)
@@ -168,7 +171,7 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
 def _shift(state: Analysis, kept: Kept, call: Call, constants: Tensor, tensors: dict[str, Tensor]) -> None:
     """Add c·ΣW to the bias, or take it from the mean that a BatchNorm subtracts."""
     names, delta = state.graph.names, weighted_sum(state, call.node, constants)[kept.of(call.rows)]
-    if home(state, call) == "center":
+    if home(state, call, kept) == "center":
         mean = running_mean(state, call.node)
         assert mean is not None
         _add(tensors[names[mean]], -delta)
@@ -188,7 +191,9 @@ def _merge(
     assert best is not None
     weight = state.tensor(call.weight).detach()
     axis = 0 if transposed(call.node) else 1
-    columns = weight.index_select(axis, removed.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
+    # Of a grouped weight one group is left, and its columns are counted from the group's first.
+    places = removed if transposed(call.node) else removed % weight.shape[axis]
+    columns = weight.index_select(axis, places.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
     # Column `best` of the dense weight is this one of the small weight: as many as stay lie before it.
     column = tensors[state.graph.names[call.weight]].select(axis, int(stays[:best].sum()))
     _add(column, columns @ (constants[removed] / constants[best]).to(weight.device))

@@ -38,6 +38,8 @@ class Graph:
         Parameters that training mode alone reads.
     training : dict of str to list of Tensor
         Of each parameter that training mode needs whole, in part: which indices along each axis, as bool tensors.
+    cautious : bool
+        Whether constants other than 0 are not trusted behind operators that may do something else at another size.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Graph:
     words: list[int] = field(default_factory=list)
     awake: list[str] = field(default_factory=list)
     training: dict[str, list[Tensor]] = field(default_factory=dict)
+    cautious: bool = False
 
     @functools.cached_property
     def biasless(self) -> set[Node]:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pruning_lib._model import check, clone
+from pruning_lib._model import check, clone, tensors_of
+from pruning_lib.channels._blame import blame
 from pruning_lib.channels._compensate import compensate
 from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._find import describe, first_calls
@@ -88,6 +89,7 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
     """
     model = unwrapped(model)
     inputs = check(model, example, prunable=not stands_in(model))
+    _check_numbers(model)
     if optimizer is not None:
         check_optimizer(optimizer, model)
     graph = trace_pair(clone(model, share=True), inputs, "shrink")
@@ -114,12 +116,37 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
         if comparison.training and not graph.training:
             hold_for_training(graph, inputs, "shrink", always=True)
             continue
+        # A constant may be another one at another size: from then on, only 0 is trusted where that can be.
+        if comparison.raised is None and not graph.cautious:
+            graph.cautious = True
+            continue
         # A literal size in forward may be to blame: keep the channels that it counts, and plan again.
         more = suspects(state, kept, pins, comparison, make(None), inputs)
         if not more:
             break
         pins += more
-    raise RuntimeError(f"`shrink` found that the outputs would change: {comparison.difference}. Nothing was changed.")
+    where = f" on inputs of shape {comparison.inputs}" if comparison.inputs else ""
+    if comparison.inputs and comparison.raised is None:
+        where += blame(state, kept, clone(model), make(None), comparison.inputs)
+    raise RuntimeError(
+        f"`shrink` found that the outputs would change: {comparison.difference}{where}{_not_finite(model)}. "
+        "Nothing was changed."
+    )
+
+
+def _not_finite(model: nn.Module) -> str:
+    """Name a tensor that holds NaN or infinite numbers, which no smaller network can be held against."""
+    for name, _, _, tensor in tensors_of(model):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return f"; '{name}' holds NaN or infinite numbers, so there may be nothing to compare"
+    return ""
+
+
+def _check_numbers(model: nn.Module) -> None:
+    """Raise ValueError for tensors without numbers."""
+    for name, _, _, tensor in tensors_of(model):
+        if tensor.is_meta:
+            raise ValueError(f"`shrink` looks at numbers, and '{name}' is on the meta device: load the weights first.")
 
 
 def _smaller(model: nn.Module, state: Analysis, kept: Kept, plan: Plan, dtype: torch.dtype | None) -> nn.Module:

@@ -24,7 +24,7 @@ from pruning_lib.channels._compensate import represent
 from pruning_lib.channels._constants import REPLACEABLE
 from pruning_lib.channels._graph import Graph, avoidable, base, caller, computes, operand, shape_of
 from pruning_lib.channels._lengths import keep_lengths, settle_values
-from pruning_lib.channels._shapes import NAN, by_channel, common, flat, like, narrow, spread, uniform
+from pruning_lib.channels._shapes import NAN, Labels, by_channel, common, flat, like, narrow, spread, uniform
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._layers import balance, channel_axis, weighs
 from pruning_lib.channels.rules._sources import looks_up
@@ -133,6 +133,9 @@ def propagate(state: Analysis) -> None:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
         elif computes(node):
             rules.find(node).value(state, node)
+            if graph.cautious and _depends_on_sizes(node):
+                state.values[node] = _only_zeros(state.values[node])
+                state.scaled.pop(node, None)
             if node.all_input_nodes and fixed.issuperset(node.all_input_nodes):
                 fixed.add(node)
         if node in fixed:
@@ -145,6 +148,18 @@ def propagate(state: Analysis) -> None:
                 state.mark_all(source)
         elif computes(node) and node in state.used and node not in state.severed:
             rules.find(node).use(state, node)
+
+
+def _depends_on_sizes(node: Node) -> bool:
+    """Whether an operator may do something else at another size: all but layers and what treats elements alone."""
+    return not (rules.find(node).elementwise or weighs(node) or base(node) in ("batch_norm", "getitem"))
+
+
+def _only_zeros(values: Labels) -> Labels:
+    """Return values in which every constant other than 0 is live."""
+    if isinstance(values, Tensor):
+        return torch.where(narrow(values) == 0, 0.0, NAN).double().expand(values.shape)
+    return [_only_zeros(part) for part in values] if isinstance(values, list) else values
 
 
 def _complex(node: Node) -> bool:

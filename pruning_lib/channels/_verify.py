@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,15 @@ class Comparison:
         What the small network raised instead of returning; `difference` is its message then.
     training : bool
         Whether they differ in training mode alone.
+    inputs : Inputs or None
+        On what they differ.
     """
 
     error: float = 0.0
     difference: str = ""
     raised: Exception | None = None
     training: bool = False
+    inputs: Inputs | None = None
 
     @property
     def equal(self) -> bool:
@@ -138,19 +141,20 @@ def compare(reference: Reference, make: Callable[[torch.dtype | None], nn.Module
     if not worst.equal:
         return worst
     if worst.error > TOLERANCE:
-        return Comparison(worst.error, f"by {worst.error:.1e} in float64")
+        return replace(worst, difference=f"by {worst.error:.1e} in float64")
     # The model's own dtype: here `compensate` rounds, and what it added must not be worse than rounding elsewhere.
     error, small = worst.error, make(None).eval()
     for i, (inputs, expected) in enumerate(reference.native):
         native = _error(expected, small, inputs, None)
         if not native.equal:
-            return native
+            return replace(native, inputs=inputs)
         floats = [leaf.dtype for leaf in expected if leaf.is_floating_point() or leaf.is_complex()]
         eps = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
         # The dense model's own distance from float64 says how much rounding this network does on this input.
         rounding = _distance(exact[i][1], expected) if i < len(exact) else 0.0
         if native.error > max(50 * eps, 20 * rounding, TOLERANCE if eps < TOLERANCE else 0.0):
-            return Comparison(native.error, f"by {native.error:.1e} in {floats[0] if floats else 'its own dtype'}")
+            difference = f"by {native.error:.1e} in {floats[0] if floats else 'its own dtype'}"
+            return Comparison(native.error, difference, inputs=inputs)
         error = error if exact else max(error, native.error)
     return _training(reference, small) or Comparison(error)
 
@@ -161,14 +165,14 @@ def _training(reference: Reference, small: nn.Module) -> Comparison | None:
         return None
     inputs, expected = reference.training
     result = _error(expected, small.train(), inputs, None)
-    return None if result.equal else Comparison(float("inf"), result.difference, result.raised, training=True)
+    return None if result.equal else replace(result, error=float("inf"), training=True, inputs=inputs)
 
 
 def _worst(runs: list[Run], small: nn.Module, double: InDouble) -> Comparison:
     """Return the largest error on any input, or the first failure."""
     worst = Comparison()
     for inputs, expected in runs:
-        one = _error(expected, small, inputs, double)
+        one = replace(_error(expected, small, inputs, double), inputs=inputs)
         if not one.equal:
             return one
         worst = max(worst, one, key=lambda each: each.error)
