@@ -12,12 +12,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 
 from pruning_lib._model import tensors_of
+from pruning_lib.channels import _schema
 from pruning_lib.channels._constants import Constant
 from pruning_lib.channels._graph import PARAMETRIZED
 from pruning_lib.channels._shapes import in_groups
 from pruning_lib.units import BatchNorm
-
-FORMATS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -73,30 +72,15 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
-        return json.dumps({"format": FORMATS[-1], **asdict(self)}, separators=(",", ":"))
+        return json.dumps({"format": _schema.FORMATS[-1], **asdict(self)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read a plan; a ValueError says what is wrong with it."""
-        try:
-            data = json.loads(text)
-            if (number := data.pop("format")) not in FORMATS:
-                raise ValueError(f"it has format {number}, this version reads {' and '.join(map(str, FORMATS))}")
-            plan = cls(**data)
-            for name in (*plan.kept, *plan.blocks):
-                cuts = [(int(axis), index) for axis, index in plan.kept.get(name, {}).items()]
-                cuts += [(1, index) for index in plan.blocks.get(name, [])]
-                if not all(_fits(index, plan.shapes[name][axis]) for axis, index in cuts):
-                    raise ValueError(f"the indices kept of '{name}' do not fit its shape")
-                if len({len(index) for index in plan.blocks.get(name, [])}) > 1:
-                    raise ValueError(f"the groups of '{name}' keep different numbers of channels")
-        except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError) as error:
-            raise ValueError(f"the plan is not what `save` writes ({type(error).__name__})") from error
+        plan = cls(**_schema.parsed(text, cls))
+        if fault := next(_schema.faults(plan), None):
+            raise ValueError(fault)
         return plan
-
-
-def _fits(index: list[int], size: int) -> bool:
-    return bool(index) and index == sorted(set(index)) and 0 <= index[0] <= index[-1] < size
 
 
 @dataclass
@@ -157,10 +141,11 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
     Raises
     ------
     ValueError
-        If a tensor of the plan is missing or has another shape than the plan was made for.
+        If the plan was made for another network, or could be for none.
     """
     modules = dict(model.named_modules())
-    _check(plan, model, modules)
+    if misfit := next(_schema.misfits(plan, model), None):
+        raise ValueError(misfit)
     for layer, channels in plan.constants.items():
         model.set_submodule(layer, Constant(modules[layer], abs(channels), zero=channels < 0))
     for layer in {*plan.groups} - {*plan.constants}:
@@ -179,19 +164,6 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
     for layer in touched | {*plan.groups}:
         _resize(modules[layer])
     _tell(model, plan)
-
-
-def _check(plan: Plan, model: nn.Module, modules: dict[str, nn.Module]) -> None:
-    """Raise ValueError if the plan was made for another network."""
-    tensors = {name: tensor for name, _, _, tensor in tensors_of(model)}
-    for name, shape in plan.shapes.items():
-        if name not in tensors:
-            raise ValueError(f"the plan cuts '{name}', which {type(model).__name__} does not have")
-        if list(tensors[name].shape) != shape:
-            raise ValueError(f"'{name}' has shape {list(tensors[name].shape)}, the plan was made for {shape}")
-    missing = [layer for layer in (*plan.created, *plan.groups, *plan.constants) if layer not in modules]
-    if missing:
-        raise ValueError(f"the plan changes '{missing[0]}', which {type(model).__name__} does not have")
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
