@@ -31,6 +31,7 @@ check: style ## what a contributor runs before each commit: style, types, fast t
 style: venv
 	$(FULL) -m ruff check .
 	$(FULL) -m ruff format --check .
+	.venv/bin/lint-imports --no-logo
 	$(FULL) -m mypy
 
 floor: venv-floor ## the library's fast tests with the oldest torch that it allows
@@ -53,8 +54,9 @@ notebooks: venv ## re-execute the chapters whose code, library parts or records 
 students: venv ## copies of the notebooks without solutions, in _build/students
 	@$(FULL) -m tools.notebooks students
 
-figure: venv ## the picture of the README
+figure: venv ## the pictures of the README and of the page on the architecture
 	@$(FULL) -m tools.readme_figure
+	@$(FULL) -m tools.drawings
 
 locks: venv ## resolve pyproject.toml into the lock files; what is locked stays where it can
 	@$(FULL) -m tools.locks

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from benchmarks.timing import interleaved, ratios
+from experiments._provenance import provenance
 from experiments.bench import Bench
-from experiments.runner import provenance
 from pruning_lib.companion.records import MEASURED, Record, Row, architecture, choose, summarize, write_text
 
 BATCH, THREADS = 32, 1

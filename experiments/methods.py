@@ -1,8 +1,12 @@
-"""The methods that the suites compare, each built from a run's configuration, and the optimizer that goes with it."""
+"""The methods that the suites compare: how each is built from a run's configuration, and what people call it.
+
+A new method is one entry of `METHODS`, and, if its optimizer is special, a line of `optimizer_of`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +33,32 @@ from pruning_lib.units import BatchNorm, Group, Member, Units, bounded_scale, we
 INPUTS = "inputs"
 Config = dict[str, Any]
 Build = Callable[[nn.Module, Config, Units], Regularizer | None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method by the name that configurations give it.
+
+    Parameters
+    ----------
+    label : str
+        What people call it.
+    build : callable
+        (model, configuration, units) → regularizer, or None where nothing is penalized.
+    settings : dict
+        What its configurations hold beside the strength.
+    decayed : bool
+        Whether its strength is the weight decay of the optimizer, which reaches scales, shifts and biases, too.
+    """
+
+    label: str
+    build: Build
+    settings: Config = field(default_factory=dict)
+    decayed: bool = False
+
+
+def _nothing(model: nn.Module, config: Config, units: Units) -> None:
+    return None
 
 
 def _serene(**settings: Any) -> Build:
@@ -58,7 +88,7 @@ def _stochastic(base: type[L1] | type[L2]) -> Build:
 
 
 def _stochastic_decay(model: nn.Module, config: Config, units: Units) -> Regularizer:
-    """Sample under the optimizer's weight decay, which reaches scales, shifts and biases, too; see `DECAYED`.
+    """Sample under the optimizer's weight decay.
 
     Readings of the paper that `config` tells apart: τ relative to each layer or to the whole network, scales sampled or
     not, regrowing or held.
@@ -86,51 +116,95 @@ def _columns_with_inputs(model: nn.Module, config: Config, units: Units) -> Regu
     return GroupLasso(model, config["strength"], over="columns", units=everything)
 
 
-METHODS: dict[str, Build] = {
-    "dense": lambda model, config, units: None,
-    "l2": lambda model, config, units: L2(model, config["strength"]),
-    "l1": lambda model, config, units: L1(model, config["strength"]),
-    "group-lasso": lambda model, config, units: GroupLasso(model, config["strength"], units=units),
-    "group-lasso-inputs": _columns_with_inputs,
-    "group-lasso-loss": lambda model, config, units: GroupLasso(model, config["strength"], apply="loss", units=units),
-    "group-hoyer": lambda model, config, units: GroupHoyer(model, config["strength"], units=units),
-    "serene-exact": _serene(estimator="exact"),
-    "serene-sampled": _sampled_serene,
-    "serene-lower-bound": _serene(estimator="lower-bound"),
-    "serene-local": _serene(estimator="local"),
-    "serene-released": _serene(estimator="exact", scaling="released"),
-    "stochastic": _sampling_alone,
-    "stochastic-l2": _stochastic(L2),
-    "stochastic-l1": _stochastic(L1),
-    "dense-long": lambda model, config, units: None,
-    "decay": lambda model, config, units: None,
-    "guided-l2": _guided(L2),
-    "guided-l1": _guided(L1),
-    "guided-group-lasso": _guided(GroupLasso),
-    "slimming": lambda model, config, units: NetworkSlimming(model, config["strength"], units=units),
-    "polarization": lambda model, config, units: Polarization(model, config["strength"], t=config["t"], units=units),
-    "rni": lambda model, config, units: RecedingNeurons(model, config["strength"], shift=config["shift"], units=units),
+SAMPLED, HALF = {"every": 2, "smoothing": 0.7}, {"scale": 0.5}
+GENTLY, GUIDANCE = {"temperature": 0.1}, {"guidance": "linear"}
+
+METHODS: dict[str, Method] = {
+    "dense": Method("no penalty", _nothing),
+    "dense-long": Method("no penalty, trained as long as the pipeline", _nothing, decayed=True),
+    "decay": Method("weight decay", _nothing, decayed=True),
+    "l2": Method("L2", lambda model, config, units: L2(model, config["strength"])),
+    "l1": Method("L1", lambda model, config, units: L1(model, config["strength"])),
+    "group-lasso": Method(
+        "group lasso", lambda model, config, units: GroupLasso(model, config["strength"], units=units)
+    ),
+    "group-lasso-inputs": Method("group lasso of units and inputs", _columns_with_inputs),
+    "group-lasso-loss": Method(
+        "group lasso by its gradient",
+        lambda model, config, units: GroupLasso(model, config["strength"], apply="loss", units=units),
+    ),
+    "group-hoyer": Method(
+        "group Hoyer", lambda model, config, units: GroupHoyer(model, config["strength"], units=units)
+    ),
+    "serene-exact": Method("SeReNe, exact", _serene(estimator="exact")),
+    "serene-sampled": Method("SeReNe", _sampled_serene, SAMPLED),
+    "serene-lower-bound": Method("SeReNe, lower bound", _serene(estimator="lower-bound")),
+    "serene-local": Method("SeReNe, local", _serene(estimator="local")),
+    "serene-released": Method("SeReNe as released", _serene(estimator="exact", scaling="released")),
+    "stochastic": Method("stochastic pruning alone", _sampling_alone),
+    "stochastic-l2": Method("stochastic pruning with L2", _stochastic(L2), GENTLY),
+    "stochastic-l1": Method("stochastic pruning with L1", _stochastic(L1), GENTLY),
+    "guided-l2": Method("guided L2", _guided(L2), GUIDANCE),
+    "guided-l1": Method("guided L1", _guided(L1), GUIDANCE),
+    "guided-group-lasso": Method("guided group lasso", _guided(GroupLasso), GUIDANCE),
+    "slimming": Method(
+        "network slimming", lambda model, config, units: NetworkSlimming(model, config["strength"], units=units), HALF
+    ),
+    "polarization": Method(
+        "polarization",
+        lambda model, config, units: Polarization(model, config["strength"], t=config["t"], units=units),
+        HALF | {"t": 1.2},
+    ),
+    "rni": Method(
+        "receding importances",
+        lambda model, config, units: RecedingNeurons(model, config["strength"], shift=config["shift"], units=units),
+        {"shift": 3.0},
+    ),
 }
 
 # Readings: of the two methods that are reconstructions, and of the sum over positions that SeReNe leaves open for
-# convolutions. The suites set what is read differently.
+# convolutions.
 GUIDANCES = ("constant", "linear", "quadratic", "exponential", "step")
 KERNELS = ("gaussian", "laplace", "sigmoid", "deterministic")
-SPACES = ("mean", "sum", "abs-of-sum")
-METHODS |= {f"guided-group-lasso-{guidance}": METHODS["guided-group-lasso"] for guidance in GUIDANCES}
-METHODS |= {f"stochastic-l2-{kernel}": METHODS["stochastic-l2"] for kernel in KERNELS}
-METHODS |= {f"serene-{space}": METHODS["serene-sampled"] for space in SPACES}
+SPACES = {"mean": "mean", "sum": "sum", "abs-of-sum": "|sum|"}
+TEMPERATURES = {"cool": 0.05, "warm": 0.2}
 # Under which reading do filters die by themselves? BatchNorm or none is a matter of the network.
-DEATHS: dict[str, Config] = {
-    "layer": {"tau": "layer", "scales": False},
-    "network": {"tau": "network", "scales": False},
-    "scales": {"tau": "layer", "scales": True},
-    "held": {"tau": "layer", "scales": False, "mode": "mask"},
-    "scales-held": {"tau": "layer", "scales": True, "mode": "mask"},
+DEATHS: dict[str, tuple[str, Config]] = {
+    "layer": ("τ by layer", {"tau": "layer", "scales": False}),
+    "network": ("τ of the network", {"tau": "network", "scales": False}),
+    "scales": ("scales sampled", {"tau": "layer", "scales": True}),
+    "held": ("zeros held", {"tau": "layer", "scales": False, "mode": "mask"}),
+    "scales-held": ("scales sampled, zeros held", {"tau": "layer", "scales": True, "mode": "mask"}),
 }
-# Their strength is the optimizer's weight decay.
-DECAYED = {"dense-long", "decay", *(f"stochastic-decay-{reading}" for reading in DEATHS)}
-METHODS |= {f"stochastic-decay-{reading}": _stochastic_decay for reading in DEATHS}
+
+
+def _reading(of: str, called: str, **settings: Any) -> Method:
+    """Return a method read otherwise."""
+    method = METHODS[of]
+    return replace(method, label=f"{method.label}, {called}", settings=method.settings | settings)
+
+
+METHODS |= {
+    f"guided-group-lasso-{guidance}": _reading("guided-group-lasso", guidance, guidance=guidance)
+    for guidance in GUIDANCES
+}
+METHODS |= {
+    f"serene-{space}": _reading("serene-sampled", f"{called} over positions", space=space)
+    for space, called in SPACES.items()
+}
+METHODS |= {
+    f"stochastic-l2-{kernel}": _reading("stochastic-l2", kernel, probability=kernel) for kernel in KERNELS
+}  # fmt: skip
+METHODS |= {
+    f"stochastic-l2-{name}": _reading("stochastic-l2", f"τ = {tau}", temperature=tau)
+    for name, tau in TEMPERATURES.items()
+}
+METHODS |= {
+    f"stochastic-decay-{reading}": Method(
+        f"stochastic pruning with weight decay, {called}", _stochastic_decay, GENTLY | settings, decayed=True
+    )
+    for reading, (called, settings) in DEATHS.items()
+}
 
 
 def prepare(model: nn.Module, config: Config) -> None:
@@ -144,9 +218,36 @@ def prepare(model: nn.Module, config: Config) -> None:
 
 def optimizer_of(model: nn.Module, config: Config, lr: float) -> Optimizer:
     """Return SGD with the run's settings; bounded scales learn ten times as fast and do not decay, as published."""
-    decay = config["strength"] if config["method"] in DECAYED else config.get("weight_decay", 0.0)
+    method = METHODS.get(config["method"])  # controls are trained without one
+    decay = config["strength"] if method and method.decayed else config.get("weight_decay", 0.0)
     norms = (module for module in model.modules() if isinstance(module, BatchNorm))
     bounded = any(bounded_scale(norm) is not None for norm in norms)
     parameters = receding_parameters(model, lr, decay) if bounded else model.parameters()
     nesterov = config.get("nesterov", False)
     return SGD(parameters, lr, momentum=config["momentum"], weight_decay=decay, nesterov=nesterov)
+
+
+def regularizer_of(model: nn.Module, config: Config, units: Units) -> Regularizer | None:
+    """Return the regularizer of a run's method, or None where nothing is penalized."""
+    return METHODS[config["method"]].build(model, config, units)
+
+
+def label(name: str) -> str:
+    """Return what people call a method or a control."""
+    if name in METHODS:
+        return METHODS[name].label
+    for begins, called in CONTROLS.items():
+        if name == begins:
+            return called
+        if name.startswith(f"{begins}-") and (of := name.removeprefix(f"{begins}-")) in METHODS:
+            return f"{called}, size of {label(of)}" if begins == "uniform" else f"{called}, widths of {label(of)}"
+    raise KeyError(f"There is no method '{name}'; there are {', '.join(METHODS)}.")
+
+
+CONTROLS = {
+    "uniform": "uniform width",
+    "scratch-e": "Scratch-E",
+    "scratch-b": "Scratch-B",
+    "scratch": "published widths from the first step",
+}
+"""Small networks trained from their first step, by the beginnings of their names."""

@@ -4,74 +4,39 @@ The library of *Pruning by Regularization*. What the book's chapters and experim
 papers' networks, plots, records) is `pruning_lib.companion`.
 """
 
-from pruning_lib._measure import Measurement, measure, recalibrate
-from pruning_lib.channels import Plan, Shrunk, find_units, load, save, shrink
-from pruning_lib.diagnostics import Dynamics, Field, shrinkage_field
-from pruning_lib.regularizers import (
-    L1,
-    L2,
-    GroupHoyer,
-    GroupLasso,
-    Guided,
-    NetworkSlimming,
-    Polarization,
-    RecedingNeurons,
-    Regularizer,
-    SeReNe,
-    StochasticPruning,
-    bound_batchnorm,
-    receding_parameters,
-    unbind_batchnorm,
-)
-from pruning_lib.selection import Hold, hold, importance, iterative, select, threshold_weights, zero
-from pruning_lib.training import Callback, ThresholdOnPlateau, cosine, evaluate, fit, flushed, ramp, steps
-from pruning_lib.units import Group, Member, Units
+from pruning_lib._measure import Measurement as Measurement
+from pruning_lib._measure import measure as measure
+from pruning_lib._measure import recalibrate as recalibrate
+from pruning_lib.channels import Plan as Plan
+from pruning_lib.channels import Shrunk as Shrunk
+from pruning_lib.channels import find_units as find_units
+from pruning_lib.channels import load as load
+from pruning_lib.channels import save as save
+from pruning_lib.channels import shrink as shrink
+from pruning_lib.diagnostics import Dynamics as Dynamics
+from pruning_lib.diagnostics import Field as Field
+from pruning_lib.diagnostics import Trajectory as Trajectory
+from pruning_lib.diagnostics import shrinkage_field as shrinkage_field
+from pruning_lib.regularizers import *  # noqa: F403  a new method is registered there, and nowhere else
+from pruning_lib.selection import Hold as Hold
+from pruning_lib.selection import hold as hold
+from pruning_lib.selection import importance as importance
+from pruning_lib.selection import iterative as iterative
+from pruning_lib.selection import select as select
+from pruning_lib.selection import threshold_weights as threshold_weights
+from pruning_lib.selection import zero as zero
+from pruning_lib.training import Callback as Callback
+from pruning_lib.training import Evaluation as Evaluation
+from pruning_lib.training import History as History
+from pruning_lib.training import ThresholdOnPlateau as ThresholdOnPlateau
+from pruning_lib.training import cosine as cosine
+from pruning_lib.training import evaluate as evaluate
+from pruning_lib.training import fit as fit
+from pruning_lib.training import flushed as flushed
+from pruning_lib.training import ramp as ramp
+from pruning_lib.training import steps as steps
+from pruning_lib.units import Group as Group
+from pruning_lib.units import Member as Member
+from pruning_lib.units import Units as Units
 
 __version__ = "0.2.0"
-
-__all__ = [
-    "L1",
-    "L2",
-    "Callback",
-    "Dynamics",
-    "Field",
-    "Group",
-    "GroupHoyer",
-    "GroupLasso",
-    "Guided",
-    "Hold",
-    "Measurement",
-    "Member",
-    "NetworkSlimming",
-    "Plan",
-    "Polarization",
-    "RecedingNeurons",
-    "Regularizer",
-    "SeReNe",
-    "Shrunk",
-    "StochasticPruning",
-    "ThresholdOnPlateau",
-    "Units",
-    "bound_batchnorm",
-    "cosine",
-    "evaluate",
-    "find_units",
-    "fit",
-    "flushed",
-    "hold",
-    "importance",
-    "iterative",
-    "load",
-    "measure",
-    "ramp",
-    "recalibrate",
-    "receding_parameters",
-    "save",
-    "select",
-    "shrink",
-    "shrinkage_field",
-    "steps",
-    "threshold_weights",
-    "unbind_batchnorm",
-    "zero",
-]

@@ -1,4 +1,4 @@
-"""MEASURE: what removal bought. A MAC is one multiply-add; parameters, zeros, bytes and time are told apart.
+"""MEASURE: what removal bought. A MAC is one multiply-add; parameters, zeros, bytes and time are counted apart.
 
 Derived in the chapter `serene`.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning_lib._model import Example, check, clone, place, tensors_of
+from pruning_lib._model import Example, check, clone, eval_mode, place, tensors_of
 from pruning_lib.units import BatchNorm
 
 
@@ -39,6 +39,15 @@ class Measurement:
         Of parameters and buffers.
     latency_ms : float or None
         Median time of one forward pass on the whole example, if asked for.
+
+    Examples
+    --------
+    >>> import pruning_lib as prl
+    >>> print(prl.Measurement(parameters=17, nonzero=9, macs=16, bytes=68))
+    parameters  17
+    nonzero      9
+    MACs        16
+    bytes       68
     """
 
     parameters: int
@@ -88,6 +97,15 @@ def measure(
         If model and example do not fit, or a number of repeats or threads is below 1.
     RuntimeError
         If forward raises on the example.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> cost = prl.measure(model, torch.zeros(1, 8))
+    >>> cost.macs, cost.parameters, cost.bytes
+    (44, 51, 204)
     """
     args = check(model, example)
     if repeats < 1 or threads < 1:
@@ -121,7 +139,7 @@ def _unfused() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the first time it is asked, torch speaks of hardware that is not there
+            warnings.simplefilter("ignore")  # torch warns of missing hardware the first time it is asked
             with (
                 torch.backends.mkldnn.flags(enabled=False),
                 torch.backends.cudnn.flags(enabled=False),
@@ -176,26 +194,34 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
     ------
     ValueError
         If there are fewer than two samples or the batch size is below 2; the statistics are then as before.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1))
+    >>> prl.recalibrate(model, torch.tensor([[1.0], [2.0], [6.0]]))
+    >>> model[0].running_mean, model[0].running_var
+    (tensor([3.]), tensor([7.]))
     """
     if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) < 2 or batch_size < 2:
         raise ValueError("`recalibrate` needs a tensor of at least two samples and a batch size of at least 2.")
     norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     if not norms:
         return
-    modes = {module: module.training for module in model.modules()}
     before = [(norm, norm.momentum, copy.deepcopy(norm._buffers)) for norm in norms]
     batches = [inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < 2:  # one sample has no variance
         batches[-2:] = [torch.cat(batches[-2:])]
     handles: list[Any] = []
     try:
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.train()
-            handles.append(norm.register_forward_pre_hook(_averaging()))
-        for batch in batches:
-            model(batch)
+        with eval_mode(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.train()
+                handles.append(norm.register_forward_pre_hook(_averaging()))
+            for batch in batches:
+                model(batch)
     except BaseException:
         for norm, _, buffers in before:
             for name, tensor in buffers.items():
@@ -206,8 +232,6 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
             handle.remove()
         for norm, momentum, _ in before:
             norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
 
 
 def _averaging() -> Callable[[BatchNorm, tuple[Tensor, ...]], None]:

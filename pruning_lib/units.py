@@ -38,10 +38,27 @@ def rows(layer: Weighted) -> Tensor:
     return layer.weight.transpose(0, unit_axis(layer))
 
 
+def grouped_view(module: Weighted | BatchNorm, weight: Tensor) -> Tensor:
+    """Return a weight as a view of shape (groups, outputs a group, inputs a group, …kernel), whatever its layer is.
+
+    Parameters
+    ----------
+    module : linear, convolution or BatchNorm
+        A scale of a BatchNorm becomes (1, channels, 1).
+    weight : Tensor
+        The module's weight, or another tensor of its shape.
+    """
+    if isinstance(module, BatchNorm):
+        return weight.view(1, -1, 1)
+    view = weight.view(getattr(module, "groups", 1), -1, *weight.shape[1:])
+    # A transposed convolution has one group here, and its weight is (inputs, outputs, …kernel).
+    return view.transpose(1, 2) if unit_axis(module) else view
+
+
 def weighted(model: nn.Module) -> dict[str, Weighted]:
     """Return the linear and convolution layers by name, in the order of registration; shared weights come once."""
     seen: set[int] = set()
-    found: dict[str, Weighted] = {}
+    layers: dict[str, Weighted] = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, Weighted) or (isinstance(layer, _ConvTransposeNd) and layer.groups > 1):
             continue
@@ -49,8 +66,8 @@ def weighted(model: nn.Module) -> dict[str, Weighted]:
         own = layer._parameters.get("weight")
         if own is None or id(own) not in seen:
             seen.add(id(own))
-            found[name] = layer
-    return found
+            layers[name] = layer
+    return layers
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -74,7 +91,7 @@ def check_plain(layers: Mapping[str, nn.Module], what: str) -> None:
 def bounded_scale(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Return γ and the mask of the scales held at 0, both of shape (channels,), of a BatchNorm bounded by σ; else None.
 
-    `pruning_lib.bound_batchnorm` bounds them. Their `weight` is computed, so who wants a scale at 0 sets the mask.
+    `pruning_lib.bound_batchnorm` bounds them. Their `weight` is computed: to zero a scale, set the mask.
     """
     if not parametrize.is_parametrized(norm, "weight"):
         return None
@@ -98,6 +115,15 @@ class Member:
     exposed : bool
         Of a writer in a group with normalizations: whether some reader gets its bias past all of them, and past the
         depthwise layers of the group.
+
+    Examples
+    --------
+    Behind the flatten of a map of 2 × 1 pixels a linear layer reads each of three channels twice.
+
+    >>> import torch
+    >>> from pruning_lib import Member
+    >>> Member("fc1", torch.arange(3).repeat_interleave(2)).index
+    tensor([0, 0, 1, 1, 2, 2])
     """
 
     layer: str
@@ -121,6 +147,14 @@ class Group:
         Linear and convolution layers that write the units, normalizations that rescale them, layers that read them.
     bypassed : bool
         Whether some path from input to output avoids these units, so that all of them may go.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pruning_lib import Group, Member
+    >>> every = torch.arange(4)
+    >>> print(Group("conv1", 4, "inner", (Member("conv1", every),), (Member("bn1", every),), (Member("conv2", every),)))
+    conv1 → bn1 → conv2, 4 units, inner
     """
 
     name: str
@@ -137,7 +171,9 @@ class Group:
 
 
 class Units(Mapping[str, Group]):
-    """The groups of a network by name; made by `pruning_lib.find_units(model, example)`. Printing it teaches.
+    """The groups of a network by name, as `pruning_lib.find_units(model, example)` returns them.
+
+    Print it for writers, readers and reasons.
 
     Parameters
     ----------
@@ -148,6 +184,18 @@ class Units(Mapping[str, Group]):
     macs : mapping of str to int, optional
         Multiply-adds for one example of every linear and convolution layer, fixed ones included; products between
         activations (attention) and recurrent cells are not among them, as they are in `measure`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> units = prl.find_units(model, torch.zeros(1, 8))
+    >>> units
+    0 → 2, 16 units, inner
+    2 stays: it writes the model's output
+    >>> units["0"].size, units.macs
+    (16, {'0': 128, '2': 48})
     """
 
     def __init__(
@@ -198,7 +246,7 @@ def fitting(model: nn.Module, groups: Iterable[Group], owner: str, *, reading: b
     model : nn.Module
         Wrappers are looked through.
     groups : iterable of Group
-        For example ``units(model, example).values()``.
+        For example ``find_units(model, example).values()``.
     owner : str
         Who asks, for the message.
     reading : bool
@@ -207,8 +255,8 @@ def fitting(model: nn.Module, groups: Iterable[Group], owner: str, *, reading: b
     Raises
     ------
     ValueError
-        If the groups are those of another model, or of this one before `shrink`; or if a reader is no linear or
-        convolution layer, and it is needed.
+        If the groups are those of another model, or of this one before `shrink`; or if a reader is needed and is not a
+        linear or convolution layer.
     """
     modules: dict[str, Any] = dict(unwrapped(model).named_modules())
     for group in groups:
@@ -220,20 +268,20 @@ def fitting(model: nn.Module, groups: Iterable[Group], owner: str, *, reading: b
                 if reading:
                     raise ValueError(
                         f"{owner} needs the weights that read '{group.name}', and '{member.layer}', a "
-                        f"{type(module).__name__}, is no linear or convolution layer."
+                        f"{type(module).__name__}, is not a linear or convolution layer."
                     )
                 continue
             channels = _channels(module, reads=member in group.readers)
             if channels != len(member.index):
                 raise ValueError(
                     f"{owner} got units of another model: its '{member.layer}' has {channels or 'no'} channels, theirs "
-                    f"has {len(member.index)}. After `shrink`, call `units` again."
+                    f"has {len(member.index)}. After `shrink`, call `find_units` again."
                 )
     return modules
 
 
 def _channels(module: nn.Module, *, reads: bool) -> int | None:
-    """Return how many channels a layer has on one side; None for what is no layer of a group."""
+    """Return how many channels a layer has on one side; None for what is not a layer of a group."""
     if isinstance(module, nn.Linear):
         return module.in_features if reads else module.out_features
     if isinstance(module, _ConvNd):

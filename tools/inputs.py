@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.chapters import ROOT
 
 PACKAGE = "pruning_lib"
-LOAD = re.compile(r"\brecords\.(?P<how>load|measured)\(\s*(?P<argument>[^,)\s]*)")
+LOAD = re.compile(r"\brecords\.(?P<how>load|measured|about)\(\s*(?P<argument>[^,)\s]*)")
 
 
 def digest(code: list[str], root: Path = ROOT) -> str:
@@ -49,7 +49,7 @@ def records(code: str, root: Path = ROOT) -> list[Path]:
         if match["how"] == "measured":
             found += sorted(shipped.glob(f"measured-{suite}.json"))
             continue
-        runs = sorted((root / "experiments" / "records" / suite).glob("*.json"))
+        runs = sorted((root / "experiments" / "records" / suite).glob("*.json")) if match["how"] == "load" else []
         found += runs or sorted(shipped.glob(f"{suite}.json"))
     return found
 

@@ -108,6 +108,6 @@ def missing() -> str:
     for name, it in SUITES.items():
         runs = it.by_name()
         left = sum(not (RECORDED / name / f"{run}.json").exists() for run in runs)
-        if left and name != "digits-tiny":
-            lines.append(f"| `{name}` | {it.about} | {left} of {len(runs)} |\n")
+        if left and not name.startswith("digits-tiny"):
+            lines.append(f"| `{name}` | {it.title} | {left} of {len(runs)} |\n")
     return "".join(lines)

@@ -40,12 +40,16 @@ SMALL = 0.1  # a constant under a tenth of the one that it would stand for would
 def home(state: Analysis, call: Call) -> Home:
     """Say where a constant that `call` reads can go."""
     node, weight, bias = call.node, call.weight, argument(call.node, 2, "bias")
+    # At the border fewer taps meet the constant, and a bias is the same everywhere: only another column does.
     if reads_zeros(node):
         return "merge" if merges(state, node) else ""
+    # A bias that something else reads, as a second layer, would change there as well.
     if isinstance(bias, Node):
         return "fold" if bias in state.graph.owned and len(bias.users) == 1 else ""
     if weight not in state.graph.biasless or len(weight.users) > 1:
         return ""
+    # A BatchNorm subtracts its mean from what this layer returns; to lower the mean is to raise what it returns, and
+    # saves a bias that training would not need.
     return "center" if running_mean(state, node) else "fold"
 
 
@@ -72,6 +76,7 @@ def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
     """Return the columns that go although an output that matters reads a constant there, other than 0."""
     axis = channel_axis(call.node)
     constant = ~by_channel(state.values_of(call.node), axis)[:, 0].isnan()
+    # No use is marked of a constant output, and yet its readers count on its value.
     matters = constant
     if call.node in state.used:
         matters = matters | by_channel(state.used_of(call.node), axis).any(1)
@@ -83,6 +88,7 @@ def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
 def representative(constants: Tensor, stays: Tensor, removed: Tensor) -> int | None:
     """Return the kept constant that can stand for those in `removed`; one much smaller than they are would not do."""
     size = torch.where(stays & ~constants.isnan(), constants, 0.0).abs()
+    # The largest: the weights of the others are multiplied by c_k / c_j, and rounding grows with the factor.
     best = int(size.argmax())
     return best if size[best] >= SMALL * constants[removed].abs().max() else None
 
@@ -95,6 +101,7 @@ def represent(state: Analysis, call: Call, kept: Kept) -> None:
     apart = read[torch.stack([values[read].isnan() for values in known.values()]).all(0)]
     kept.add(call.columns[apart], "a constant that varies over positions")
     for where, values in known.items():
+        # Anew for each kind: what was kept for the one may stand for constants of the other.
         removed, stays = read[~values[read].isnan()], kept.of(call.columns)
         if len(removed) and not where:
             kept.add(call.columns[removed], "a constant that its reader cannot absorb")
@@ -107,11 +114,13 @@ def creates_bias(state: Analysis, kept: Kept, call: Call) -> bool:
     if home(state, call) != "fold" or argument(call.node, 2, "bias") is not None:
         return False
     removed = removed_constants(state, call, kept)
+    # NaN are maps that vary, which merge instead.
     return not bool(state.read[call.node][removed].isnan().all())
 
 
 def stand_in(state: Analysis, node: Node) -> Tensor:
     """Return the constants that a severed layer is replaced by, (channels,); zeros if severed layers alone follow."""
+    # Whatever a severed layer is given, it returns its constants, so zeros in front of it do, and cost no parameter.
     vector = state.severed[node]
     return torch.zeros_like(vector) if all(user in state.severed for user in node.users) else vector
 
@@ -128,6 +137,7 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
                 _shift(state, kept, call, _only(constants, removed), tensors)
             elif len(removed):
                 _merge(state, kept, call, constants, removed, tensors)
+    # `apply` has put a `Constant` in the place of each severed layer, of zeros so far.
     for node in state.severed:
         stub = small.get_submodule(caller(state.graph, node)[0])
         channels = by_channel(state.labels_of(node), channel_axis(node))[:, 0]
@@ -160,6 +170,7 @@ def _merge(
     weight = state.tensor(call.weight).detach()
     axis = 0 if transposed(call.node) else 1
     columns = weight.index_select(axis, removed.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
+    # Column `best` of the dense weight is this one of the small weight: as many as stay lie before it.
     column = tensors[state.graph.names[call.weight]].select(axis, int(stays[:best].sum()))
     _add(column, columns @ (constants[removed] / constants[best]).to(weight.device))
 
@@ -170,6 +181,7 @@ def _only(constants: Tensor, index: Tensor) -> Tensor:
 
 
 def _add(target: Tensor, delta: Tensor) -> None:
+    # Added in float64 and rounded once: in half precision a sum of many small constants would lose all of them.
     target.copy_((target.double() + delta.to(target.device)).to(target.dtype))
 
 

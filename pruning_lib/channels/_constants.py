@@ -50,8 +50,10 @@ class Constant(nn.Module):
         super().__init__()
         self.last = isinstance(layer, nn.Linear)
         self.geometry = _geometry(layer)
+        # The layer's own dtype and device; a BatchNorm without scale has buffers alone.
         like = next(layer.parameters(), next(layer.buffers(), torch.empty(0)))
         value = torch.zeros(channels, dtype=like.dtype, device=like.device)
+        # Zeros are a buffer: nothing has to be learnt, and an optimizer would only find another parameter to hold.
         if zero:
             self.register_buffer("bias", value)
         else:
@@ -90,8 +92,10 @@ def _geometry(layer: nn.Module) -> list[tuple[int, int, int, int]]:
         padding: Any = layer.padding
         pads = {"same": span, "valid": 0}[padding] if isinstance(padding, str) else 2 * padding[axis]
         if isinstance(layer, _ConvTransposeNd):
+            # (length − 1)·stride − pads + span + 1 + output_padding
             axes.append((stride, -stride - pads + span + 1 + layer.output_padding[axis], 1, 0))
         else:
+            # (length + pads − span − 1) // stride + 1
             axes.append((1, pads - span - 1, stride, 1))
     return axes
 

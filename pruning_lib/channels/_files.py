@@ -68,6 +68,7 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"`save` takes the path of a file to write; got {type(path).__name__}.")
     tensors = _tensors(shrunk.model)
+    # A model that grew or was cut again since would be written with a plan that no longer leads to it.
     sizes = [(name, int(axis), len(index)) for name, axes in shrunk.plan.kept.items() for axis, index in axes.items()]
     sizes += [(name, 1, len(lists[0])) for name, lists in shrunk.plan.blocks.items()]
     for name, axis, count in sizes:
@@ -195,6 +196,7 @@ def _filled(model: nn.Module, metadata: Mapping[str, str], state: Mapping[str, T
         raise ValueError("its checksum is missing")
     if plan.model != type(model).__name__:
         raise ValueError(f"it was saved from a {quoted(plan.model)[1:-1]}")
+    # The clone shares the dense model's parameters, until `apply` replaces each by what is left of it.
     small = clone(model, share=True)
     apply(plan, small)
     _fill(small, state, vouched)
@@ -209,6 +211,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], vouched: bool) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
             own[name] = tensor
+    # Compare all before changing any: a file of another model leaves nothing half-filled.
     for name in _differences(own, state):
         where = "the model has" if name in own else "the file holds"
         raise ValueError(f"{where} a tensor {quoted(name)} that the other does not")

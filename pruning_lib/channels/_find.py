@@ -71,6 +71,7 @@ def describe(state: Analysis) -> Units:
     sizes: list[int] = []
     for layer, call in calls:
         for root in roots[call.rows].tolist() if writes(call) else []:
+            # Class 0 is none, a pinned class cannot go, and a class that has a place was written by a layer before.
             if root and root not in pinned and place[root, 0] < 0:
                 if numbers.setdefault(layer, len(sizes)) == len(sizes):
                     sizes.append(0)
@@ -108,6 +109,7 @@ def _groups(
     readers: list[dict[str, Member]] = [{} for _ in names]
     nodes: list[set[Node]] = [set() for _ in names]
     plain: list[set[str]] = [set() for _ in names]  # writers that are not depthwise: two of them make a stream
+    # What a BatchNorm or a depthwise layer returns does not show the bias in front of it as it was: see `exposed`.
     erasing = {node for node, _ in state.norms} | {call.node for _, call in calls if call.depthwise}
     exposed = {layer for layer, call in calls if not _erased(call.node, erasing)}
     for layer, call in calls:
@@ -157,10 +159,12 @@ def _erased(node: Node, erasing: set[Node]) -> bool:
 def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str]) -> dict[str, str]:
     """Say for each layer that writes no group why its units stay."""
     reasons: dict[str, str] = {}
+    # Layers that were followed: some class of their rows is pinned, and the pin has the reason.
     for layer, call in calls:
         if layer not in written:
             reason = next((state.classes.pinned.get(root) for root in state.classes.roots[call.rows].tolist()), None)
             reasons.setdefault(layer, reason or "has a weight that something else reads")
+    # Layers whose weight an operator reads that no rule covers.
     for node, why in state.unknown.items():
         for source in node.all_input_nodes:
             if source in state.graph.tensors:  # an operator that no rule follows reads a layer's weight
@@ -176,6 +180,7 @@ def _macs(state: Analysis) -> dict[str, int]:
     """Count multiply-adds for one sample: outputs times the taps that each of them reads."""
     graph = state.graph
     macs = dict.fromkeys(weighted(graph.model), 0)
+    # The graph was traced on a whole batch.
     batch = next(shape_of(node)[0] for node in graph.nodes if graph.is_input(node))
     for node in graph.nodes:
         if weighs(node):

@@ -74,6 +74,7 @@ def _packet_name(node: Node) -> str:
 
 def writes_first(node: Node) -> bool:
     """Whether the operator changes its first argument and returns it, as ``relu_`` does."""
+    # `__and__` and its kin are not in place.
     name = _packet_name(node)
     return name.endswith("_") and not name.endswith("__")
 
@@ -127,6 +128,7 @@ def shape_of(node: Node) -> torch.Size:
 
 def caller(graph: Graph, node: Node) -> tuple[str, nn.Module]:
     """Return name and module of the innermost module whose forward calls an operator."""
+    # What runs in no submodule runs in the model itself, whose name is "".
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     path = str(next(reversed(stack.values()))[0])
     return path, graph.model.get_submodule(path)

@@ -1,9 +1,8 @@
-"""What was kept, as plain data: a `Plan` cuts the network it was made for, also one that was freshly built."""
+"""A `Plan` carried out: it cuts the network it was made for, also one that was freshly built."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,75 +11,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 
 from pruning_lib._model import tensors_of
-from pruning_lib.channels import _schema
 from pruning_lib.channels._constants import Constant
 from pruning_lib.channels._graph import PARAMETRIZED
+from pruning_lib.channels._schema import Plan as Plan
+from pruning_lib.channels._schema import misfits
 from pruning_lib.channels._shapes import in_groups
 from pruning_lib.units import BatchNorm
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a network was made smaller.
-
-    Parameters
-    ----------
-    model : str
-        Class of the network.
-    shapes : dict of str to list of int
-        The dense shape of each tensor that was cut.
-    kept : dict of str to dict of str to list of int
-        For each tensor that was cut, the indices that stay along each axis that was cut.
-    units : dict of str to list of int
-        For each group, the units that stay.
-    created : list of str
-        Layers that got a bias, to hold constants that were removed in front of them.
-    groups : dict of str to int
-        Grouped convolutions and GroupNorms, and their new number of groups.
-    blocks : dict of str to list of list of int
-        For the weights of grouped convolutions, the indices that stay along axis 1, for each group that stays.
-    constants : dict of str to int
-        Layers that no input can change, and how many channels of constants stand in their place; negative where all
-        of them are 0.
-    notes : list of str
-        Why channels that carry nothing stayed.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> import pruning_lib as prl
-    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    >>> with torch.no_grad():
-    ...     _ = model[0].weight[1].zero_()
-    >>> plan = prl.shrink(model, torch.ones(1, 2)).plan
-    >>> plan.kept
-    {'0.weight': {'0': [0, 2]}, '2.weight': {'1': [0, 2]}, '0.bias': {'0': [0, 2]}}
-    >>> prl.Plan.from_json(plan.to_json()) == plan
-    True
-    """
-
-    model: str
-    shapes: dict[str, list[int]] = field(default_factory=dict)
-    kept: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    units: dict[str, list[int]] = field(default_factory=dict)
-    created: list[str] = field(default_factory=list)
-    groups: dict[str, int] = field(default_factory=dict)
-    blocks: dict[str, list[list[int]]] = field(default_factory=dict)
-    constants: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """Return the plan as one line of JSON."""
-        return json.dumps({"format": _schema.FORMATS[-1], **asdict(self)}, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Read a plan; a ValueError says what is wrong with it."""
-        plan = cls(**_schema.parsed(text, cls))
-        if fault := next(_schema.faults(plan), None):
-            raise ValueError(fault)
-        return plan
 
 
 @dataclass
@@ -144,8 +80,9 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
         If the plan was made for another network, or could be for none.
     """
     modules = dict(model.named_modules())
-    if misfit := next(_schema.misfits(plan, model), None):
+    if misfit := next(misfits(plan, model), None):
         raise ValueError(misfit)
+    # Constants first: the tensors of the layers that they replace are not there to be cut.
     for layer, channels in plan.constants.items():
         model.set_submodule(layer, Constant(modules[layer], abs(channels), zero=channels < 0))
     for layer in {*plan.groups} - {*plan.constants}:
@@ -155,11 +92,13 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
         if id(tensor) not in new:
             new[id(tensor)] = cut(tensor, plan.kept.get(name, {}), plan.blocks.get(name, []), dtype)
     replace(model, new)
+    # After the cut: a new bias has as many elements as rows are left.
     for layer in plan.created:
         weight = modules[layer].weight
         assert isinstance(weight, Tensor)
         empty = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
         modules[layer].register_parameter("bias", nn.Parameter(empty, requires_grad=weight.requires_grad))
+    # A parametrized weight lies one module deeper than the layer whose attributes say its size.
     touched = {name.rpartition(".")[0].split(PARAMETRIZED)[0] for name in (*plan.kept, *plan.blocks)}
     for layer in touched | {*plan.groups}:
         _resize(modules[layer])
@@ -189,9 +128,11 @@ def cut(
         split = in_groups(small, len(blocks)).unbind(0)
         indices = [torch.tensor(index, device=tensor.device) for index in blocks]
         small = torch.cat([part.index_select(1, index) for part, index in zip(split, indices, strict=True)])
+    # Indexing forgets the layout, and a network in channels-last would pay for it in every convolution.
     if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         small = small.contiguous(memory_format=torch.channels_last)
     small = small.to(dtype) if dtype and small.is_floating_point() else small
+    # A tensor that lost nothing is still the dense model's own.
     return small.clone() if small.data_ptr() == tensor.data_ptr() else small
 
 
@@ -232,6 +173,7 @@ def replace(model: nn.Module, new: dict[int, Tensor]) -> None:
 
 def _resize(module: nn.Module) -> None:
     """Let a module's attributes say what its tensors are."""
+    # Under a mask of `torch.nn.utils.prune` the weight is an attribute, computed when the module is next called.
     weight = getattr(module, "weight_orig", None)
     weight = getattr(module, "weight", None) if weight is None else weight
     if isinstance(module, nn.Linear) and isinstance(weight, Tensor):

@@ -58,9 +58,11 @@ def _masks(state: Analysis, kept: Kept) -> tuple[dict[Node, list[Tensor]], dict[
     for call in state.calls:
         if call.groups > 1:
             grouped |= dict.fromkeys(state.leaves[call.weight], call)
+    # Weights by rows and columns; all other parameters (biases, scales, statistics) element by element.
     masks = {node: [kept.of(vector) for vector in axes] for node, axes in state.axes.items()}
     for node, labels in state.elements.items():
         masks[node] = [by_channel(kept.of(labels), axis).any(1) for axis in range(labels.ndim)]
+    # In a grouped weight axis 1 counts the inputs of one group, and each group may keep others of its own.
     blocks: dict[Node, Tensor] = {}
     for node, call in grouped.items():
         if len(masks.get(node, ())) > 1:
@@ -108,6 +110,7 @@ def _notes(state: Analysis, kept: Kept) -> Iterator[str]:
     seen: set[int] = set()
     for call in state.calls:
         for root in distinct(roots[call.rows]).tolist():
+            # A class is told once, of the first layer that writes it, if it stays and carries nothing.
             if root and root not in seen and not kept.live[root] and kept.classes[root]:
                 key = layer_of(state, call), reasons.get(root, "it meets what stays")
                 counts[key] = counts.get(key, 0) + 1
@@ -125,6 +128,7 @@ def _rows_that_stay(state: Analysis, kept: Kept) -> Iterator[str]:
     for call in state.calls:
         constant = ~by_channel(state.values_of(call.node), channel_axis(call.node))[:, 0].isnan()
         roots = state.classes.roots[call.rows]
+        # The row is constant, and yet its class is live: some other layer fills the channel.
         fed = constant & kept.live[roots] & kept.classes[roots]
         if not bool(fed.any()):
             continue

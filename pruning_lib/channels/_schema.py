@@ -1,4 +1,4 @@
-"""What a plan has to be before it cuts anything, in one place: the types of its fields, and one dense network.
+"""What was kept, as plain data: a `Plan`, and what one has to be before it cuts anything.
 
 Everything that a plan can make a model do is bounded here: it can only cut what is there, and stand in for layers
 that are there with no more channels than they had. Numbers are not looked at: `save` puts a checksum over them.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -19,19 +20,80 @@ from pruning_lib.channels._constants import REPLACEABLE
 from pruning_lib.channels._graph import PARAMETRIZED
 from pruning_lib.units import BatchNorm
 
-if TYPE_CHECKING:
-    from pruning_lib.channels._plan import Plan
-
 FORMATS = (1, 2, 3)  # 2 has constants, 3 is accompanied by a checksum
 
 
-def parsed(text: str, cls: type[Plan]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plan:
+    """How a network was made smaller.
+
+    Parameters
+    ----------
+    model : str
+        Class of the network.
+    shapes : dict of str to list of int
+        The dense shape of each tensor that was cut.
+    kept : dict of str to dict of str to list of int
+        For each tensor that was cut, the indices that stay along each axis that was cut.
+    units : dict of str to list of int
+        For each group, the units that stay.
+    created : list of str
+        Layers that got a bias, to hold constants that were removed in front of them.
+    groups : dict of str to int
+        Grouped convolutions and GroupNorms, and their new number of groups.
+    blocks : dict of str to list of list of int
+        For the weights of grouped convolutions, the indices that stay along axis 1, for each group that stays.
+    constants : dict of str to int
+        Layers that no input can change, and how many channels of constants stand in their place; negative where all
+        of them are 0.
+    notes : list of str
+        Why channels that carry nothing stayed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight[1].zero_()
+    >>> plan = prl.shrink(model, torch.ones(1, 2)).plan
+    >>> plan.kept
+    {'0.weight': {'0': [0, 2]}, '2.weight': {'1': [0, 2]}, '0.bias': {'0': [0, 2]}}
+    >>> prl.Plan.from_json(plan.to_json()) == plan
+    True
+    """
+
+    model: str
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    kept: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    units: dict[str, list[int]] = field(default_factory=dict)
+    created: list[str] = field(default_factory=list)
+    groups: dict[str, int] = field(default_factory=dict)
+    blocks: dict[str, list[list[int]]] = field(default_factory=dict)
+    constants: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Return the plan as one line of JSON."""
+        return json.dumps({"format": FORMATS[-1], **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan; a ValueError says what is wrong with it."""
+        plan = cls(**_parsed(text))
+        if fault := next(_faults(plan), None):
+            raise ValueError(fault)
+        return plan
+
+
+def _parsed(text: str) -> dict[str, Any]:
     """Return the fields of a plan from its JSON, or raise ValueError if one of them is missing or of another type."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError("the plan is not what `save` writes: it is no JSON, or nested too deep") from error
-    hints = get_type_hints(cls)
+    hints = get_type_hints(Plan)
     if not isinstance(data, dict) or type(number := data.pop("format", None)) is not int or "model" not in data:
         raise ValueError("the plan is not what `save` writes: it names no format or no model")
     if number not in FORMATS:
@@ -57,7 +119,7 @@ def quoted(name: str) -> str:
     return repr(name if len(name) <= 100 else f"{name[:100]}…")
 
 
-def faults(plan: Plan) -> Iterator[str]:
+def _faults(plan: Plan) -> Iterator[str]:
     """Say what is wrong with a plan, whatever it is for; each line relies on those before it."""
     for name in (*plan.kept, *plan.blocks):
         axes, blocks = plan.kept.get(name, {}), plan.blocks.get(name, [])

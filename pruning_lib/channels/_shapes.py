@@ -30,6 +30,7 @@ def narrow(tensor: Tensor) -> Tensor:
 def repeated(tensor: Tensor) -> Tensor:
     """Give stride 0 to every axis along which a tensor is the same."""
     thin = narrow(tensor)
+    # Axis by axis, each on what is left of the one before: the first axes that collapse make the rest cheap.
     for axis, size in enumerate(thin.shape):
         first = thin.narrow(axis, 0, 1)
         if size > 1 and bool((thin == first).all()):
@@ -84,12 +85,14 @@ def spread(vector: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
 
 def uniform(values: Tensor, axis: int) -> Tensor:
     """Return each channel's constant, NaN where it is live or not the same at every position."""
+    # NaN equals nothing, so a channel that is live somewhere is live.
     rows = by_channel(values, axis)
     return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
 
 
 def first_along(tensor: Tensor, axes: Sequence[int], *, keepdim: bool) -> Tensor:
     """Take the first element along each of some axes."""
+    # From the last axis on, as `select` moves those behind it.
     for axis in sorted(axes, reverse=True):
         tensor = tensor.narrow(axis, 0, 1) if keepdim else tensor.select(axis, 0)
     return tensor

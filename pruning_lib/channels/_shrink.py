@@ -84,6 +84,7 @@ def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = 
     if optimizer is not None:
         check_optimizer(optimizer)
     graph = trace(clone(model, share=True), paired(args), "shrink")
+    # Units are named by the network that came in, also those of layers that turn out to be constant.
     whole = label(graph)
     units, calls = describe(whole), first_calls(whole)
     pins: Pins = []
@@ -92,7 +93,7 @@ def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = 
         # 1. Plan.
         state, kept = decide(graph, pins)
         plan = make_plan(state, kept, units, calls)
-        # 2. Cut, and 3. compensate; twice, as the comparison in float64 wants a copy of its own.
+        # 2. Cut, and 3. compensate: a function of the dtype, as the comparison in float64 wants a copy of its own.
         make = functools.partial(_smaller, model, state, kept, plan)
         # 4. Compare.
         comparison = compare(model, make, args)

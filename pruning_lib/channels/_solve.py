@@ -38,6 +38,7 @@ def decide(graph: Graph, pins: Pins) -> tuple[Analysis, Kept]:
         state = label(graph, pins, severed)
         propagate(state)
         kept = keep(state)
+        # Only a layer whose kept channels are all constant can be replaced; the last unit of a dead one is such.
         more = {
             node: constants
             for node in graph.nodes
@@ -56,6 +57,7 @@ def label(
 ) -> Analysis:
     """Find which channels belong together, and which of them no removal may touch."""
     state = Analysis(graph, severed=dict(severed or {}))
+    # First of all what is a weight: who reads one otherwise than by its axes has to be refused, wherever it stands.
     for node in graph.nodes:
         if node in graph.opaque and node in graph.tensors:
             state.frozen[node] = "is changed in place by forward"
@@ -76,6 +78,7 @@ def label(
             state.give_up(node, f"feeds `{base(node)}`, which changes a view in place")
         else:
             rules.find(node).label(state, node)
+    # What an earlier round was wrong about.
     for node, reason in pins:
         state.freeze(node, reason)
     return state
@@ -114,6 +117,7 @@ def _leaves(state: Analysis, weight: Node, chain: list[Node]) -> list[Node] | No
 def propagate(state: Analysis) -> None:
     """Find the constants, forward, then what is used, backward."""
     graph = state.graph
+    # Values come from parameters and literals; whatever depends on an input is live.
     for node in graph.nodes:
         changed = node in graph.tensors and node in graph.opaque
         if graph.is_input(node) or changed or node in state.unknown:
@@ -122,6 +126,8 @@ def propagate(state: Analysis) -> None:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
         elif computes(node):
             rules.find(node).value(state, node)
+    # Backwards, every reader of a node has spoken before the node is asked. What nobody used asks for nothing, so dead
+    # code uses nothing, and a severed layer's inputs are of no use.
     for node in reversed(graph.nodes):
         if node.op == "output" or node in state.unknown:
             for source in node.all_input_nodes:
@@ -151,12 +157,14 @@ def keep(state: Analysis) -> Kept:
 
     Each round can only add classes, so this ends. What it adds is kept with the reason, for `Plan.notes`.
     """
+    # Label 0 stays, what is pinned stays, and what is both live and used.
     live = live_classes(state)
     kept = Kept(state.classes.roots, live.clone(), live)
     kept.classes[torch.tensor([0, *state.classes.pinned], dtype=torch.int64)] = True
     tensors = [narrow(labels) for node in state.labels for labels in flat(state.labels[node]) if labels.ndim]
     tensors += [*state.elements.values(), *(vector for axes in state.axes.values() for vector in axes)]
     tensors = [labels for labels in tensors if labels.any()]
+    # One rule's addition may be another's reason: a column that stands for others needs its row, the row its group.
     while True:
         before = int(kept.classes.sum())
         for call in state.calls:
@@ -176,6 +184,7 @@ def _box(kept: Kept, labels: Tensor) -> None:
     if not kept.of(labels).any():
         kept.add(labels.reshape(-1)[:1], "the last unit of a layer")
     stay = kept.of(labels)
+    # A tensor is cut axis by axis, so where row 1 and column 2 stay, element (1, 2) stays whether it is needed or not.
     if sum(size > 1 for size in stay.shape) > 1 and not stay.all():
         box = torch.ones((), dtype=torch.bool)
         for axis in range(stay.ndim):
@@ -198,10 +207,12 @@ def _replaceable(state: Analysis, node: Node) -> bool:
     if not computes(node) or node in state.unknown or not isinstance(state.labels.get(node), Tensor):
         return False
     own = node.args[3] if base(node) == "batch_norm" else node.args[1] if weighs(node) else None
+    # A layer that is called twice, or shares its weight, may be constant in one place and live in the other.
     if not isinstance(own, Node) or own not in state.graph.owned or len(own.users) > 1:
         return False
     name, module = caller(state.graph, node)
     tensor = state.graph.tensors[own]
+    # `F.linear` in the forward of a module that does more cannot be replaced; a hook may do anything.
     mine = any(tensor is each for each in (getattr(module, "weight", None), getattr(module, "running_mean", None)))
     hooked = any(getattr(module, hooks, None) for hooks in HOOKS)
     return bool(name) and _kind(module) in REPLACEABLE and mine and not hooked

@@ -51,6 +51,7 @@ class Classes:
         shape = [max(pair) for pair in zip(left.shape, right.shape, strict=True)]
         left, right = common(left.expand(shape), right.expand(shape))
         differ = left != right
+        # Label 0, which is not a class, is the smaller one wherever it takes part: nothing joins it, it pins.
         low, high = torch.minimum(left[differ], right[differ]), torch.maximum(left[differ], right[differ])
         self.pin(high[low == 0], reason)
         # A pair as one number, so that one sort finds the pairs that differ: a map of a million pixels repeats a few.
@@ -166,12 +167,14 @@ class Analysis:
         The second axis of a grouped layer's weight has labels of its own for each group, (groups × size,).
         """
         leaves = self.leaves[weight]
+        # A literal in forward has no module that could be cut: it is of no class, and pins whatever it is joined with.
         for leaf in leaves:
             axes, sizes = self.axes.setdefault(leaf, []), self.graph.tensors[leaf].shape
             fixed = leaf in self.frozen or leaf not in self.graph.owned
             for a in range(len(axes), axis + 1):
                 count = sizes[a] * (groups if a else 1)
                 axes.append(torch.zeros(count, dtype=torch.int64) if fixed else self.classes.new(count))
+        # weight · mask: row 3 of both goes, or neither.
         for leaf in leaves[1:]:
             reason = f"has a weight that stays: it {self.frozen.get(leaf, 'is a literal in forward')}"
             self.classes.union(self.axes[leaves[0]][axis], self.axes[leaf][axis], reason)
@@ -211,6 +214,7 @@ class Analysis:
         self.unknown[node] = why
         for source in node.all_input_nodes:
             self.freeze(source, why)
+        # Of no class: what comes out has a size that nobody can change any more.
         self.labels[node] = like(node.meta.get("val"), 0, torch.int64)
 
     # Values
@@ -271,6 +275,7 @@ class Kept:
 
     def add(self, labels: Tensor, reason: str) -> None:
         """Let these classes stay too."""
+        # The first reason counts: a class that stays already needs no other.
         new = distinct(self.roots[labels.reshape(-1)])
         new = new[~self.classes[new]]
         if len(new):
@@ -279,6 +284,7 @@ class Kept:
 
     def left(self, labels: Tensor) -> Tensor:
         """Return the labels that are left of a tensor when the others are cut."""
+        # An axis of stride 0 holds positions, of which none is cut.
         stay = self.of(labels)
         for axis in range(labels.ndim):
             if labels.stride(axis) and labels.shape[axis] > 1:

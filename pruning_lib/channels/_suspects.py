@@ -28,19 +28,24 @@ def suspects(state: Analysis, kept: Kept, pins: Pins, failure: Comparison, small
         for node in state.graph.nodes
         if computes(node) and rules.literal(node) and node not in done and _loses_channels(state, kept, node)
     }
+    # An error has a line in forward; a wrong number has none, but the cut network's shapes say where it went astray.
     error = failure.raised
     start = _differing(state, kept, small, args) if error is None else _where(state, error)
+    # A literal in that very line.
     if here := [node for node in start if node in candidates]:
         return [_pin(node) for node in here]
+    # Else the nearest above it: ``y = x.view(-1, 512)`` succeeds with whatever is left, and the next layer complains.
     for node in start:
         if near := _upstream(node, candidates):
             return [_pin(each) for each in near]
         if error is not None and node not in done and node in state.labels:
             break
+    # Else the line itself counts: ``assert x.shape[1] == 64``, or a size that its module took somewhere before.
     if error is not None:
         for counting in (start, _around(state, start)):
             if more := [node for node in counting if node not in done and node in state.labels]:
                 return [(node, f"passes code that counts its channels{line_of(start[0])}") for node in more]
+    # Nothing points anywhere: all of them, which is safe, and may keep more than it has to.
     return [_pin(node) for node in candidates]
 
 
@@ -86,7 +91,7 @@ def _differing(state: Analysis, kept: Kept, small: nn.Module, args: Args) -> lis
     except RuntimeError:
         return []
     for old, new in zip(filter(computes, state.graph.nodes), filter(computes, again), strict=False):
-        if base(old) != base(new):
+        if base(old) != base(new):  # forward took another way, say because a size was no longer what it asked for
             return [old]
         labels = state.labels.get(old)
         if isinstance(labels, Tensor) and tuple(kept.left(labels).shape) != tuple(new.meta["val"].shape):

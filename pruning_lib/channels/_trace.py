@@ -27,12 +27,14 @@ def trace(model: nn.Module, args: tuple[Tensor, ...], what: str) -> Graph:
     RuntimeError
         If the forward cannot be run or traced; the sentence says where.
     """
+    # Not strict: the forward is run as it is, with stand-ins for tensors, instead of being analysed as bytecode.
     model.eval()
     try:
         with quiet(), torch.no_grad():
             exported = torch.export.export(model, args, strict=False)
     except Exception as error:
         raise RuntimeError(_refusal(model, args, error, what)) from error
+    # Shapes that depend on values would be symbols, and labels have to have a shape.
     for node in exported.graph.nodes:
         if _depends_on_values(node.meta.get("val")):
             raise RuntimeError(
@@ -67,6 +69,7 @@ def _tensors(model: nn.Module, exported: ExportedProgram) -> tuple[dict[Node, Te
 
 def _refusal(model: nn.Module, args: tuple[Tensor, ...], error: BaseException, what: str) -> str:
     name = f"{type(model).__name__}.forward"
+    # Does it run at all? Then it is the exporter that minds, and otherwise the user's own error says more.
     try:
         with torch.no_grad(), quiet():
             model(*args)
@@ -110,9 +113,11 @@ def _settle_in_place(graph: Graph) -> None:
                 graph.opaque.update((*sharing[target], node))
         elif targets and source is not None:
             family = sharing[source]
+            # Other views of the same memory that somebody reads after the change: they see it, and the graph does not.
             late = {member for member in family for user in member.users if order[user] > order[node]} - {source}
             if late or source in graph.tensors:
                 graph.opaque.update((*family, node))
+            # Readers before the change keep the old node, which is what they saw.
             now = order[node]
             source.replace_all_uses_with(node, delete_user_cb=lambda user, now=now: order[user] > now)  # type: ignore[misc]
             sharing[node] = family

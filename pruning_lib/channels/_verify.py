@@ -60,6 +60,7 @@ def compare(model: nn.Module, make: Callable[[torch.dtype | None], nn.Module], a
         worst = wide.error
         if worst > TOLERANCE:
             return Comparison(worst, f"by {worst:.1e} in float64")
+    # The model's own dtype: here `compensate` rounds, and what it added must not be worse than rounding elsewhere.
     small = make(None).eval()
     for i, (inputs, expected) in enumerate(_run_all(model, args, None) or []):
         native = _error(expected, small, inputs, None)
@@ -110,9 +111,11 @@ def probes(args: Args) -> Iterator[list[Args]]:
     The example; random inputs, of another batch size and scale; and images of another size, small if may be.
     """
     yield [args]
+    # A generator of its own: the caller's random state is not touched, and two runs compare on the same inputs.
     generator = torch.Generator().manual_seed(0)
 
     def like(arg: Tensor, scales: list[float], size: Callable[[int], int]) -> Tensor:
+        # Words, masks, indices: others than the example's might be out of range.
         if not arg.is_floating_point():
             return arg[torch.arange(len(scales), device=arg.device) % len(arg)]
         shape = [len(scales), *arg.shape[1:]]
@@ -120,7 +123,9 @@ def probes(args: Args) -> Iterator[list[Args]]:
         factors = torch.tensor(scales).reshape(-1, *[1] * (arg.ndim - 1))
         return (factors * torch.randn(shape, generator=generator)).to(arg)
 
+    # Ten times as large: a unit that is silent on small inputs may wake up.
     yield [tuple(like(arg, [1.0, 1.0, 10.0], lambda length: length) for arg in args)]
+    # Another size shows what depends on the number of positions: padded borders, sums, literal sizes.
     if any(arg.ndim >= 3 for arg in args):
         yield [tuple(like(arg, [1.0, 10.0], other) for arg in args) for other in (_smaller, _larger)]
 
@@ -159,7 +164,7 @@ def _distance(expected: list[Tensor], outputs: list[Tensor]) -> float:
     for left, right in zip(expected, outputs, strict=True):
         left, right = left.double(), right.double()
         strange = ~left.isfinite()
-        if not torch.equal(strange, ~right.isfinite()):
+        if not torch.equal(strange, ~right.isfinite()):  # a NaN that came or went is a difference of any size
             return float("inf")
         left, right = left[~strange], right[~strange]
         if left.numel():

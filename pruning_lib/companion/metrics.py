@@ -42,7 +42,7 @@ def dice(predicted: Tensor, targets: Tensor) -> float:
 
 
 def instance_f1(predicted: Tensor, instances: Tensor) -> float:
-    """Return the F1 score of objects found, matched one to one where their IoU is above one half.
+    """Return the F1 score of predicted objects, matched one to one where their IoU is above one half.
 
     Two objects of one map cannot both cover more than half of one object of the other, so the matching is unique.
     Objects are pooled over all images: one with many counts more.

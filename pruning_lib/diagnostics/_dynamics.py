@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers._guided import joined
 from pruning_lib.training import Callback, Run
-from pruning_lib.units import Group, Member, Units, fitting
+from pruning_lib.units import Group, Member, Units, fitting, grouped_view
 
 ALIVE = -1
 
@@ -37,6 +36,21 @@ class Trajectory:
         float64 of shape (records, units): the norms in_i and out_i.
     threshold : float
         A side whose norm is at most this counts as dead.
+
+    Examples
+    --------
+    Unit 0 stays; of unit 1 the incoming side is dead from time 1 on, and the outgoing side from time 3 on.
+
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> times = torch.arange(4.0, dtype=torch.float64)
+    >>> incoming = torch.tensor([[1.0, 0.5], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    >>> outgoing = torch.tensor([[1.0, 0.5], [1.0, 0.4], [1.0, 0.2], [1.0, 0.0]], dtype=torch.float64)
+    >>> fade = prl.Trajectory(times, incoming, outgoing)
+    >>> fade.death.tolist(), fade.lag.tolist()
+    ([nan, 1.0], [nan, 2.0])
+    >>> fade.state[:, 1].tolist()
+    [0, 1, 1, 3]
     """
 
     times: Tensor
@@ -101,13 +115,26 @@ class Dynamics(Callback):
     -----
     |γ_i| counts for inner units. In a residual stream several layers write a unit, and some readers may bypass a
     normalization: there in_i is the norm of all writers' weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 1, bias=False))
+    >>> _ = model[0].weight.detach().copy_(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+    >>> dynamics = prl.Dynamics(model, prl.find_units(model, torch.zeros(1, 2)))
+    >>> dynamics.record(0)
+    >>> _ = model[0].weight.detach()[1].zero_()
+    >>> dynamics.record(1)
+    >>> dynamics["0"].incoming.tolist(), dynamics["0"].death.tolist()
+    ([[5.0, 2.0], [5.0, 0.0]], [nan, 1.0])
     """
 
     def __init__(self, model: nn.Module, units: Units, *, threshold: float = 0.0) -> None:
         if not threshold >= 0:
             raise ValueError(f"Dynamics got threshold={threshold!r}; it is a norm, 0 or more.")
         self.threshold = float(threshold)
-        self._groups = units
+        self._units = units
         self._modules = fitting(model, units.values(), "Dynamics", reading=True)
         weighing = {member.layer: None for group in units.values() for member in (*group.writers, *group.readers)}
         self._times: list[float] = []
@@ -136,7 +163,7 @@ class Dynamics(Callback):
         for layer, died in self._died.items():
             if died.shape != self._modules[layer].weight.shape:
                 raise ValueError(f"'{layer}' has changed its shape, as shrink does; go on with a new Dynamics.")
-        for name, group in self._groups.items():
+        for name, group in self._units.items():
             self._norms[name].append(torch.stack([self._incoming(group), self._length(group, group.readers, _read)]))
         for layer, died in self._died.items():
             dead = self._modules[layer].weight == 0
@@ -145,8 +172,8 @@ class Dynamics(Callback):
 
     def __getitem__(self, group: str) -> Trajectory:
         """Return what was recorded of a group; any of its writers or normalizations names it."""
-        name = self._groups.translate(group)
-        empty = torch.zeros(2, self._groups[name].size, dtype=torch.float64)
+        name = self._units.translate(group)
+        empty = torch.zeros(2, self._units[name].size, dtype=torch.float64)
         norms = torch.stack([empty, *self._norms[name]])[1:]
         return Trajectory(self.times, norms[:, 0], norms[:, 1], self.threshold)
 
@@ -177,7 +204,7 @@ class Dynamics(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises
         ------
@@ -209,11 +236,11 @@ class Dynamics(Callback):
 
 # Squares in float64: those of a float32 weight cannot underflow there, so that only a true 0 looks dead.
 def _written(layer: Any) -> Tensor:
-    return joined(layer).cpu().double().flatten(3).square().sum((2, 3)).flatten()
+    return grouped_view(layer, layer.weight).cpu().double().square().flatten(2).sum(2).flatten()
 
 
 def _read(layer: Any) -> Tensor:
-    return joined(layer).cpu().double().flatten(3).square().sum((1, 3)).flatten()
+    return grouped_view(layer, layer.weight).cpu().double().square().transpose(1, 2).flatten(2).sum(2).flatten()
 
 
 def _scaled(norm: Any) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from pruning_lib.regularizers._base import Regularizer
+from pruning_lib.regularizers import Regularizer
 
 Unit = Literal["lr × strength", "strength", "step"]
 
@@ -49,6 +49,14 @@ class Field:
         (sampling, also where a penalty is added to it).
     layer : list of str
         The layer of each unit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> field = prl.Field(torch.tensor([0.5, 2.0]), torch.tensor([1.0, 1.0]), "lr × strength", ["fc1", "fc1"])
+    >>> dict(zip(field.importance.tolist(), field.rate.tolist()))
+    {0.5: 1.0, 2.0: 1.0}
     """
 
     importance: Tensor
@@ -88,12 +96,25 @@ def shrinkage_field(
     ------
     ValueError
         If `lr` or `repeats` is not positive, the model mixes dtypes, or nothing pulls: strength 0 and no sampling.
+
+    Examples
+    --------
+    Under L2 decay a row is shortened in proportion to its length, under the group lasso by the same amount.
+
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> layer = torch.nn.Linear(2, 3, bias=False)
+    >>> _ = layer.weight.detach().copy_(torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]]))
+    >>> for method in (prl.L2, prl.GroupLasso):
+    ...     prl.shrinkage_field(method(layer, strength=0.1), layer, torch.zeros(1, 2)).rate.round(decimals=3).tolist()
+    [5.0, 2.0, 1.0]
+    [1.0, 1.0, 1.0]
     """
     if not lr > 0 or repeats < 1:
         raise ValueError(f"shrinkage_field got lr={lr!r}, repeats={repeats!r}; both must be positive.")
     strength = regularizer.strength
     with _in_float64(model):
-        before = _joined(regularizer.importance())
+        before = _flat(regularizer.importance())
         still, moved = (_fall(regularizer, model, inputs, rate, repeats, before) for rate in (0.0, lr))
         layer = [name for name, values in regularizer.importance().items() for _ in values]
     knows_rate = not still.any()
@@ -122,7 +143,7 @@ def _fall(
                     penalty.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 regularizer.update(optimizer)
-                falls += before - _joined(regularizer.importance())
+                falls += before - _flat(regularizer.importance())
                 model.load_state_dict(weights)
     finally:
         optimizer.zero_grad()
@@ -159,5 +180,5 @@ def _copy(state: Any) -> Any:
     return {key: _copy(value) for key, value in state.items()} if isinstance(state, dict) else state
 
 
-def _joined(importance: dict[str, Tensor]) -> Tensor:
+def _flat(importance: dict[str, Tensor]) -> Tensor:
     return torch.cat([values.detach().double().flatten() for values in importance.values()])

@@ -26,9 +26,37 @@ class Regularizer(Protocol):
     ----------
     strength : float
         λ ≥ 0; may be changed while training, for a warm-up or a ramp.
+    layers : tuple of str
+        Names of the modules that the method works on. `fit` resumes from a checkpoint only where they agree.
+
+    Examples
+    --------
+    A method inherits what it does not override.
+
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> class SmallBias(prl.Regularizer):
+    ...     def __init__(self, layer, strength):
+    ...         self.layer, self.strength = layer, strength
+    ...
+    ...     def penalty(self, outputs):
+    ...         return self.strength * self.layer.bias.abs().sum()
+    ...
+    ...     def importance(self):
+    ...         return {"": self.layer.bias.detach().abs()}
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> _ = torch.nn.init.constant_(layer.bias, 0.5)
+    >>> reg = SmallBias(layer, strength=2.0)
+    >>> reg.penalty(layer(torch.zeros(1, 3))).item(), reg.state_dict()
+    (2.0, {'strength': 2.0})
     """
 
     strength: float
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Return the names of the modules that the method works on, in the order of registration."""
+        return ()
 
     def penalty(self, outputs: Tensor) -> Tensor:
         """Return the term to add to the loss, a scalar; call it once per backward pass.
@@ -49,7 +77,7 @@ class Regularizer(Protocol):
         """Return {layer: tensor of shape (units,)}; higher = keep.
 
         Lengths of rows say little between layers where a BatchNorm divides by them: rank by
-        `importance.magnitude(model, groups, of="folded")` or `importance.taylor` there (chapter *What held*).
+        `importance.magnitude(model, units, of="folded")` or `importance.taylor` there (chapter *What held*).
         """
         ...
 
@@ -58,12 +86,12 @@ class Regularizer(Protocol):
         return {"strength": self.strength}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises
         ------
         ValueError
-            If it is no such state. Nothing is changed then.
+            If it is not such a state. Nothing is changed then.
         """
         if "strength" not in state:
             name = type(self).__name__
@@ -95,7 +123,7 @@ def regularized_layers(
     Raises
     ------
     TypeError
-        If `model` is no module.
+        If `model` is not a module.
     ValueError
         If there is no such layer, `units` were made from another model, or the method works `in_place` and a weight is
         parametrized or masked.
@@ -124,7 +152,7 @@ def learning_rates(optimizer: Optimizer) -> dict[int, float]:
 def snap(weight: Tensor) -> None:
     """Set to exactly 0, in place, what is below 1e-30; for methods that shrink by a factor and never arrive.
 
-    Such weights go on to be denormal, below 1.2e-38, where a CPU may take a hundred times as long over them. No output
+    Such weights would become denormal, below 1.2e-38, where a CPU may take a hundred times as long over each. No output
     notices 1e-30, and a slope moves a weight from 0 as it does from there. One pass: 0.3 % of a step of VGG-16.
     """
     torch.hardshrink(weight, 1e-30, out=weight)

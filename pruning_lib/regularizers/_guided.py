@@ -16,18 +16,20 @@ says what "simpler" means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.optim import Optimizer
 
-from pruning_lib.regularizers._base import Regularizer, checked_choice, learning_rates, snap
-from pruning_lib.regularizers._norms import L1, L2, GroupLasso
-from pruning_lib.units import Member, Units, Weighted, check_plain, fitting, unit_axis
+from pruning_lib.regularizers._base import checked_choice, incoming_norms, snap
+from pruning_lib.regularizers._group_lasso import GroupLasso
+from pruning_lib.regularizers._groups import Axis, Side, viewed
+from pruning_lib.regularizers._l1 import L1
+from pruning_lib.regularizers._l2 import L2
+from pruning_lib.regularizers._weights import WeightPenalty
+from pruning_lib.units import Member, Units, Weighted, check_plain, fitting, grouped_view
 
 Guidance = Callable[[Tensor], Tensor]
 """i/n in (0, 1] of every unit → its guidance, ≥ 0, up to a factor."""
@@ -39,9 +41,11 @@ GUIDANCES: dict[str, Guidance] = {
     "exponential": lambda x: torch.exp(3 * x),
     "step": lambda x: (x > 0.5).to(x.dtype),
 }
+DEFAULT_APPLY: dict[type, Literal["loss", "prox"]] = {L1: "prox", L2: "loss", GroupLasso: "prox"}
+AXES: dict[str, tuple[Axis, ...]] = {"incoming": (1,), "outgoing": (2,), "both": (1, 2)}
 
 
-class Guided(Regularizer):
+class Guided(WeightPenalty):
     """Penalize the units of each layer more, the higher their index: what remains stands together.
 
     Derived in the chapter `guided-regularizers`.
@@ -85,7 +89,18 @@ class Guided(Regularizer):
 
     On digits dead units gather where g is high, but only ``"step"`` leaves them (nearly) contiguous: with the others,
     units that the loss needs stay alive among the dead.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> units = prl.find_units(model, torch.zeros(1, 8))
+    >>> prl.Guided(model, strength=1e-4, guidance="step", units=units).guidance["0"].tolist()
+    [0.0, 0.0, 2.0, 2.0]
     """
+
+    ways = ("loss", "prox")
 
     def __init__(
         self,
@@ -102,129 +117,90 @@ class Guided(Regularizer):
             raise TypeError(f"Guided got base={base!r}; it guides the classes L1, L2 and GroupLasso.")
         if units is None:
             raise ValueError("Guided needs units=pruning_lib.find_units(model, example): they say which units can go.")
-        self.side = checked_choice(side, "side", ("incoming", "outgoing", "both"))
-        if apply is not None:
-            checked_choice(apply, "apply", ("loss", "prox"))
-        plain = base(model, strength, units=units) if apply is None else base(model, strength, apply=apply, units=units)
-        self.strength, self.apply, self.base = plain.strength, plain.apply, base
+        self.side = checked_choice(side, "side", tuple(AXES))
+        super().__init__(model, strength, DEFAULT_APPLY[base] if apply is None else apply, units)
+        self.base = base
         self.guidance = _normalized(guidance, units)
-        self._importance = plain.importance
+        # `importance` is of the layers that write units; those that read them may be penalized instead.
+        self._writers = self._layers
         self._layers, self._parts = _parts(model, units, self.guidance, self.side)
+        self._penalized = list(self._layers.values())
         if self.apply == "prox":
             check_plain(self._layers, "Guided")
 
-    def penalty(self, outputs: Tensor) -> Tensor:
-        """Return R, or 0 where `update` applies it."""
-        if self.apply == "prox":
-            return outputs.new_zeros(())
-        values = [_Penalty.apply(joined(layer), self, self._parts[name]) for name, layer in self._layers.items()]
-        return self.strength * torch.stack(values).sum()
-
-    @torch.no_grad()
-    def update(self, optimizer: Optimizer) -> None:
-        """Take the proximal step of every weight that `optimizer` trains, at its own learning rate."""
-        if self.apply == "loss":
-            return
-        rates = learning_rates(optimizer)
-        for name, layer in self._layers.items():
-            if layer.weight.requires_grad and id(layer.weight) in rates:
-                self._prox(joined(layer), self._parts[name], self.strength * rates[id(layer.weight)])
-
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
-        return self._importance()
+        return incoming_norms(self._writers)
 
-    def _value(self, weight: Tensor, parts: list[_Part]) -> Tensor:
-        """Return R/λ of one layer."""
+    def _lengths(self, weights: list[Tensor]) -> list[Tensor]:
+        if self.base is not GroupLasso:
+            return []
+        return [part.side.norms(weight) for weight, parts in zip(weights, self._parts, strict=True) for part in parts]
+
+    def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         # Not g @ norms: autocast would take a matrix product to a short dtype.
         if self.base is GroupLasso:
-            return torch.stack([(part.g.to(weight) * part.lengths(weight)).sum() for part in parts]).sum()
-        power = 1 if self.base is L1 else 2
-        sums = [(part.g.to(weight) * part.norms(weight, power) ** power).sum() for part in parts]
-        return torch.stack(sums).mean() / power
+            every = [part for parts in self._parts for part in parts]
+            return torch.stack([(part.g.to(n) * n).sum() for part, n in zip(every, lengths, strict=True)]).sum()
+        power: Literal[1, 2] = 1 if self.base is L1 else 2
+        values = [
+            torch.stack([(part.g.to(weight) * part.side.norms(weight, power) ** power).sum() for part in parts]).mean()
+            for weight, parts in zip(weights, self._parts, strict=True)
+        ]
+        return torch.stack(values).sum() / power
 
-    def _slope(self, weight: Tensor, parts: list[_Part], factor: Tensor) -> Tensor:
-        """Return factor · ∂(R/λ)/∂w of one layer; 0 where a norm has no slope."""
-        if self.base is GroupLasso:
-            pulls = [part.direction(weight).mul_(factor * part.spread(part.g, weight)) for part in parts]
-            return pulls[0] if len(pulls) == 1 else pulls[0] + pulls[1]
-        share = factor * _mean([part.spread(part.g, weight) for part in parts])
-        return share * (weight.sign() if self.base is L1 else weight)
+    def _slopes(self, weights: list[Tensor], lengths: list[Tensor], factor: Tensor | float) -> Iterable[Tensor]:
+        length = iter(lengths)
+        for module, weight, parts in zip(self._penalized, weights, self._parts, strict=True):
+            if self.base is GroupLasso:
+                pulls = [part.pull(weight, next(length), factor) for part in parts]
+                yield pulls[0] if len(pulls) == 1 else pulls[0] + pulls[1]
+            else:
+                share = factor * _mean([part.spread(part.g, weight) for part in parts])
+                yield viewed(torch.mul, module, weight.sign() if self.base is L1 else weight, share)
 
-    def _prox(self, weight: Tensor, parts: list[_Part], step: float) -> None:
-        """Apply the proximal map of `step` times R/λ, in place."""
-        if self.base is L1:
-            reach = _mean([part.spread(step * part.g, weight) for part in parts])
-            weight.sub_(weight.clamp(-reach, reach))
-        elif self.base is L2:
-            weight.div_(_mean([part.spread(1 + step * part.g, weight) for part in parts]))
-            snap(weight)
-        else:
-            for part in parts:
-                length, reach = part.lengths(weight), (step * part.g).to(weight)
-                # A group at 0 divides 0 by 0; it has to stay 0.
-                scale = torch.where(length > reach, 1 - reach / length, 0.0)
-                weight.mul_(part.spread(scale[part.first], weight))
-            snap(weight)
-
-
-class _Penalty(torch.autograd.Function):
-    """R/λ of one layer, whose gradient takes a pass over the weights where autograd would take several."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, method: Guided, parts: list[_Part]) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.method, ctx.parts = method, parts
-        return method._value(weight, parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.method._slope(*ctx.saved_tensors, ctx.parts, factor), None, None
+    def _prox(self, weights: list[Tensor], steps: list[float]) -> None:
+        for module, weight, parts, step in zip(self._penalized, weights, self._parts, steps, strict=True):
+            view = grouped_view(module, weight)
+            if not step:
+                continue
+            if self.base is L1:
+                reach = _mean([part.spread(step * part.g, weight) for part in parts])
+                view.sub_(view.clamp(-reach, reach))
+            elif self.base is L2:
+                view.div_(_mean([part.spread(1 + step * part.g, weight) for part in parts]))
+                snap(weight)
+            else:
+                for part in parts:
+                    view.mul_(part.spread(part.left(weight, step), weight))
+                snap(weight)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One side of a layer: its output channels (axis 1 of the `joined` weight) or its input channels (axis 2).
+    """One side of a layer and its guidance, float64 of shape (groups,).
 
-    Input channels that hold the same unit, as behind a flatten, are one group, and the first of them stands for it.
+    A group is an output channel, or all input channels that hold one unit, as behind a flatten.
     """
 
-    axis: Literal[1, 2]
-    g: Tensor  # float64 (channels,)
-    first: Tensor  # int64 (channels,)
+    side: Side
+    g: Tensor
 
     def spread(self, values: Tensor, weight: Tensor) -> Tensor:
-        """Return one value a channel in a shape that broadcasts over the `joined` weight."""
-        shape = [weight.shape[0], *[1] * (weight.ndim - 1)]
-        shape[self.axis] = weight.shape[self.axis]
-        return values.to(weight).view(shape)
+        """Return one value a group in a shape that broadcasts over the grouped view."""
+        return self.side.spread(values.to(weight), 1.0, weight)
 
-    def norms(self, weight: Tensor, power: int) -> Tensor:
-        """Return ‖·‖_power of every channel, shape (channels,)."""
-        others = [axis for axis in range(1, weight.ndim) if axis != self.axis]
-        norms: Tensor = torch.linalg.vector_norm(weight, power, others)
-        return norms.flatten()
+    def pull(self, weight: Tensor, length: Tensor, factor: Tensor | float) -> Tensor:
+        """Return factor · g w / ‖w‖₂ of every group, 0 in a group of zeros, in the shape of the weight."""
+        direction = viewed(torch.div, self.side.module, weight, self.spread(torch.where(length > 0, length, 1), weight))
+        grouped_view(self.side.module, direction).mul_(factor * self.spread(self.g, weight))
+        return direction
 
-    def lengths(self, weight: Tensor) -> Tensor:
-        """Return ‖·‖₂ of every group at its first channel, 0 at the others, shape (channels,)."""
-        norms = self.norms(weight, 2)
-        if torch.equal(self.first, torch.arange(len(self.first))):
-            return norms
-        return torch.zeros_like(norms).index_add(0, self.first.to(norms.device), norms.square()).sqrt()
-
-    def direction(self, weight: Tensor) -> Tensor:
-        """Return each weight over the length of its group; 0 in a group of zeros."""
-        length = self.lengths(weight)[self.first]
-        return weight / self.spread(torch.where(length > 0, length, 1), weight)
-
-
-def joined(layer: Weighted) -> Tensor:
-    """Return the layer's weight as a view of shape (groups, outputs a group, inputs a group, …kernel)."""
-    weight, groups = layer.weight, getattr(layer, "groups", 1)
-    kernel = weight.shape[2:] or (1,)
-    view = weight.view(groups, len(weight) // groups, weight.shape[1], *kernel)
-    return view.transpose(1, 2) if unit_axis(layer) else view
+    def left(self, weight: Tensor, step: float) -> Tensor:
+        """Return what the group's soft threshold leaves of it, a factor of shape (groups,)."""
+        length, reach = self.side.norms(weight), (step * self.g).to(weight)
+        # A group at 0 divides 0 by 0; it has to stay 0.
+        return torch.where(length > reach, 1 - reach / length, 0.0)
 
 
 def _mean(shares: list[Tensor]) -> Tensor:
@@ -233,22 +209,9 @@ def _mean(shares: list[Tensor]) -> Tensor:
 
 
 def _normalized(guidance: str | Guidance | Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
-    """Return {group: g with mean 1}, or raise ValueError if this is no guidance of these units."""
-    if isinstance(guidance, Mapping):
-        found = {
-            units.translate(name): torch.as_tensor(g, dtype=torch.float64, device="cpu") for name, g in guidance.items()
-        }
-        if missing := sorted(units.keys() - found.keys()):
-            raise ValueError(f"guidance leaves out '{missing[0]}'; give every group a tensor of shape (units,).")
-    else:
-        family = (
-            GUIDANCES[checked_choice(guidance, "guidance", tuple(GUIDANCES))] if isinstance(guidance, str) else guidance
-        )
-        found = {
-            name: family(torch.arange(1, group.size + 1, dtype=torch.float64) / group.size)
-            for name, group in units.items()
-        }
-    for name, g in found.items():
+    """Return {group: g with mean 1}, or raise ValueError if this is not a guidance of these units."""
+    by_group = _by_name(guidance, units) if isinstance(guidance, Mapping) else _by_family(guidance, units)
+    for name, g in by_group.items():
         size = units[name].size
         if g.shape != (size,):
             raise ValueError(f"guidance of '{name}' has shape {tuple(g.shape)}; it needs one value a unit, ({size},).")
@@ -256,37 +219,59 @@ def _normalized(guidance: str | Guidance | Mapping[str, Tensor], units: Units) -
             raise ValueError(
                 f"guidance of '{name}' must be finite, nowhere negative and not all 0; only its shape counts."
             )
-    return {name: g / g.mean() for name, g in found.items()}
+    return {name: g / g.mean() for name, g in by_group.items()}
+
+
+def _by_name(guidance: Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
+    """Return a user's guidance by group, float64 on the CPU."""
+    given = {
+        units.translate(name): torch.as_tensor(g, dtype=torch.float64, device="cpu") for name, g in guidance.items()
+    }
+    if missing := sorted(units.keys() - given.keys()):
+        raise ValueError(f"guidance leaves out '{missing[0]}'; give every group a tensor of shape (units,).")
+    return given
+
+
+def _by_family(guidance: str | Guidance, units: Units) -> dict[str, Tensor]:
+    """Return a function of i/n, or the named one, by group."""
+    if isinstance(guidance, str):
+        guidance = GUIDANCES[checked_choice(guidance, "guidance", tuple(GUIDANCES))]
+    return {
+        name: guidance(torch.arange(1, group.size + 1, dtype=torch.float64) / group.size)
+        for name, group in units.items()
+    }
 
 
 def _parts(
     model: nn.Module, units: Units, guidance: Mapping[str, Tensor], side: str
-) -> tuple[dict[str, Weighted], dict[str, list[_Part]]]:
+) -> tuple[dict[str, Weighted], list[list[_Part]]]:
     """Return the layers that write or read the units, and the guided sides of each."""
     modules = fitting(model, units.values(), "Guided", reading=side != "incoming")
     parts: dict[str, list[_Part]] = {}
-    axes: dict[str, tuple[Literal[1, 2], ...]] = {"incoming": (1,), "outgoing": (2,), "both": (1, 2)}
-    for axis in axes[side]:
+    for axis in AXES[side]:
         members: dict[str, list[tuple[Tensor, Member]]] = {}
         for name, group in units.items():
             for member in group.writers if axis == 1 else group.readers:
                 members.setdefault(member.layer, []).append((guidance[name], member))
-        for layer, found in members.items():
-            parts.setdefault(layer, []).append(_part(axis, found))
-    return {name: modules[name] for name in parts}, parts
+        for layer, guided in members.items():
+            parts.setdefault(layer, []).append(_part(modules[layer], axis, guided))
+    return {name: modules[name] for name in parts}, list(parts.values())
 
 
-def _part(axis: Literal[1, 2], found: list[tuple[Tensor, Member]]) -> _Part:
+def _part(module: Weighted, axis: Axis, members: list[tuple[Tensor, Member]]) -> _Part:
     """Join the members of all groups in one side of a layer; channels of no unit have g = 1 and stand alone."""
-    channels = torch.arange(len(found[0][1].index))
+    channels = torch.arange(len(members[0][1].index))
     g, first = torch.ones(len(channels), dtype=torch.float64), channels.clone()
-    for guidance, member in found:
+    for guidance, member in members:
         index = member.index.cpu()
         here = index >= 0
         g[here] = guidance[index[here]]
         if axis == 2:
+            # Input channels of one unit are one group, and the first of them stands for it.
             earliest = torch.full((len(guidance),), len(channels)).scatter_reduce(
                 0, index[here], channels[here], "amin"
             )
             first[here] = earliest[index[here]]
-    return _Part(axis, g, first)
+    firsts, group = torch.unique(first, return_inverse=True)
+    alone = len(firsts) == len(channels)
+    return _Part(Side(module, axis, None if alone else group, len(firsts)), g[firsts])

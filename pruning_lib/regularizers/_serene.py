@@ -5,33 +5,16 @@
 p_i: pre-activation of unit i; y: the C outputs; E: mean over the batch (and over space for a convolution). A unit that
 the outputs do not feel decays by λ a step, one that they feel (S ≥ 1) not at all. λ is not multiplied by η.
 
-The outputs of a segmentation, a sequence or a regression are all the numbers that one example gives: a map of K classes
-has C = K·H·W of them. A unit at one place moves few; what counts is the whole channel's reach, its sum over space.
-
-The estimators of S differ in what one step costs:
-
-    exact        C backward passes      S as above
-    sampled      1 backward pass        E|∂y_k / ∂p_i| with an output k drawn for each example: unbiased for S
-    lower-bound  1 backward pass        1/C E|Σ_k ∂y_k / ∂p_i| ≤ S; signs cancel, over the places of a map most of all
-    local        none                   E|φ′(p_i)|, the unit's own activation φ alone
-
-(All outputs at once with random signs would measure √Σ_k (∂y_k/∂p_i)², which falls the shorter of C·S the more outputs
-a unit moves: no S, and no two layers alike.)
-
-One example's slopes are taken while the others stay as they are. A BatchNorm in train mode mixes them; each example
-then counts with a random sign, which no |·| notices and which keeps what the others send back from adding up.
+How S is measured, and for which heads: `_sensitivity.py` beside this file.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeGuard
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.optim import Optimizer
 
 from pruning_lib.regularizers._base import (
@@ -43,11 +26,8 @@ from pruning_lib.regularizers._base import (
     regularized_layers,
     snap,
 )
-from pruning_lib.units import BatchNorm, Units, Weighted, bounded_scale, rows, unwrapped
-
-Activation = Callable[[Tensor], Tensor]
-
-COMPILED = "SeReNe got a compiled model; it differentiates inside the graph, so pass the eager one."
+from pruning_lib.regularizers._sensitivity import COMPILED, Activation, Estimator, Probe, check_eager, mean_over_ranks
+from pruning_lib.units import BatchNorm, Units, bounded_scale, rows, unwrapped
 
 
 class SeReNe(Regularizer):
@@ -63,7 +43,9 @@ class SeReNe(Regularizer):
     strength : float
         λ in [0, 1), a share of the weight per step. The authors' code uses 1e-4 by default.
     estimator : {"sampled", "exact", "lower-bound", "local"}
-        How S is measured; see the top of this file. ``"exact"`` is the definition.
+        How S is measured: from one backward pass, with an output drawn for each example (unbiased); from as many
+        backward passes as there are outputs, the definition; from one, a bound that signs make smaller; or from the
+        unit's own activation alone.
     space : {"mean", "sum", "abs-of-sum"}, optional
         Convolutions, and linear layers along a sequence: mean of |·| over the places of p (the released code), its sum,
         or |sum of ·| (the map moved as one). ``"local"`` knows the mean alone. Default: ``"mean"``; for outputs with
@@ -92,6 +74,20 @@ class SeReNe(Regularizer):
     ValueError
         If `strength` is not in [0, 1) or too small for the weights' dtype, a choice is unknown or does not go with the
         estimator, no layer is found, or a weight is parametrized.
+
+    Examples
+    --------
+    The output 2 p₀ + 0 p₁ moves twice as far as unit 0 and not at all with unit 1, so that only unit 1 decays.
+
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.Linear(2, 1))
+    >>> _ = model[1].weight.detach().copy_(torch.tensor([[2.0, 0.0]]))
+    >>> reg = prl.SeReNe(model, strength=0.05, estimator="exact")
+    >>> reg.penalty(model(torch.ones(4, 1))).item()
+    0.0
+    >>> reg.sensitivity()["0"]
+    tensor([2., 0.])
     """
 
     def __init__(
@@ -116,25 +112,25 @@ class SeReNe(Regularizer):
             raise ValueError(f"scaling='released' is the factor of the exact estimator; got estimator={estimator!r}.")
         if space not in (None, "mean") and estimator == "local":
             raise ValueError(f"estimator='local' knows space='mean' alone: no output is summed over; got {space!r}.")
-        cheap = estimator == "sampled"
-        self.every = (3 if cheap else 1) if every is None else int(every)
-        self.smoothing = (0.6 if cheap else 0.0) if smoothing is None else float(smoothing)
-        if self.every < 1:
-            raise ValueError(f"SeReNe got every={every!r}; it is a number of steps, 1 or more.")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"SeReNe got smoothing={smoothing!r}; it is the share of the past kept, in [0, 1).")
+        self.every, self.smoothing = _checked_rhythm(estimator, every, smoothing)
         if not hasattr(seed, "__index__"):
             raise TypeError(f"SeReNe got seed={seed!r}; it is an integer.")
-        _check_eager(model)
+        check_eager(model)
         self._layers = regularized_layers(model, units, self, in_place=True)
         self._check_dtype()
         self._generator = torch.Generator().manual_seed(seed)
-        self._probe = _Probe(unwrapped(model), self._layers, activation if estimator == "local" else None)
+        self._probe = Probe(unwrapped(model), self._layers, activation if estimator == "local" else None)
+        self._estimator = Estimator(estimator, space, scaling == "released", self._layers, self._probe, self._generator)
         self._average: dict[str, Tensor] = {}
         self._pending: dict[str, Tensor] = {}
         self._examples = 0  # measured since the last update
         self._measured = 0  # measurements in the average
         self._step = 0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Return the names of the layers whose units decay, in the order of registration."""
+        return tuple(self._layers)
 
     def penalty(self, outputs: Tensor) -> Tensor:
         """Measure S on the last forward pass and return 0: the decay itself is taken by `update`.
@@ -152,7 +148,7 @@ class SeReNe(Regularizer):
         Raises
         ------
         TypeError
-            If `outputs` is no tensor, or a compiled model's.
+            If `outputs` is not a tensor, or is a compiled model's.
         ValueError
             If `outputs` are a scalar, carry no graph, or do not come from the model's last forward pass.
         """
@@ -163,8 +159,7 @@ class SeReNe(Regularizer):
         if not seen:
             raise ValueError("SeReNe saw no forward pass since the last penalty; call model(inputs) first.")
         if self._step % self.every == 0:
-            measured = self._local(outputs, seen) if self.estimator == "local" else self._measure(outputs, seen)
-            self._note(*_mean_over_ranks(measured, len(outputs)))
+            self._note(*mean_over_ranks(self._estimator.measure(outputs, seen), len(outputs)))
         return outputs.new_zeros(())
 
     @torch.no_grad()
@@ -223,7 +218,7 @@ class SeReNe(Regularizer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises
         ------
@@ -261,57 +256,6 @@ class SeReNe(Regularizer):
             past = self._pending.get(name, value)
             self._pending[name] = torch.lerp(past, value, examples / self._examples)
 
-    def _measure(self, outputs: Tensor, seen: _Seen) -> dict[str, Tensor]:
-        """Return S of every layer, from as many backward passes as the estimator takes."""
-        edges = [(name, edge) for name, found in seen.items() for edge, _ in found]
-        total: dict[str, Tensor] = {}
-        space = self.space or ("mean" if outputs.ndim <= 2 else "sum")
-        for seed in self._seeds(outputs.detach()):
-            slopes = torch.autograd.grad(outputs, [e for _, e in edges], seed, retain_graph=True, allow_unused=True)
-            for (name, _), slope in zip(edges, slopes, strict=True):
-                if slope is not None:
-                    # A slope is ours to overwrite, unless it is the seed itself, as at the output layer.
-                    mine = slope.data_ptr() != seed.data_ptr()
-                    value = reduce_slopes(slope, space, _unit_axis(self._layers[name]), overwrite=mine)
-                    total[name] = total[name] + value if name in total else value
-        if not total:
-            raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
-        share = 1.0 if self.estimator == "sampled" else 1 / _numbers(outputs)
-        if self.scaling == "released":
-            share /= outputs.shape[0]
-        for name in seen.keys() - total.keys():
-            # The outputs do not feel a layer that no path leads on from.
-            total[name] = torch.zeros(len(rows(self._layers[name])), device=outputs.device)
-        return {name: total[name] * share for name in seen}
-
-    def _seeds(self, outputs: Tensor) -> Iterator[Tensor]:
-        """Yield the vectors that each backward pass multiplies the outputs with, in the outputs' shape."""
-        examples, count = len(outputs), _numbers(outputs)
-        seeds: Iterable[Tensor]
-        if self.estimator == "lower-bound":
-            seeds = [outputs.new_ones(examples, count)]
-        elif self.estimator == "sampled":
-            drawn = torch.randint(count, (examples, 1), generator=self._generator).to(outputs.device)
-            seeds = [outputs.new_zeros(examples, count).scatter_(1, drawn, 1.0)]
-        else:
-            # One at a time: those of a map, all at once, would take its size squared.
-            seeds = (_one_hot(k, outputs.new_zeros(count)).expand(examples, count) for k in range(count))
-        signs = None
-        if self._probe.mixes_examples():
-            signs = 2.0 * torch.randint(2, (examples, 1), generator=self._generator) - 1
-        for seed in seeds:
-            yield (seed if signs is None else seed * signs.to(seed)).reshape(outputs.shape)
-
-    def _local(self, outputs: Tensor, seen: _Seen) -> dict[str, Tensor]:
-        """Return E|φ′(p)| of every layer, the mean of its uses; 1 for the layer that writes the outputs."""
-        last = _first_of({edge.node for found in seen.values() for edge, _ in found}, outputs.grad_fn)
-        values: dict[str, list[Tensor]] = {}
-        for name, found in seen.items():
-            for edge, slope in found:
-                assert slope is not None
-                values.setdefault(name, []).append(torch.ones_like(slope) if edge.node is last else slope)
-        return {name: torch.stack(uses).mean(0) for name, uses in values.items()}
-
 
 def _decay_scale(norm: BatchNorm, keep: Tensor, trained: Mapping[int, float]) -> None:
     """Multiply the scale of a BatchNorm by `keep`, if it is trained; a bounded one, σ(γ), through its γ."""
@@ -336,16 +280,16 @@ def _checked_share(strength: float, owner: object) -> float:
     return value
 
 
-def _check_eager(model: nn.Module) -> None:
-    """Raise TypeError for what hooks cannot observe."""
-    # A part that `torch.compile` wrapped, or that `module.compile()` changed in place, is opaque as well.
-    for module in [model, *model.modules()] if isinstance(model, nn.Module) else ():
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-            raise TypeError(COMPILED)
-    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
-        raise TypeError(
-            "SeReNe got a DataParallel model, whose replicas it cannot observe; use DistributedDataParallel."
-        )
+def _checked_rhythm(estimator: str, every: int | None, smoothing: float | None) -> tuple[int, float]:
+    """Return `every` and `smoothing`, by default those of the estimator, or raise ValueError if one is out of range."""
+    cheap = estimator == "sampled"
+    steps = (3 if cheap else 1) if every is None else int(every)
+    share = (0.6 if cheap else 0.0) if smoothing is None else float(smoothing)
+    if steps < 1:
+        raise ValueError(f"SeReNe got every={every!r}; it is a number of steps, 1 or more.")
+    if not 0 <= share < 1:
+        raise ValueError(f"SeReNe got smoothing={smoothing!r}; it is the share of the past kept, in [0, 1).")
+    return steps, share
 
 
 def _check_outputs(outputs: Tensor) -> None:
@@ -356,155 +300,3 @@ def _check_outputs(outputs: Tensor) -> None:
         raise ValueError("SeReNe got a scalar; it needs the model's outputs, (examples, …), not the loss.")
     if outputs.grad_fn is None:
         raise ValueError("SeReNe got outputs without a graph; run the forward pass with gradients enabled.")
-
-
-def _numbers(outputs: Tensor) -> int:
-    """Return C, how many numbers one example gives."""
-    return math.prod(outputs.shape[1:])
-
-
-def _one_hot(k: int, zeros: Tensor) -> Tensor:
-    """Set number k to 1."""
-    zeros[k] = 1
-    return zeros
-
-
-def _unit_axis(layer: Weighted) -> int:
-    """Return the axis of a layer's output that counts its units."""
-    return -1 if isinstance(layer, nn.Linear) else 1
-
-
-def _first_of(wanted: set[Any], node: Any) -> Any:
-    """Follow a chain of operators of one input each (a cast, a temperature) back to the first wanted node."""
-    while node is not None and node not in wanted:
-        before = [source for source, _ in node.next_functions if source is not None]
-        node = before[0] if len(before) == 1 else None
-    return node
-
-
-def reduce_slopes(slope: Tensor, space: str, units: int = 1, overwrite: bool = False) -> Tensor:
-    """Reduce slopes ∂y/∂p of shape (examples, …, units, …) to (units,): over space, then the mean over examples.
-
-    Parameters
-    ----------
-    slope : Tensor
-        The examples are its first axis; what is neither examples nor units is space.
-    space : {"mean", "sum", "abs-of-sum"}
-        How places are joined: mean of |·|, sum of |·|, |sum of ·|.
-    units : int
-        The axis of the units.
-    overwrite : bool
-        `slope` is not needed any more. Two layers may share it, as before a sum: |·| of |·| is |·|.
-    """
-    units %= slope.ndim
-    places = [axis for axis in range(1, slope.ndim) if axis != units]
-    if space == "abs-of-sum" and places:
-        return slope.sum(places, dtype=torch.float32).abs().mean(0)
-    # A fresh array of a convolution's size costs more than its absolute values.
-    size = slope.abs_() if overwrite and slope.is_contiguous() else slope.abs()
-    total = size.sum([0, *places], dtype=torch.float32)
-    count = math.prod(slope.shape[axis] for axis in places) if space == "mean" else 1
-    return total / (slope.shape[0] * count)
-
-
-def _mean_over_ranks(values: dict[str, Tensor], examples: int) -> tuple[dict[str, Tensor], int]:
-    """Average over the processes of `torch.distributed`, by their numbers of examples; return the sum of these too."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return values, examples
-    flat = torch.cat(list(values.values()))
-    joined = torch.cat([flat * examples, flat.new_tensor([examples])])
-    dist.all_reduce(joined)
-    parts = torch.split(joined[:-1] / joined[-1], [len(value) for value in values.values()])
-    return dict(zip(values, parts, strict=True)), int(joined[-1])
-
-
-_Seen = dict[str, list[tuple[GradientEdge, Tensor | None]]]
-
-
-class _Probe:
-    """Forward hooks that note, for each layer, the place of its pre-activation in the autograd graph.
-
-    An edge, not the tensor: an in-place activation changes the tensor, and the edge still leads to what came before.
-    """
-
-    def __init__(self, model: nn.Module, layers: Mapping[str, Weighted], activation: Activation | None) -> None:
-        self.norms: dict[str, BatchNorm] = {}
-        self.compiled = False
-        self._activation = activation
-        self._seen: _Seen = {}
-        self._writer: dict[object, str] = {}
-        self._axes = {name: _unit_axis(layer) for name, layer in layers.items()}
-        by_weight = {id(layer.weight): name for name, layer in layers.items()}
-        self._names: dict[nn.Module, str] = {
-            m: by_weight[id(m.weight)] for m in model.modules() if _has_weight_of(m, by_weight)
-        }
-        self._all_norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
-        self._handles = [model.register_forward_pre_hook(_Hook(self._start))]
-        for module in (*self._names, *self._all_norms):
-            self._handles.append(module.register_forward_hook(_Hook(self._note)))
-
-    def mixes_examples(self) -> bool:
-        """Whether a BatchNorm normalizes by the batch at hand."""
-        return any(norm.training or norm.running_mean is None for norm in self._all_norms)
-
-    def take(self) -> _Seen:
-        """Return what the last forward pass left, and forget it."""
-        seen, self._seen, self._writer = self._seen, {}, {}
-        return seen
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _start(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        # A pass without gradients, of an evaluation say, leaves what was seen before.
-        if torch.is_grad_enabled():
-            self.take()
-            self.compiled = torch.compiler.is_compiling()
-
-    def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if output.grad_fn is None:
-            return
-        if isinstance(module, BatchNorm):
-            # The BatchNorm's input is the very node that a layer wrote, or this BatchNorm follows something else.
-            source = inputs[0].grad_fn if inputs else None
-            name = self._writer.pop(source, None)
-            if name is None:
-                return
-            self.norms[name] = module
-            self._seen[name] = [found for found in self._seen[name] if found[0].node is not source]
-        else:
-            name = self._names[module]
-            self._writer[output.grad_fn] = name
-        self._seen.setdefault(name, []).append((get_gradient_edge(output), self._slope(output, self._axes[name])))
-
-    def _slope(self, output: Tensor, axis: int) -> Tensor | None:
-        """Return E|φ′(p)| of every unit, or None where no activation is asked for."""
-        if self._activation is None:
-            return None
-        with torch.enable_grad():
-            point = output.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self._activation(point).sum(), point)
-        return reduce_slopes(slope, "mean", axis)
-
-
-def _has_weight_of(module: nn.Module, by_weight: Mapping[int, str]) -> TypeGuard[Weighted]:
-    """Whether a module computes with one of these weights; one that shares it is observed under the first's name."""
-    return isinstance(module, Weighted) and id(module.weight) in by_weight
-
-
-class _Hook:
-    """A hook that is left behind by copies and pickles of the model: they are not observed."""
-
-    def __init__(self, call: Callable[..., None] | None = None) -> None:
-        self._call = call
-
-    def __call__(self, *arguments: Any) -> None:
-        if self._call is not None:
-            self._call(*arguments)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return _Hook()
-
-    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
-        return _Hook, ()

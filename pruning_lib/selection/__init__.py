@@ -1,6 +1,13 @@
-"""SELECT: from importances to units, set to zero and held there."""
+"""SELECT: from importances to units, set to zero and held there. Derived in the chapter `serene`.
 
-from pruning_lib.selection import importance
-from pruning_lib.selection._select import Hold, cost, hold, iterative, select, threshold_weights, zero
+Statistics decide here *what* to zero; what may then be removed is logic, and lives in `pruning_lib.channels`.
+"""
 
-__all__ = ["Hold", "cost", "hold", "importance", "iterative", "select", "threshold_weights", "zero"]
+from pruning_lib.selection import importance as importance
+from pruning_lib.selection._budgets import cost as cost
+from pruning_lib.selection._hold import Hold as Hold
+from pruning_lib.selection._hold import hold as hold
+from pruning_lib.selection._iterative import iterative as iterative
+from pruning_lib.selection._select import select as select
+from pruning_lib.selection._threshold_weights import threshold_weights as threshold_weights
+from pruning_lib.selection._zero import zero as zero

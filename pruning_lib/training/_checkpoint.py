@@ -71,7 +71,7 @@ def describe(run: Run, settings: Settings, rates: list[float]) -> dict[str, Any]
 
 
 def _layers_of(regularizer: Regularizer | None) -> Sequence[str]:
-    return getattr(regularizer, "_layers", ())  # the names of the layers that it penalizes
+    return getattr(regularizer, "layers", ())  # one of the reader's own may follow the protocol without inheriting it
 
 
 def _settings_of(owner: object) -> list[str]:

@@ -64,7 +64,7 @@ def test_padding_modes(padding, mode):
     assert shrunk.removed["0"] == (2 if padding in (1, "same") and mode == "zeros" else 3)
 
 
-def test_layer_without_bias_pays_in_the_running_mean():
+def test_layer_without_bias_compensates_in_the_running_mean():
     layers = [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)]
     model = nn.Sequential(*layers).double()
     kill(model[0], [2], bias=1.5)

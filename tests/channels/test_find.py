@@ -178,5 +178,5 @@ def test_an_attention_that_reads_units_is_named_where_its_weights_would_be_neede
         lambda: prl.Guided(model, 1e-3, side="both", units=units),
         lambda: prl.Dynamics(model, units),
     ):
-        with pytest.raises(ValueError, match="'attention', a MultiheadAttention, is no linear or convolution layer"):
+        with pytest.raises(ValueError, match="'attention', a MultiheadAttention, is not a linear or convolution layer"):
             needs()

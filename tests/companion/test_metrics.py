@@ -20,7 +20,7 @@ def drawn(seed: int, share: float = 0.55, shape: tuple[int, int, int] = (4, 17, 
 def flooded(image: np.ndarray) -> list[frozenset[tuple[int, int]]]:
     """Return the components of one image as sets of pixels, in reading order, by flood filling."""
     left = dict.fromkeys((int(y), int(x)) for y, x in np.argwhere(image))
-    found = []
+    sets = []
     while left:
         queue = [next(iter(left))]
         seen = set(queue)
@@ -30,8 +30,8 @@ def flooded(image: np.ndarray) -> list[frozenset[tuple[int, int]]]:
             seen |= near
             queue += near
         left = {pixel: None for pixel in left if pixel not in seen}
-        found.append(frozenset(seen))
-    return found
+        sets.append(frozenset(seen))
+    return sets
 
 
 def objects(image: np.ndarray) -> list[frozenset[tuple[int, int]]]:
@@ -40,9 +40,9 @@ def objects(image: np.ndarray) -> list[frozenset[tuple[int, int]]]:
 
 def greedy_f1(pairs: list[tuple[list[frozenset[tuple[int, int]]], list[frozenset[tuple[int, int]]]]]) -> float:
     hits = total = 0
-    for found, true in pairs:
-        hits += sum(len(p & t) / len(p | t) > 0.5 for p in found for t in true)
-        total += len(found) + len(true)
+    for predicted, true in pairs:
+        hits += sum(len(p & t) / len(p | t) > 0.5 for p in predicted for t in true)
+        total += len(predicted) + len(true)
     return 2 * hits / total
 
 
@@ -56,7 +56,7 @@ def test_dice_by_hand() -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
 @pytest.mark.parametrize("seed", range(5))
-def test_components_are_those_of_flood_filling(seed: int, share: float) -> None:
+def test_setsare_those_of_flood_filling(seed: int, share: float) -> None:
     maps = drawn(seed, share)
     labels = components(maps)
     assert labels.dtype == torch.int64
@@ -66,7 +66,7 @@ def test_components_are_those_of_flood_filling(seed: int, share: float) -> None:
         assert label.max() == len(sets)
 
 
-def test_components_follow_a_spiral_and_do_not_join_corners_or_images() -> None:
+def test_setsfollow_a_spiral_and_do_not_join_corners_or_images() -> None:
     n = 31
     spiral = np.zeros((n, n), bool)
     y, x, dy, dx = 0, 0, 0, 1

@@ -69,21 +69,21 @@ SIDES = (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)
 def test_vgg16_has_the_published_size(width: float) -> None:
     channels = [3, *(int(c * width) for c in VGG[1:])]
     pairs = list(pairwise(channels))
-    found = measure(VGG16(width=width), torch.randn(1, 3, 32, 32))
+    size = measure(VGG16(width=width), torch.randn(1, 3, 32, 32))
     last = channels[-1]
-    assert found.parameters == sum(9 * a * b + b + 2 * b for a, b in pairs) + (last + 1) * 10
-    assert found.macs == sum(9 * a * b * s * s for (a, b), s in zip(pairs, SIDES, strict=True)) + last * 10
+    assert size.parameters == sum(9 * a * b + b + 2 * b for a, b in pairs) + (last + 1) * 10
+    assert size.macs == sum(9 * a * b * s * s for (a, b), s in zip(pairs, SIDES, strict=True)) + last * 10
     if width == 1:
-        assert (found.parameters, found.macs) == (14_728_266, 313_201_664)
+        assert (size.parameters, size.macs) == (14_728_266, 313_201_664)
 
 
 @pytest.mark.parametrize("widths", [(16, 32, 64), (5,), (4, 6, 8, 10)])
 def test_convnet_counts_and_takes_any_size(widths: tuple[int, ...]) -> None:
     pairs = list(pairwise((3, *widths)))
-    found = measure(ConvNet(widths=widths), torch.randn(1, 3, 128, 96))
-    assert found.parameters == sum(9 * a * b + 2 * b for a, b in pairs) + (widths[-1] + 1) * 10
+    size = measure(ConvNet(widths=widths), torch.randn(1, 3, 128, 96))
+    assert size.parameters == sum(9 * a * b + 2 * b for a, b in pairs) + (widths[-1] + 1) * 10
     areas = [128 * 96 // 4**level for level in range(len(widths))]
-    assert found.macs == sum(9 * a * b * area for (a, b), area in zip(pairs, areas, strict=True)) + widths[-1] * 10
+    assert size.macs == sum(9 * a * b * area for (a, b), area in zip(pairs, areas, strict=True)) + widths[-1] * 10
     assert ConvNet(3, 1, widths)(torch.randn(2, 1, 16, 35)).shape == (2, 3)
 
 
@@ -110,11 +110,11 @@ def test_resnet_has_the_published_size(depth: int) -> None:
     stage = 9 * 16 * 16 * 32 * 32
     weights = 9 * (3 * 16 + 16 * 16 * 2 * n) + sum(9 * (c * c // 2 + c * c * (2 * n - 1)) for c in (32, 64))
     norms = 2 * (16 + 2 * n * (16 + 32 + 64))
-    found = measure(ResNet(depth), torch.randn(1, 3, 32, 32))
-    assert found.parameters == weights + norms + 65 * 10
-    assert found.macs == 9 * 3 * 16 * 32 * 32 + stage * (6 * n - 1) + 64 * 10
+    size = measure(ResNet(depth), torch.randn(1, 3, 32, 32))
+    assert size.parameters == weights + norms + 65 * 10
+    assert size.macs == 9 * 3 * 16 * 32 * 32 + stage * (6 * n - 1) + 64 * 10
     if depth == 56:
-        assert (found.parameters, found.macs) == (853_018, 125_485_696)
+        assert (size.parameters, size.macs) == (853_018, 125_485_696)
 
 
 @pytest.mark.parametrize(("channels", "depth"), [(16, 3), (4, 1), (3, 4)])
@@ -126,9 +126,9 @@ def test_unet_counts(channels: int, depth: int) -> None:
     parameters = weights + sum(2 * c for *_, c in convs) + sum(4 * 2 * c * c + c for c in widths[:-1])
     area = {c: (64 // 2**level) ** 2 for level, c in enumerate(widths)}
     macs = sum(9 * a * b * area[c] for a, b, c in convs) + sum(2 * c * c * area[c] for c in widths[:-1])
-    found = measure(UNet(5, channels=channels, depth=depth), torch.randn(1, 3, 64, 64))
-    assert found.parameters == parameters + (channels + 1) * 5
-    assert found.macs == macs + 5 * channels * 64 * 64
+    size = measure(UNet(5, channels=channels, depth=depth), torch.randn(1, 3, 64, 64))
+    assert size.parameters == parameters + (channels + 1) * 5
+    assert size.macs == macs + 5 * channels * 64 * 64
 
 
 def test_shortcut_without_parameters_takes_every_second_pixel_and_pads_both_sides() -> None:

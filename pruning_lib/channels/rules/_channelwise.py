@@ -40,6 +40,7 @@ def parameter(state: Analysis, node: Node, position: int, dims: int) -> Tensor |
 
 def scaled(normalized: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Apply scale and shift; a scale of 0 makes its channel constant, whatever comes in."""
+    # Not by multiplication alone: 0 · NaN would be NaN, and a channel that γ = 0 has closed would pass for live.
     if weight is not None:
         normalized = torch.where(weight == 0, 0.0, normalized * weight)
     return finite(normalized if bias is None else normalized + bias)
@@ -57,6 +58,7 @@ class PReLU(Channelwise):
 
     def value(self, state: Analysis, node: Node) -> None:
         value, slope = state.values_of(operand(node)), state.values_of(operand(node, 1)).double()
+        # NaN > 0 is false, and slope · NaN is NaN: what is live stays live.
         thin = narrow(value)
         slope = slope.reshape([1, -1] + [1] * (thin.ndim - 2)) if slope.numel() > 1 else slope
         state.values[node] = finite(torch.where(thin > 0, thin, slope * thin)).expand(value.shape)

@@ -82,6 +82,7 @@ class Item(Rule):
         if not isinstance(used, list):
             used = [torch.zeros((), dtype=torch.bool).expand(part.shape) for part in parts if isinstance(part, Tensor)]
             state.used[source] = used
+        # The parts of one operator are used one by one: of an LSTM's three results perhaps the first alone.
         before = used[index]
         assert isinstance(before, Tensor)
         used[index] = before | state.used_of(node)

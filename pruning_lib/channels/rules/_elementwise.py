@@ -75,6 +75,7 @@ class Elementwise(Rule):
         for axis in range(len(shape)):
             if all(value.shape[axis] == 1 or value.stride(axis) == 0 for value in operands.values()):
                 operands = {source: value.narrow(axis, 0, 1) for source, value in operands.items()}
+        # Doubles after narrowing: a vector is converted, not a map.
         operands = {source: value.double() for source, value in operands.items()}
         live = functools.reduce(torch.logical_or, [value.isnan() for value in operands.values()])
         args: Any
@@ -95,6 +96,7 @@ class Elementwise(Rule):
         for source in node.all_input_nodes:
             if source in state.labels:
                 shape = shape_of(source)
+                # A broadcast operand is read if any of the elements that it met is live and used.
                 lead = live.ndim - len(shape)
                 part = live.any(dim=list(range(lead))) if lead else live
                 for axis, size in enumerate(shape):

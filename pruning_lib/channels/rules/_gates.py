@@ -23,6 +23,7 @@ class Glu(Rule):
         state.labels[node] = left
 
     def value(self, state: Analysis, node: Node) -> None:
+        # 0 times any gate is 0; a sigmoid is never exactly 0, and makes nothing constant.
         left, right = state.values_of(operand(node)).chunk(2, self.axis(node))
         state.values[node] = torch.where(left == 0, 0.0, left * right.sigmoid())
 

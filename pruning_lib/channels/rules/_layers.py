@@ -66,6 +66,7 @@ class Layer(Rule):
         if weight not in state.leaves:
             state.give_up(node, "has a weight that forward computes")
             return
+        # The labels of axis 1 belong to one number of groups: a second call with another one cannot share them.
         sides = state.axis(weight, 0), state.axis(weight, 1, groups)
         rows, columns = (sides[1], sides[0]) if transposed(node) else sides
         if len(rows) != shape_of(node)[axis] or len(columns) != shape_of(source)[axis]:
@@ -85,6 +86,7 @@ class Layer(Rule):
         """Call an output constant if every tap to a live input is exactly 0."""
         bias, axis, groups = argument(node, 2, "bias"), channel_axis(node), groups_of(node)
         read = uniform(state.values_of(operand(node)), axis)
+        # Where zeros are read beside it, a constant other than 0 varies towards the border as a live channel does.
         live = read.isnan() | (reads_zeros(node) & (read != 0))
         constant = ~(taps(state, node) & live.reshape(groups, 1, -1)).any(2).flatten()
         result = weighted_sum(state, node, torch.where(live, 0.0, read))
@@ -104,6 +106,7 @@ class Layer(Rule):
 def taps(state: Analysis, node: Node) -> Tensor:
     """Return a bool tensor (groups, outputs, inputs): whether any tap of the kernel between them differs from 0."""
     weight = operand(node, 1)
+    # Once a weight: label, value, use and every round of `keep` ask for it.
     if weight not in state.taps:
         nonzero = blocks(state.tensor(weight).detach() != 0, node)
         state.taps[weight] = (nonzero.flatten(3).any(-1) if nonzero.ndim > 3 else nonzero).cpu()
@@ -119,6 +122,7 @@ def weighted_sum(state: Analysis, node: Node, factors: Tensor) -> Tensor:
     if groups > 1 or transposed(node):
         sums = blocks(weight, node).double().flatten(3).sum(-1).cpu()
         return (sums @ factors.reshape(groups, -1, 1)).flatten()
+    # A slice of rows at a time, and of these the columns of constants alone.
     index = index.to(weight.device)
     size = max(1, CHUNK // weight[:1].numel())
     columns = [part.index_select(1, index).double() for part in torch.split(weight, size)]
@@ -142,6 +146,7 @@ def balance(call: Call, kept: Kept) -> None:
     stays = [kept.of(labels) for labels in sides]
     occupied = stays[0].any(1) | stays[1].any(1)
     for labels, stay in zip(sides, stays, strict=True):
+        # All groups are filled up to the fullest: their weights have to fit into one tensor.
         most = max(int(stay.sum(1).max()), 1)
         for group in occupied.nonzero()[:, 0].tolist():
             spare = labels[group][~stay[group]]

@@ -72,6 +72,7 @@ class GroupNorm(Rule):
             return
         labels = by_channel(state.labels_of(operand(node)), CHANNELS)
         reason = "shares the statistics of a GroupNorm with channels that cannot go"
+        # Each group becomes one class: a mean over fewer channels would be another mean.
         for group in in_groups(labels, count):
             state.classes.union(group[:1, :1], group, reason)
         for vector in node.args[2:4]:
@@ -95,6 +96,7 @@ class GroupNorm(Rule):
 
     def use(self, state: Analysis, node: Node) -> None:
         channels = by_channel(state.live_use(node).expand(shape_of(node)), CHANNELS).any(1)
+        # A channel that is used uses all of its group, through mean and variance.
         groups = in_groups(channels, int(argument(node, 1, "num_groups")))
         read = groups.any(1, keepdim=True).expand(groups.shape).flatten()
         state.mark(operand(node), spread(read, CHANNELS, shape_of(node)))

@@ -54,6 +54,7 @@ class Pooled(Rule):
         source, axes = operand(node), self.axes(node)
         used, values = common(_first(state.used[node]), _first(state.values[node]))
         live = used & values.isnan()
+        # Windows are not looked at one by one: what is used anywhere uses its whole channel.
         if self.stay(node):
             live = live.any(dim=axes, keepdim=True)
         else:

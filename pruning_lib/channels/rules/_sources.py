@@ -57,6 +57,7 @@ class Embedding(Source):
 
     def value(self, state: Analysis, node: Node) -> None:
         table = state.values_of(operand(node))
+        # A column that is the same for every word is a constant, whichever words come in.
         constant = torch.where((table == table[:1]).all(0), table[0].double(), NAN)
         state.values[node] = spread(finite(constant), len(shape_of(node)) - 1, shape_of(node))
 

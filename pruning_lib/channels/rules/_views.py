@@ -83,6 +83,8 @@ class Movement(Rule):
         if literal(node) == "sizes" or node in state.unknown:
             return
         before = {source: state.labels_of(source) for source in node.all_input_nodes}
+        # The forward will run this operator, with the same numbers, on what is left. So run it: `x[:, 8:]` of fewer
+        # channels starts at another one, while a flip of all channels is a flip of those that are left.
         if all(bool(kept.of(labels).all()) for labels in before.values()):
             return
         try:
@@ -142,6 +144,7 @@ def _pad_labels(labels: Tensor, amounts: Sequence[int]) -> Tensor:
     """Pad labels by 0, no class, along axes of channels; along others what is padded belongs to the channel there."""
     pairs = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
     pairs = [(0, 0)] * (labels.ndim - len(pairs)) + pairs
+    # An axis along which labels repeat holds positions: the padded ones belong to the same channels.
     thin = narrow(repeated(labels))
     shape = [size + sum(pair) for size, pair in zip(labels.shape, pairs, strict=True)]
     varied = [

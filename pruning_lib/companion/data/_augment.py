@@ -23,7 +23,7 @@ def crop_and_flip(inputs: Tensor, generator: torch.Generator, padding: int = 4) 
     --------
     >>> import torch
     >>> images = torch.arange(8.0).view(1, 1, 2, 4)
-    >>> crop_and_flip(images, torch.Generator().manual_seed(1), padding=0)
+    >>> crop_and_flip(images, torch.Generator().manual_seed(2), padding=0)
     tensor([[[[0., 1., 2., 3.],
               [4., 5., 6., 7.]]]])
     >>> crop_and_flip(images, torch.Generator().manual_seed(0), padding=0)

@@ -23,6 +23,11 @@ def roots(root: str | Path | None) -> list[Path]:
     return [folder.expanduser() for folder in folders]
 
 
+def target(root: str | Path | None) -> Path:
+    """Return the folder below which data is put: the root, else the cache."""
+    return Path(root or CACHE).expanduser()
+
+
 def find(root: str | Path | None, *files: str) -> Path | None:
     """Return the first of these files, given by their paths below a root, that is there."""
     places = (folder / file for folder in roots(root) for file in files)

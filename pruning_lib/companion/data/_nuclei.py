@@ -100,7 +100,7 @@ def look_alikes(images: np.ndarray, strata: np.ndarray, distance: float = 2.0) -
     --------
     >>> black, white = np.zeros((2, 128, 128, 3), np.uint8), np.full((2, 128, 128, 3), 255, np.uint8)
     >>> look_alikes(np.concatenate([black, white]), np.array([0, 0, 0, 1])).tolist()
-    [1, 1, 0, 2]
+    [0, 0, 1, 2]
     """
     from sklearn.cluster import AgglomerativeClustering  # slow to import
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pruning_lib.companion.data._files import CACHE
+from pruning_lib.companion.data._files import target
 from pruning_lib.companion.data._split import Split
 
 Scores = Callable[[Tensor, Tensor, Mapping[str, Tensor]], dict[str, float]]
@@ -46,6 +46,12 @@ class DataSet:
     ------
     ValueError
         If `judged_by` names no score.
+
+    Examples
+    --------
+    >>> nuclei = DATA_SETS["nuclei"]
+    >>> nuclei.score_names, nuclei.judged_by
+    (('dice', 'instance_f1'), 'dice')
     """
 
     name: str
@@ -76,6 +82,13 @@ def register(data_set: DataSet) -> None:
     ------
     ValueError
         If another one has its name.
+
+    Examples
+    --------
+    >>> from pruning_lib.companion.data import digits
+    >>> register(DataSet(name="digits", title="The same digits", load=digits))
+    Traceback (most recent call last):
+    ValueError: There is a data set 'digits' already; choose another name.
     """
     if data_set.name in DATA_SETS:
         raise ValueError(f"There is a data set '{data_set.name}' already; choose another name.")
@@ -99,8 +112,14 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
         If no mirror gives an archive.
     ValueError
         If nothing of that name can be downloaded.
+
+    Examples
+    --------
+    >>> fetch("digits")
+    Traceback (most recent call last):
+    ValueError: There is no data set 'digits' to fetch; there are cifar10, mnist, fashion-mnist.
     """
-    return _offered("fetch", name)(Path(root or CACHE).expanduser())
+    return _offered("fetch", name)(target(root))
 
 
 def build(name: str, originals: str | Path, root: str | Path | None = None) -> Path:
@@ -121,8 +140,14 @@ def build(name: str, originals: str | Path, root: str | Path | None = None) -> P
         If `originals` does not hold what it should; nothing is written then.
     ValueError
         If nothing of that name can be built.
+
+    Examples
+    --------
+    >>> build("mnist", "originals")
+    Traceback (most recent call last):
+    ValueError: There is no data set 'mnist' to build; there are nuclei, chest-xrays.
     """
-    return _offered("build", name)(Path(originals).expanduser(), Path(root or CACHE).expanduser())
+    return _offered("build", name)(Path(originals).expanduser(), target(root))
 
 
 def offering(command: str) -> list[str]:
@@ -134,5 +159,5 @@ def _offered(command: str, name: str) -> Callable[..., Path]:
     name = name.replace("_", "-")
     if name not in (names := offering(command)):
         raise ValueError(f"There is no data set '{name}' to {command}; there are {', '.join(names)}.")
-    found: Callable[..., Path] = getattr(DATA_SETS[name], command)
-    return found
+    function: Callable[..., Path] = getattr(DATA_SETS[name], command)
+    return function

@@ -58,10 +58,10 @@ def test_choices_only_drop_images_from_the_parts(small: Small) -> None:
     assert len(joined(free, "index")) == 300 - small[1]["noncommercial"].sum()
     for part in data.PARTS:
         pair, whole, known = getattr(control, part), getattr(everything, part), everything.details[part]
-        kept = known["source"] == 0
-        assert 0 < kept.sum() < len(kept)
-        assert torch.equal(pair.inputs, whole.inputs[kept])
-        assert torch.equal(pair.targets, whole.targets[kept].clamp(max=1))
+        first = known["source"] == 0
+        assert 0 < first.sum() < len(first)
+        assert torch.equal(pair.inputs, whole.inputs[first])
+        assert torch.equal(pair.targets, whole.targets[first].clamp(max=1))
         assert torch.equal(free.details[part]["index"], known["index"][known["noncommercial"] == 0])
 
 

@@ -1,0 +1,129 @@
+"""What each command does; `experiments.__main__` reads the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from experiments import figures, latency, tables
+from experiments.runner import Runner
+from experiments.suites import SUITES
+from pruning_lib.companion.records import load, measured, read, summarize, summary_text, write_text
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what has no record."""
+    runner = Runner(SUITES[options.suite], options.records, options.work, options.device)
+    names = [
+        name
+        for name, config in runner.configs.items()
+        if options.method in (None, config["method"])
+        and options.recipe in (None, config["recipe"])
+        and (options.seeds is None or config["seed"] in options.seeds)
+    ]
+    if not names:
+        methods = ", ".join(dict.fromkeys(config["method"] for config in runner.configs.values()))
+        sys.stderr.write(f"{options.suite} has no such run; its methods are {methods}.\n")
+        return 1
+    failed = runner.run(names)
+    left = runner.left(names)
+    sys.stderr.write(f"{options.suite}: {len(names) - len(left)} of {len(names)} runs have their record.\n")
+    return int(bool(failed or left))
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print how far the suites are."""
+    for runner in _runners(options):
+        print(f"{runner.suite.name}: {runner.progress()}")
+        for name in runner.running():
+            print(f"  running {name}")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print what is wrong with records."""
+    if not options.records.is_dir():
+        raise FileNotFoundError(f"There is no folder {options.records}; --records names that of the records.")
+    faults = [fault for runner in _runners(options) for fault in runner.faults()]
+    folders = {path.parent.name for path in options.records.glob("*/*.json")}
+    strangers = [] if options.suite else sorted(folders - SUITES.keys())
+    faults += [f"{options.records / name} belongs to no suite; delete it." for name in strangers]
+    for fault in faults:
+        print(fault)
+    if not faults:
+        count = sum(len(runner.configs) - len(runner.left()) for runner in _runners(options))
+        print(f"{count} records agree with their suites.")
+    return int(bool(faults))
+
+
+def table(options: argparse.Namespace) -> int:
+    """Print every row."""
+    head = SUITES[options.suite].head()
+    print(tables.table(load(options.suite, folder=options.records), head, _times(options.suite)))
+    return 0
+
+
+def verdicts(options: argparse.Namespace) -> int:
+    """Print what holds."""
+    head = SUITES[options.suite].head()
+    if head["margin"] is None:
+        judged = ", ".join(name for name, suite in SUITES.items() if suite.margin is not None)
+        raise ValueError(f"There is no margin for {options.suite}, so nothing is judged; there is one for {judged}.")
+    print(tables.ruling(load(options.suite, folder=options.records), head))
+    return 0
+
+
+def figure(options: argparse.Namespace) -> int:
+    """Write a picture of every front."""
+    rows, head = load(options.suite, folder=options.records), SUITES[options.suite].head()
+    picture = figures.figure(rows, head, options.against, _times(options.suite))
+    picture.savefig(options.out, bbox_inches="tight")
+    return 0
+
+
+def time(options: argparse.Namespace) -> int:
+    """Write how long a forward pass takes."""
+    times = latency.measured(read(options.suite, options.records), options.rounds)
+    latency.write(options.suite, times, options.out)
+    return 0
+
+
+def summary(options: argparse.Namespace) -> int:
+    """Write what ships with the package: what the suite asks, and its rows."""
+    records = read(options.suite, options.records)
+    if not records:
+        sys.stderr.write(f"{options.suite} has no records to summarize.\n")
+        return 1
+    text = summary_text(summarize(records), SUITES[options.suite].head())
+    write_text(options.out / f"{options.suite}.json", text)
+    return 0
+
+
+def _runners(options: argparse.Namespace) -> list[Runner]:
+    names = [options.suite] if options.suite else SUITES
+    return [Runner(SUITES[name], options.records, options.work) for name in names]
+
+
+def _times(suite: str) -> dict[str, float]:
+    """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
+    try:
+        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
+    except FileNotFoundError:
+        return {}
+
+
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "run": (run, "do the runs that have no record"),
+    "status": (status, "how far a suite is"),
+    "check": (check, "whether records are whole and agree with their suite"),
+    "table": (table, "a table in Markdown"),
+    "verdicts": (verdicts, "what holds of each method, by the rule of the book"),
+    "figure": (figure, "test error against multiply-adds, units or time"),
+    "latency": (time, "time the networks that the tables end in, all in turn; the machine should do nothing else"),
+    "summary": (summary, "write the summary that ships with the package"),
+}
+OF_ALL = ("status", "check")
+"""What may be asked of all suites at once."""

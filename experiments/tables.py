@@ -1,0 +1,143 @@
+"""Tables from rows of records, in people's words: strengths chosen on validation data, intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+from experiments import targets
+from pruning_lib.companion.records import Row, architecture, choose, interval, paired
+from pruning_lib.companion.verdicts import SEEDS, judge
+
+Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
+Head = dict[str, Any]
+"""What `records.about` says of a suite."""
+
+RECIPES = {
+    "prune": "pruned",
+    "natural": "died",
+    "control": "small from its first step",
+    "loop": "plateau and threshold",
+}
+"""What people call them."""
+STAGES = {
+    "trained_": "error, trained",
+    "zeroed_": "zeroed",
+    "dropped_": "shift dropped",
+    "recalibrated_": "recalibrated",
+    "": "last",
+}
+
+
+def cases(rows: list[Row]) -> dict[Case, list[Row]]:
+    """Return the chosen rows of each case, one row a seed."""
+    found: dict[Case, list[Row]] = {}
+    for row in choose(rows):
+        case = (row["recipe"], row["method"], row["criterion"], row["target"], row["strength"])
+        found.setdefault(case, []).append(row)
+    return found
+
+
+def called(head: Head, name: str | None) -> str:
+    """Return what people call a method, control, criterion or target."""
+    labels: dict[str, str] = head["labels"]
+    return "" if name is None else labels.get(name, name)
+
+
+def judged_by(head: Head) -> str:
+    """Return in words what the errors of a suite are."""
+    return f"what the {head['scores'].get(head['judged_by'], head['judged_by'])} lacks to 100 %"
+
+
+def table(rows: list[Row], head: Head, times: dict[str, float] | None = None) -> str:
+    """Return a Markdown table a target: errors in percent on test data, mean ± half width of the 95 % interval.
+
+    `times` gives the share of the whole network's time by architecture, where that was measured.
+
+    The columns of differences pair the seeds: with the whole network without a penalty, with that network pruned by
+    its own ranking to the same target, and with uniform width trained from its first step.
+    """
+    found = cases(rows)
+    aims = dict.fromkeys(case[3] for case in found)
+    about = f"Errors in percent of test data, {judged_by(head)}; ± is the 95 % interval over seeds.\n\n"
+    return about + "\n\n".join(
+        _section(aim, {case: its for case, its in found.items() if case[3] == aim}, head, times or {}) for aim in aims
+    )
+
+
+def ruling(rows: list[Row], head: Head) -> str:
+    """Return what the rule of `pruning_lib.companion.verdicts.judge` says of every method of a suite, in Markdown."""
+    margin = head["margin"]
+    columns = ["method", "size", "verdict", "− whole network", "control", "− control", "the control's work"]
+    lines = [
+        f"Points of test error; ± is the 95 % interval over paired seeds, and dense-level is at most {margin:g} above.",
+        "The control is the one that the method is furthest from beating, of those with about its work or less.",
+        "",
+        line(columns),
+        line(["---"] * len(columns)),
+    ]
+    for method, aim in dict.fromkeys((case[1], case[3]) for case in cases(rows) if case[0] == "prune" and case[3]):
+        found = judge(rows, method, str(aim), margin)
+        word = found.word if found.seeds >= SEEDS else f"{found.word}: {found.seeds} of {SEEDS} seeds"
+        above = plus_minus("{:+.2f}", *found.above_dense) if found.above else ""
+        against = ["", "", ""]
+        if control := found.hardest:
+            difference = plus_minus("{:+.2f}", *found.against[control])
+            against = [called(head, control), difference, f"{found.work[control]:.2f} times"]
+        lines.append(line([called(head, method), called(head, aim), word, above, *against]))
+    return "\n".join(lines)
+
+
+def _section(aim: str | None, here: dict[Case, list[Row]], head: Head, times: dict[str, float]) -> str:
+    scores = {name: words for name, words in head["scores"].items() if name != head["judged_by"]}
+    columns = ["kind", "method", "ranked by", "λ", "seeds", "units", "MACs", "without unused inputs", "parameters ≠ 0"]
+    columns += ["time", *STAGES.values(), *(f"last {words}" for words in scores.values())]
+    columns += ["last − whole", "last − pruned without penalty", "last − uniform"]
+    title = called(head, aim) if aim else targets.label(None)
+    lines = [f"### {title[0].upper()}{title[1:]}", "", line(columns), line(["---"] * len(columns))]
+    by_method = {case[:3]: its for case, its in here.items() if aim}
+    dense = by_method.get(("prune", "dense", "own"))
+    whole = [row | {"test_error": row["trained_test_error"]} for row in dense or []]
+    uniform = by_method.get(("control", "uniform", None)) or by_method.get(("control", "scratch", None))
+    others = [whole, dense, uniform]
+    for case, its in here.items():
+        names = [RECIPES[case[0]], called(head, case[1]), called(head, case[2])]
+        lines.append(line(names + _cells(case[4], its, list(scores), others, times)))
+    return "\n".join(lines)
+
+
+def _cells(
+    strength: float, its: list[Row], scores: list[str], others: list[list[Row] | None], times: dict[str, float]
+) -> list[str]:
+    layers = zip(*(row["units"] for row in its), strict=True)
+    units = " · ".join(f"{statistics.fmean(layer):.0f}" for layer in layers)
+    sizes = [f"{statistics.fmean(row[key] for row in its):,.0f}" for key in ("macs", "macs_used_inputs", "nonzero")]
+    left = [times.get(architecture(row)) for row in its]
+    sizes.append("" if None in left else f"{100 * statistics.fmean(filter(None, left)):.0f} %")
+    errors = [_mean(its, f"{stage}test_error") for stage in STAGES]
+    errors += [plus_minus("{:.3f}", *interval(row[f"test_{score}"] for row in its), 3) for score in scores]
+    differences = [_difference(its, other) for other in others]
+    return [f"{strength:.0e}", str(len(its)), units, *sizes, *errors, *differences]
+
+
+def _mean(rows: list[Row], column: str) -> str:
+    if any(row[column] is None for row in rows):
+        return ""
+    return plus_minus("{:.2f}", *interval(row[column] for row in rows))
+
+
+def _difference(rows: list[Row], other: list[Row] | None) -> str:
+    if not other or other is rows or not {r["seed"] for r in rows} & {r["seed"] for r in other}:
+        return ""
+    return plus_minus("{:+.2f}", *paired(rows, other, "test_error")[:2])
+
+
+def plus_minus(form: str, mean: float, half: float, digits: int = 2) -> str:
+    """Return a mean and its half width, the latter only where there is one."""
+    return form.format(mean) + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
+
+
+def line(cells: list[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"

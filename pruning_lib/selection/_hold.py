@@ -1,0 +1,104 @@
+"""Holding zeros: what is exactly zero stays zero through further training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning_lib.units import BatchNorm, bounded_scale, check_plain, rows, weighted
+
+
+class Hold:
+    """Keeps zeros at zero, as `hold` starts it; `remove()` releases them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> _ = layer.weight.detach().copy_(torch.tensor([[0.0, 1.0]]))
+    >>> held = prl.hold(layer)
+    >>> _ = layer.weight.detach().add_(0.5)
+    >>> held.apply()
+    >>> layer.weight.detach()
+    tensor([[0.0000, 1.5000]])
+    >>> held.remove()
+    """
+
+    def __init__(self, masks: list[tuple[Tensor, Tensor]], optimizer: Optimizer | None) -> None:
+        self._masks = masks
+        self._handles = [p.register_hook(_Masked(living)) for p, living in masks if p.requires_grad]  # type: ignore[no-untyped-call]
+        if optimizer is not None:
+            self._handles.append(optimizer.register_step_post_hook(lambda *_: self.apply()))
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set the held weights to zero again."""
+        for parameter, living in self._masks:
+            parameter.mul_(living)
+
+    def remove(self) -> None:
+        """Release the zeros."""
+        for handle in self._handles:
+            handle.remove()
+
+
+class _Masked:
+    """A gradient hook that can be copied and pickled with its parameter."""
+
+    def __init__(self, living: Tensor) -> None:
+        self.living = living
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        return gradient * self.living
+
+
+def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
+    """Hold what is exactly zero at zero through further training.
+
+    Held are the zeros of linear and convolution weights and of BatchNorm's γ, and the bias of a unit all of whose
+    incoming weights are zero, if it is zero too. Their gradient is masked; momentum that was not cleared, or an update
+    that ignores gradients, would still move them, so pass the optimizer to have them zeroed after every step. Bounded
+    scales that `zero` set to 0 hold themselves there, with or without this.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    optimizer : Optimizer, optional
+        Whose steps to follow.
+
+    Returns
+    -------
+    Hold
+        With `remove()`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> _ = layer.weight.detach().copy_(torch.tensor([[0.0, 1.0]]))
+    >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    >>> held = prl.hold(layer, optimizer)
+    >>> layer(torch.ones(1, 2)).sum().backward()
+    >>> optimizer.step()
+    >>> layer.weight.detach()
+    tensor([[0.0000, 0.5000]])
+    """
+    masks: list[tuple[Tensor, Tensor]] = []
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"hold got a {type(optimizer).__name__} for optimizer; it needs the torch.optim.Optimizer or None."
+        )
+    check_plain(weighted(model), "hold")
+    for layer in weighted(model).values():
+        masks.append((layer.weight, (layer.weight != 0).to(layer.weight.dtype)))
+        if layer.bias is not None:
+            dead = (rows(layer).flatten(1) == 0).all(1) & (layer.bias == 0)
+            masks.append((layer.bias, (~dead).to(layer.bias.dtype)))
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.affine]
+    scales = [norm.weight for norm in norms if bounded_scale(norm) is None]
+    masks += [(scale, (scale != 0).to(scale.dtype)) for scale in scales]
+    return Hold(masks, optimizer)

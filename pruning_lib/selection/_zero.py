@@ -1,0 +1,225 @@
+"""Zeroing: the chosen units emit a constant from then on; what may then be removed is for `shrink` to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning_lib._model import eval_mode
+from pruning_lib.selection._scores import unit_mean
+from pruning_lib.units import (
+    BatchNorm,
+    Group,
+    Units,
+    Weighted,
+    bounded_scale,
+    check_plain,
+    fitting,
+    unit_axis,
+    unwrapped,
+)
+
+
+@torch.no_grad()
+def zero(
+    model: nn.Module,
+    chosen: Mapping[str, Tensor],
+    units: Units,
+    *,
+    shift: Literal["keep", "drop", "mean"] = "keep",
+    optimizer: Optimizer | None = None,
+    inputs: Tensor | None = None,
+) -> None:
+    """Set the chosen units to zero in place: incoming weights, γ, the bias in front of it; running mean 0, variance 1.
+
+    A zeroed unit emits a constant. Which one, `shift` says: the shift is β of its BatchNorm, and the bias of a layer
+    that no BatchNorm follows. A scale that `bound_batchnorm` bounds is 0 from then on, held by its mask; its unit
+    emits 0.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that `units` were made from, or one of the same layers.
+    chosen : mapping of str to Tensor
+        {group name: bool (units,)}, True = prune.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
+    shift : {"keep", "drop", "mean"}
+        Leave the shift, set it to 0, or set it so that the unit emits its mean over `inputs` (for activations that
+        return a positive number as it is, such as ReLU; checked).
+    optimizer : Optimizer, optional
+        Momentum and other state of the zeroed weights is cleared, so that the next step does not move them.
+    inputs : Tensor, optional
+        Examples for ``shift="mean"``.
+
+    Raises
+    ------
+    ValueError
+        If a group or layer does not exist, a mask has the wrong shape, every unit of a layer without a bypass would go,
+        or ``shift="mean"`` cannot be reached. Nothing is changed then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> units = prl.find_units(model, torch.zeros(1, 2))
+    >>> prl.zero(model, {"0": torch.tensor([True, False])}, units)
+    >>> (model[0].weight == 0).all(1)
+    tensor([ True, False])
+    """
+    if shift not in ("keep", "drop", "mean"):
+        raise ValueError(f"shift={shift!r} is unknown; choose 'keep', 'drop' or 'mean'.")
+    layers = _checked_layers(model, chosen, units, reading=shift == "mean")
+    if shift == "mean":
+        if inputs is None:
+            raise ValueError("zero got shift='mean' without inputs; pass examples to take each unit's mean over.")
+        means = _emissions(model, units, chosen, inputs)
+    affected = {id(p): p for layer in layers.values() for p in (*layer.parameters(), *layer.buffers())}
+    before = [(tensor, tensor.clone()) for tensor in affected.values()] if shift == "mean" else []
+    try:
+        for name, mask in chosen.items():
+            constants = means[name] if shift == "mean" else None
+            _zero_group(layers, units[name], mask.cpu(), shift, constants, None if before else optimizer)
+        if shift == "mean":
+            _check_means(means, _emissions(model, units, chosen, inputs), chosen)  # type: ignore[arg-type]
+    except ValueError:
+        for tensor, old in before:
+            tensor.copy_(old)
+        raise
+    for name, mask in chosen.items() if before else ():  # nothing can fail any more
+        _zero_group(layers, units[name], mask.cpu(), shift, means[name], optimizer)
+
+
+def _checked_layers(
+    model: nn.Module, chosen: Mapping[str, Tensor], units: Units, *, reading: bool
+) -> dict[str, nn.Module]:
+    """Return the modules of the chosen groups by name, after every check that can fail."""
+    layers: dict[str, nn.Module] = {}
+    for name, mask in chosen.items():
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"the choice for '{name}' is a {type(mask).__name__}; it must be a bool tensor.")
+        if name not in units:
+            units.translate(name)
+            raise ValueError(f"'{name}' writes the group '{units.translate(name)}'; choose units by that name.")
+        group = units[name]
+        if mask.dtype != torch.bool or mask.shape != (group.size,):
+            raise ValueError(
+                f"the choice for '{name}' is {mask.dtype} {tuple(mask.shape)}; it must be bool ({group.size},)."
+            )
+        if mask.all() and not group.bypassed:
+            raise ValueError(
+                f"all {group.size} units of '{name}' were chosen and nothing bypasses it: no input would reach the "
+                "output. Keep at least one."
+            )
+        modules = fitting(model, [group], "zero", reading=reading)
+        layers |= {member.layer: modules[member.layer] for member in (*group.writers, *group.norms, *group.readers)}
+        written = {member.layer: modules[member.layer] for member in (*group.writers, *group.norms)}
+        check_plain({layer: module for layer, module in written.items() if bounded_scale(module) is None}, "zero")
+    return layers
+
+
+def _zero_group(
+    layers: Mapping[str, nn.Module],
+    group: Group,
+    pruned: Tensor,
+    shift: str,
+    constants: Tensor | None,
+    optimizer: Optimizer | None,
+) -> None:
+    """Zero the units `pruned` of one group."""
+
+    def set_shift(parameter: Tensor | None, index: Tensor, mask: Tensor) -> None:
+        if constants is not None:
+            values = constants[index.clamp(min=0)]
+            if parameter is None and values[mask].any():
+                raise ValueError(
+                    f"shift='mean' needs a bias or β behind '{group.name}'; it has none. Use shift='keep'; nothing was "
+                    "changed."
+                )
+            fill(parameter, mask, values, optimizer)
+        elif shift == "drop":
+            fill(parameter, mask, 0.0, optimizer)
+
+    for member in group.writers:
+        layer, mask = layers[member.layer], _at(member.index, pruned)
+        assert isinstance(layer, Weighted)
+        shape = [1] * layer.weight.ndim
+        shape[unit_axis(layer)] = -1
+        fill(layer.weight, mask.view(shape), 0.0, optimizer)
+        if group.norms and not member.exposed:
+            fill(layer.bias, mask, 0.0, optimizer)
+        else:
+            set_shift(layer.bias, member.index, mask)
+    for member in group.norms:
+        norm, mask = layers[member.layer], _at(member.index, pruned)
+        assert isinstance(norm, BatchNorm)
+        bounded = bounded_scale(norm)
+        fill(norm.weight if bounded is None else bounded[0], mask, 0.0, optimizer)
+        if bounded is not None:  # σ(γ) is never 0
+            bounded[1].logical_or_(mask.to(bounded[1].device))
+        fill(norm.running_mean, mask, 0.0, None)
+        fill(norm.running_var, mask, 1.0, None)
+        set_shift(norm.bias, member.index, mask)
+
+
+def _at(index: Tensor, pruned: Tensor) -> Tensor:
+    """Return which channels of a layer belong to the units `pruned`."""
+    return (index >= 0) & pruned[index.clamp(min=0)]
+
+
+def fill(parameter: Tensor | None, mask: Tensor, value: Tensor | float, optimizer: Optimizer | None) -> None:
+    """Set `parameter` to `value` where `mask` (broadcast) is True, and the optimizer's state for it to 0."""
+    if parameter is None:
+        return
+    mask = mask.to(parameter.device)
+    parameter.copy_(torch.where(mask, torch.as_tensor(value).to(parameter), parameter))
+    for state in (optimizer.state.get(parameter, {}) if optimizer else {}).values():
+        if isinstance(state, Tensor) and state.shape == parameter.shape:
+            state.masked_fill_(mask, 0.0)
+
+
+def _emissions(model: nn.Module, units: Units, chosen: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
+    """Return {group: (units,)}: the mean of what the group's first reader receives, in eval mode."""
+    modules = dict(unwrapped(model).named_modules())
+    means: dict[str, Tensor] = {}
+
+    def watch(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            value = arguments[0].detach().double()
+            axis = -1 if isinstance(module, nn.Linear) else 1
+            channels = value.movedim(axis, -1).flatten(0, -2).mean(0)
+            means[group.name] = unit_mean(channels, group.readers[0].index.to(channels.device), group.size)
+
+        return hook
+
+    watched = [units[name] for name in chosen if units[name].readers]
+    handles = [modules[group.readers[0].layer].register_forward_pre_hook(watch(group)) for group in watched]
+    try:
+        with eval_mode(model):
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if unread := [group.name for group in watched if group.name not in means]:
+        raise ValueError(
+            f"shift='mean' saw no layer read the units of '{unread[0]}': its weight is used without its module. Use "
+            "shift='keep'; nothing was changed."
+        )
+    return {name: means.get(name, torch.zeros(units[name].size)).cpu() for name in chosen}
+
+
+def _check_means(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the zeroed units emit the constants they were to emit."""
+    for name, mask in chosen.items():
+        gap = (wanted[name] - got[name])[mask.cpu()].abs()
+        scale = 1 + wanted[name].abs().max()
+        if len(gap) and gap.max() > 1e-4 * scale:
+            raise ValueError(
+                f"shift='mean' missed the mean of a unit of '{name}' by {gap.max():.2g}: its activation does not "
+                "return a positive number as it is, or several layers shift it. Use shift='keep'; nothing was changed."
+            )

@@ -1,0 +1,32 @@
+"""A network of two groups, its units and scores written out: what tests of selection share."""
+
+import torch
+from torch import nn
+
+from pruning_lib.units import Group, Member, Units
+
+
+def chain() -> nn.Module:
+    """conv(4) → bn → ReLU → pool → flatten → fc1(3) → ReLU → fc2(2), on 1×4×4 images."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(16, 3), nn.ReLU(), nn.Linear(3, 2))
+    nn.init.normal_(model[1].bias)
+    return model.eval()
+
+
+def groups_of_chain() -> Units:
+    four, three = torch.arange(4), torch.arange(3)
+    conv = Group("0", 4, "inner", (Member("0", four),), (Member("1", four),), (Member("5", four.repeat_interleave(4)),))
+    fc1 = Group("5", 3, "inner", (Member("5", three),), (), (Member("7", three),))
+    return Units([conv, fc1], {"7": "writes the model's output"}, {"0": 4 * 9 * 16, "5": 48, "7": 6})
+
+
+SCORES = {"0": torch.tensor([4.0, 1.0, 3.0, 2.0]), "5": torch.tensor([0.5, 9.0, 2.5]), "7": torch.tensor([0.0, 0.0])}
+
+
+CHOSEN = {"0": torch.tensor([True, False, True, False]), "5": torch.tensor([False, True, False])}
+
+
+def indices(chosen) -> dict[str, list[int]]:
+    return {name: mask.nonzero().flatten().tolist() for name, mask in chosen.items()}

@@ -1,0 +1,17 @@
+"""The examples in the docstrings of `pruning_lib.selection`."""
+
+import pytest
+
+from pruning_lib import selection
+from pruning_lib.selection import importance
+from tests.doctests import check, modules_of, without_example
+
+
+@pytest.mark.parametrize("module", modules_of(selection), ids=lambda module: module.__name__)
+def test_examples_print_what_they_say(module):
+    check(module)
+
+
+def test_every_public_name_has_an_example():
+    assert without_example(selection) == []
+    assert all(">>>" in function.__doc__ for function in (importance.magnitude, importance.taylor, importance.random))
