@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning_lib._model import Example, check, clone, eval_mode, place, tensors_of
+from pruning_lib._model import Example, check, check_threads, clone, eval_mode, place, tensors_of
 from pruning_lib.units import BatchNorm
 
 
@@ -108,8 +108,9 @@ def measure(
     (44, 51, 204)
     """
     args = check(model, example)
-    if repeats < 1 or threads < 1:
-        raise ValueError(f"`repeats` and `threads` must be at least 1; got {repeats} and {threads}.")
+    if repeats < 1:
+        raise ValueError(f"`repeats` must be at least 1; got {repeats}.")
+    check_threads(threads, "measure")
     probe = clone(model).eval()
     parameters = list(probe.parameters())
     held = {id(tensor): tensor for _, _, _, tensor in tensors_of(probe)}.values()

@@ -156,6 +156,15 @@ def atomic_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def check_threads(threads: object, owner: str) -> None:
+    """Raise one sentence unless `threads` is a number that torch survives: starting 100,000 ends the interpreter."""
+    most = max(64, os.cpu_count() or 1)
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"{owner} got threads={threads!r}; it needs a whole number.")
+    if not 1 <= threads <= most:
+        raise ValueError(f"{owner} got threads={threads}; it needs 1 or more, and here takes up to {most}.")
+
+
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
