@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning_lib._inputs import Inputs, batches, tensors_in
-from pruning_lib._model import check, clone, eval_mode, first_line, place, tensors_of
+from pruning_lib._model import check, check_threads, clone, eval_mode, first_line, place, tensors_of
 from pruning_lib.units import BatchNorm, unwrapped
 
 
@@ -111,8 +111,9 @@ def measure(
     """
     model = unwrapped(model)
     inputs = check(model, example, prunable=False)
-    if repeats < 1 or threads < 1:
-        raise ValueError(f"`repeats` and `threads` must be at least 1; got {repeats} and {threads}.")
+    if repeats < 1:
+        raise ValueError(f"`repeats` must be at least 1; got {repeats}.")
+    check_threads(threads, "measure")
     probe = clone(model).eval()
     parameters = list(probe.parameters())
     held = {id(tensor): tensor for _, _, _, tensor in tensors_of(probe)}.values()

@@ -147,10 +147,15 @@ def atomic_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
     A writer that appends a suffix of its own, as `numpy.savez` does, has to be given an open file.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.part")
-    # The system applies the process's umask to 0o666 itself. Asking for the umask in Python means to set it for a
-    # moment, for all threads; a file from `tempfile` would be readable by its owner alone.
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.part")
+        # The system applies the process's umask to 0o666 itself. Asking for the umask in Python means to set it for a
+        # moment, for all threads; a file from `tempfile` would be readable by its owner alone.
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise OSError(error.errno, f"Nothing can be written here ({error.strerror})", str(target)) from error
+    except ValueError as error:
+        raise ValueError(f"{str(target)!r} names no file ({error}).") from error
     try:
         yield draft
         handle = os.open(draft, os.O_RDWR)
@@ -159,10 +164,21 @@ def atomic_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             os.close(handle)
         os.replace(draft, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)
+        if isinstance(error, OSError) and error.errno:  # a full disk, for example: say it of the file, not of its draft
+            raise OSError(error.errno, f"This file was not written ({error.strerror})", str(target)) from error
         raise
+
+
+def check_threads(threads: object, owner: str) -> None:
+    """Raise one sentence unless `threads` is a number that torch survives: starting 100,000 ends the interpreter."""
+    most = max(64, os.cpu_count() or 1)
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"{owner} got threads={threads!r}; it needs a whole number.")
+    if not 1 <= threads <= most:
+        raise ValueError(f"{owner} got threads={threads}; it needs 1 or more, and here takes up to {most}.")
 
 
 def first_line(error: BaseException) -> str:

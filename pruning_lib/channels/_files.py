@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pruning_lib._model import atomic_draft, clone
+from pruning_lib._model import atomic_draft, clone, first_line
 from pruning_lib.channels._plan import Plan, Shrunk, apply, replace
+from pruning_lib.channels._schema import quoted
 
 KEY = "pruning_lib"
+CHECKSUM = "pruning_lib.sha256"  # of the plan and every tensor
+UNSUMMED = (1, 2)  # formats of plans that were saved without one
 
 
 def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
@@ -33,9 +38,11 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     TypeError
-        If `shrunk` is not what `shrink` returned.
+        If `shrunk` is not what `shrink` returned, or `path` is none.
     ValueError
         If the model holds state that is not a tensor, or no longer has the shapes of its plan.
+    OSError
+        If nothing can be written there; a file of that name is left as it was.
 
     Examples
     --------
@@ -58,6 +65,8 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(shrunk, Shrunk):
         raise TypeError(f"`save` takes what `shrink` returned; got {type(shrunk).__name__}.")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`save` takes the path of a file to write; got {type(path).__name__}.")
     tensors = _tensors(shrunk.model)
     # A model that grew or was cut again since would be written with a plan that no longer leads to it.
     sizes = [(name, int(axis), len(index)) for name, axes in shrunk.plan.kept.items() for axis, index in axes.items()]
@@ -68,8 +77,23 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
                 f"'{name}' has shape {list(tensors[name].shape)}, its plan keeps {count} along axis {axis}: "
                 "save the model that `shrink` returned, not another one."
             )
+    text = shrunk.plan.to_json()
     with atomic_draft(path) as draft:
-        save_file(tensors, draft, metadata={KEY: shrunk.plan.to_json()})
+        mode = draft.stat().st_mode
+        try:
+            save_file(tensors, draft, metadata={KEY: text, CHECKSUM: _checksum(text, tensors)})
+            draft.chmod(mode)  # safetensors 0.8 puts a file in its place that its owner alone can read
+        except SafetensorError as error:  # a full disk, for example, is no OSError to its writer
+            raise OSError(f"'{os.fspath(path)}' was not written: {first_line(error)}.") from error
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a plan and of names, dtypes, shapes and bytes of tensors, on the CPU."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name!r} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -90,6 +114,9 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Read what `save` wrote into a copy of a freshly built dense model; nothing is traced, nothing is unpickled.
 
+    A checksum over plan and tensors notices a file that was changed or damaged since. Files that a version before 0.2
+    wrote have none: what is wrong with their plans is noticed, other numbers in their tensors are not.
+
     Parameters
     ----------
     model : nn.Module
@@ -105,7 +132,9 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file, if it is cut or no plan is in it, if it belongs to another model or other shapes.
+        If there is no such file, if it is damaged or no plan is in it, if it belongs to another model or other shapes.
+    OSError
+        If it cannot be read at the moment, for lack of permission or memory, for example.
 
     Examples
     --------
@@ -119,17 +148,13 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model must be a torch.nn.Module; got {type(model).__name__}.")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`load` takes the path that `save` was given; got {type(path).__name__}.")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file '{os.fspath(path)}': pass the path that `save` was given.")
-    text, state = _read(path)
-    # The clone shares the dense model's parameters, until `apply` replaces each by what is left of it.
-    small = clone(model, share=True)
+    metadata, state = _read(path)
     try:
-        plan = Plan.from_json(text)
-        if plan.model != type(model).__name__:
-            raise ValueError(f"it was saved from a {plan.model}")
-        apply(plan, small)
-        _fill(small, state)
+        small = _filled(model, metadata, state)
     except ValueError as error:
         raise ValueError(
             f"'{os.fspath(path)}' does not fit this {type(model).__name__}: {error}. Build the dense model that was "
@@ -138,21 +163,47 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     return small
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Tensor]]:
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return a file's metadata and its tensors, whose memory is the file itself."""
+    try:
+        with open(path, "rb"):  # says what hinders it, and that this is no damage
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"This file cannot be read ({error.strerror})", os.fspath(path)) from error
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
+            metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, struct.error, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged header raises whatever its reader stumbles over
         raise ValueError(
-            f"'{os.fspath(path)}' is cut or is not a safetensors file ({error}): write it again with `save`."
+            f"'{os.fspath(path)}' is cut or is not a safetensors file ({first_line(error)}): write it again with "
+            "`save`."
         ) from error
-    if text is None:
+    if KEY not in metadata:
         raise ValueError(f"'{os.fspath(path)}' holds weights but no plan: write it with `save(shrink(...), path)`.")
-    return text, state
+    if metadata.get(CHECKSUM, sought := _checksum(metadata[KEY], state)) != sought:
+        raise ValueError(f"'{os.fspath(path)}' was changed after `save` wrote it, or is damaged: write it again.")
+    return metadata, state
 
 
-def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
+def _filled(model: nn.Module, metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of the dense model, cut and filled, or raise ValueError with what does not fit."""
+    plan = Plan.from_json(metadata[KEY])
+    vouched = CHECKSUM in metadata
+    if not vouched and json.loads(metadata[KEY])["format"] not in UNSUMMED:
+        raise ValueError("its checksum is missing")
+    if plan.model != type(model).__name__:
+        raise ValueError(f"it was saved from a {quoted(plan.model)[1:-1]}")
+    # The clone shares the dense model's parameters, until `apply` replaces each by what is left of it.
+    small = clone(model, share=True)
+    apply(plan, small)
+    _fill(small, state, vouched)
+    return small
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], vouched: bool) -> None:
     """Replace every tensor of the model by the file's, after all of them were compared."""
     own: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -163,13 +214,21 @@ def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
     # Compare all before changing any: a file of another model leaves nothing half-filled.
     for name in _differences(own, state):
         where = "the model has" if name in own else "the file holds"
-        raise ValueError(f"{where} a tensor '{name}' that the other does not")
+        raise ValueError(f"{where} a tensor {quoted(name)} that the other does not")
+    became: dict[torch.dtype, torch.dtype] = {}
     for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            raise ValueError(f"'{name}' has shape {list(state[name].shape)} in the file, {list(tensor.shape)} here")
-    replace(model, {id(tensor): state[name].to(tensor.device) for name, tensor in own.items()})
+        now, before = state[name], tensor.dtype
+        if tensor.shape != now.shape:
+            raise ValueError(f"{quoted(name)} has shape {list(now.shape)} in the file, {list(tensor.shape)} here")
+        floating = before.is_floating_point and now.dtype.is_floating_point
+        alike = floating or (before.is_complex and now.dtype.is_complex) or before == now.dtype
+        # A network may hold several dtypes. Where no checksum vouches for them, the dense one has to hold them, too.
+        if not alike or not (vouched or became.setdefault(before, now.dtype) == now.dtype):
+            raise ValueError(f"{quoted(name)} is {now.dtype} in the file, {before} here, unlike the others")
+    # Copies, because the file's tensors are the file: who writes into it later would write into the model.
+    replace(model, {id(tensor): state[name].to(tensor.device, copy=True) for name, tensor in own.items()})
 
 
-def _differences(left: dict[str, Any], right: dict[str, Any]) -> Iterator[str]:
+def _differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
     yield from (name for name in left if name not in right)
     yield from (name for name in right if name not in left)

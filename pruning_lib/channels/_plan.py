@@ -1,9 +1,8 @@
-"""What was kept, as plain data: a `Plan` cuts the network it was made for, also one that was freshly built."""
+"""A `Plan` carried out: it cuts the network it was made for, also one that was freshly built."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,89 +13,10 @@ from torch.optim import Optimizer
 from pruning_lib._model import tensors_of
 from pruning_lib.channels._constants import Constant
 from pruning_lib.channels._graph import PARAMETRIZED
+from pruning_lib.channels._schema import Plan as Plan
+from pruning_lib.channels._schema import misfits
 from pruning_lib.channels._shapes import in_groups
 from pruning_lib.units import BatchNorm, inputs_first
-
-FORMATS = (1, 2)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a network was made smaller.
-
-    Parameters
-    ----------
-    model : str
-        Class of the network.
-    shapes : dict of str to list of int
-        The dense shape of each tensor that was cut.
-    kept : dict of str to dict of str to list of int
-        For each tensor that was cut, the indices that stay along each axis that was cut.
-    units : dict of str to list of int
-        For each group, the units that stay.
-    created : list of str
-        Layers that got a bias, to hold constants that were removed in front of them.
-    groups : dict of str to int
-        Grouped convolutions and GroupNorms, and their new number of groups.
-    blocks : dict of str to list of list of int
-        For the weights of grouped convolutions, the indices that stay along axis 1, for each group that stays.
-    constants : dict of str to int
-        Layers that no input can change, and how many channels of constants stand in their place; negative where all
-        of them are 0.
-    notes : list of str
-        Why channels that carry nothing stayed.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> import pruning_lib as prl
-    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    >>> with torch.no_grad():
-    ...     _ = model[0].weight[1].zero_()
-    >>> plan = prl.shrink(model, torch.ones(1, 2)).plan
-    >>> plan.kept
-    {'0.weight': {'0': [0, 2]}, '2.weight': {'1': [0, 2]}, '0.bias': {'0': [0, 2]}}
-    >>> prl.Plan.from_json(plan.to_json()) == plan
-    True
-    """
-
-    model: str
-    shapes: dict[str, list[int]] = field(default_factory=dict)
-    kept: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    units: dict[str, list[int]] = field(default_factory=dict)
-    created: list[str] = field(default_factory=list)
-    groups: dict[str, int] = field(default_factory=dict)
-    blocks: dict[str, list[list[int]]] = field(default_factory=dict)
-    constants: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """Return the plan as one line of JSON."""
-        return json.dumps({"format": FORMATS[-1], **asdict(self)}, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Read a plan; a ValueError says what is wrong with it."""
-        try:
-            data = json.loads(text)
-            if (number := data.pop("format")) not in FORMATS:
-                raise ValueError(f"it has format {number}, this version reads {' and '.join(map(str, FORMATS))}")
-            plan = cls(**data)
-            for name in (*plan.kept, *plan.blocks):
-                cuts = [(int(axis), index) for axis, index in plan.kept.get(name, {}).items()]
-                cuts += [(1, index) for index in plan.blocks.get(name, [])]
-                if not all(_fits(index, plan.shapes[name][axis]) for axis, index in cuts):
-                    raise ValueError(f"the indices kept of '{name}' do not fit its shape")
-                if len({len(index) for index in plan.blocks.get(name, [])}) > 1:
-                    raise ValueError(f"the groups of '{name}' keep different numbers of channels")
-        except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError) as error:
-            raise ValueError(f"the plan is not what `save` writes ({type(error).__name__})") from error
-        return plan
-
-
-def _fits(index: list[int], size: int) -> bool:
-    return bool(index) and index == sorted(set(index)) and 0 <= index[0] <= index[-1] < size
 
 
 @dataclass
@@ -157,10 +77,11 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
     Raises
     ------
     ValueError
-        If a tensor of the plan is missing or has another shape than the plan was made for.
+        If the plan was made for another network, or could be for none.
     """
     modules = dict(model.named_modules())
-    _check(plan, model, modules)
+    if misfit := next(misfits(plan, model), None):
+        raise ValueError(misfit)
     # Constants first: the tensors of the layers that they replace are not there to be cut.
     for layer, channels in plan.constants.items():
         model.set_submodule(layer, Constant(modules[layer], abs(channels), zero=channels < 0))
@@ -182,19 +103,6 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
     for layer in touched | {*plan.groups}:
         _resize(modules[layer])
     _tell(model, plan)
-
-
-def _check(plan: Plan, model: nn.Module, modules: dict[str, nn.Module]) -> None:
-    """Raise ValueError if the plan was made for another network."""
-    tensors = {name: tensor for name, _, _, tensor in tensors_of(model)}
-    for name, shape in plan.shapes.items():
-        if name not in tensors:
-            raise ValueError(f"the plan cuts '{name}', which {type(model).__name__} does not have")
-        if list(tensors[name].shape) != shape:
-            raise ValueError(f"'{name}' has shape {list(tensors[name].shape)}, the plan was made for {shape}")
-    missing = [layer for layer in (*plan.created, *plan.groups, *plan.constants) if layer not in modules]
-    if missing:
-        raise ValueError(f"the plan changes '{missing[0]}', which {type(model).__name__} does not have")
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:

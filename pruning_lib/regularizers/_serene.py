@@ -227,7 +227,10 @@ class SeReNe(Regularizer):
         """
         missing = {"strength", "average", "measured", "step", "generator"} - state.keys()
         shapes = {name: (len(rows(layer)),) for name, layer in self._layers.items()}
-        if missing or any(shapes.get(name) != value.shape for name, value in state["average"].items()):
+        if missing or any(
+            shapes.get(name) != value.shape or value.dtype is not torch.float32
+            for name, value in state["average"].items()
+        ):
             raise ValueError("SeReNe got the state of another network, or none; pass what its state_dict() returned.")
         super().load_state_dict(state)
         self._average = {

@@ -109,3 +109,7 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+    def fits(self, run: Run) -> bool:
+        """After `load_state_dict`: whether what it restored belongs to this run; False refuses the checkpoint."""
+        return True

@@ -6,15 +6,19 @@ library: nothing that goes into it may change, names of functions and classes in
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pruning_lib._model import atomic_draft
 from pruning_lib._types import Augment
@@ -22,6 +26,12 @@ from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._callbacks import Callback, Epoch, Run
 from pruning_lib.training._schedules import Schedule
 
+PARTS = {  # of a file, and their types
+    **dict.fromkeys(("configuration", "model", "optimizer", "regularizer"), Mapping),
+    **dict.fromkeys(("callbacks", "history"), list),
+    **dict.fromkeys(("order", "random"), Tensor),
+    "done": bool,
+}
 SAMPLED = 1000  # inputs of a data set, evenly spread, whose checksum recognizes it
 
 
@@ -111,6 +121,27 @@ class Checkpoint:
 
     def save(self, done: bool) -> None:
         """Write the state of the run, whole or not at all; `done` says that there is nothing left to train."""
+        with self._draft() as draft:
+            self._write(done, draft)
+
+    def probe(self) -> None:
+        """Write the state to the place of the checkpoint and take it away again, to fail before hours of training."""
+        with contextlib.suppress(_ProbedError), self._draft() as draft:
+            self._write(False, draft)
+            raise _ProbedError
+
+    @contextlib.contextmanager
+    def _draft(self) -> Iterator[Path]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"No checkpoint can be written here ({error.strerror})", str(self.path)
+            ) from error
+        with atomic_draft(self.path) as draft:
+            yield draft
+
+    def _write(self, done: bool, draft: Path) -> None:
         run = self.run
         state = {
             "configuration": self.configuration,
@@ -123,36 +154,47 @@ class Checkpoint:
             "random": torch.get_rng_state(),
             "history": [asdict(epoch) for epoch in run.history],
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_draft(self.path) as draft:
-            torch.save(state, draft)
+        # Through memory, because torch tells a full disk in a sentence of its own writer, without errno or path.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        draft.write_bytes(buffer.getbuffer())
 
-    def load(self) -> bool:
-        """Restore the state of the file, if there is one, and return whether its run had finished.
+    def read(self) -> dict[str, Any] | None:
+        """Return what the file holds, or None if there is none; nothing is changed.
 
         Raises
         ------
         CheckpointError
-            If the file is damaged or belongs to another run; nothing is changed then.
+            If the file is damaged or belongs to another run.
+        OSError
+            If it cannot be read at the moment, which says nothing about what is in it.
         """
-        if not self.path.exists():
-            return False
-        state = _read(self.path)
+        try:
+            raw = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            reason = f"The checkpoint cannot be read at the moment ({error.strerror}); it may be whole, so keep it"
+            raise OSError(error.errno, reason, str(self.path)) from error
+        state = _parsed(raw, self.path)
         stored = state["configuration"]
         if different := [name for name, value in self.configuration.items() if stored.get(name) != value]:
             raise CheckpointError(
                 f"The checkpoint {self.path} belongs to another run: it differs in {', '.join(different)}; "
                 "delete it or name another file."
             )
-        self._restore(state)
-        self.generator.set_state(state["order"])
-        if not state["done"]:
-            torch.set_rng_state(state["random"])
-        self.run.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
-        return bool(state["done"])
+        if len(state["callbacks"]) != len(self.callbacks) or len(state["history"]) > self.run.epochs:
+            raise self._misfit("callbacks or epochs")
+        return state
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        """Load the state of model, optimizer, callbacks and regularizer, or leave all of them as they were."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Load what `read` returned into model, optimizer, callbacks, regularizer and generators, or change nothing.
+
+        Raises
+        ------
+        CheckpointError
+            If one of them refuses its part.
+        """
         run = self.run
         owners: list[Any] = [run.model, run.optimizer, *self.callbacks]
         values = [state["model"], state["optimizer"], *state["callbacks"]]
@@ -160,26 +202,78 @@ class Checkpoint:
             owners.append(run.regularizer)
             values.append(state["regularizer"])
         before = [copy.deepcopy(owner.state_dict()) for owner in owners]
-        for i, (owner, value) in enumerate(zip(owners, values, strict=True)):
-            try:
+        order, random = self.generator.get_state(), torch.get_rng_state()
+        owner: Any = None
+        try:
+            for owner, value in zip(owners, values, strict=True):
                 owner.load_state_dict(value)
-            except Exception as error:  # an owner raises whatever a state that is not its own leads it to
-                for earlier, own in zip(owners[:i], before[:i], strict=True):
-                    earlier.load_state_dict(own)
-                raise CheckpointError(
-                    f"The checkpoint {self.path} does not fit the {type(owner).__name__} of this run; delete it "
-                    "or name another file."
-                ) from error
+            for owner in self.callbacks:
+                if hasattr(owner, "fits") and not owner.fits(run):
+                    raise ValueError
+            owner = run.optimizer
+            _rehearse(owner)
+            owner = self.generator
+            self.generator.set_state(state["order"])
+            if not state["done"]:
+                torch.set_rng_state(state["random"])
+        except Exception as error:  # an owner raises whatever a state that is not its own leads it to
+            # A part may be half-loaded when it raises, so every one is put back, this one included.
+            for each, own in zip(owners, before, strict=True):
+                with contextlib.suppress(Exception):  # one that takes nothing at all was not changed either
+                    each.load_state_dict(own)
+            self.generator.set_state(order)
+            torch.set_rng_state(random)
+            raise self._misfit(type(owner).__name__) from error
+        run.history.epochs = [Epoch(**epoch) for epoch in state["history"]]
+
+    def _misfit(self, part: str) -> CheckpointError:
+        return CheckpointError(
+            f"The checkpoint {self.path} does not fit the {part} of this run; delete it or name another file."
+        )
 
 
-def _read(path: Path) -> dict[str, Any]:
+class _ProbedError(Exception):
+    """Ends a draft that was written only to see that it can be."""
+
+
+def _rehearse(optimizer: Optimizer) -> None:
+    """Take a step on copies: what an optimizer holds of a parameter is checked by no `load_state_dict` of torch."""
+    if isinstance(optimizer, torch.optim.SparseAdam):  # takes other gradients
+        return
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    twin.step()
+
+
+def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
+    """Return the state in a file, checked for damage and for the types of its parts."""
     try:
-        state = torch.load(path, weights_only=True)
+        # torch writes a checksum of each part and does not look at it when it reads.
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            damaged = archive.testzip() if stored else "its compression"
+        state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True) if damaged is None else None
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged archive raises whatever its reader stumbles over
         raise CheckpointError(
             f"The checkpoint {path} is cut short or was not written by fit ({type(error).__name__}); "
             "delete it to start over."
         ) from error
+    if damaged is not None:
+        raise CheckpointError(f"The checkpoint {path} is damaged: {damaged} has changed; delete it to start over.")
     if not isinstance(state, dict) or "configuration" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of fit; delete it or name another file.")
+    if wrong := [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]:
+        raise CheckpointError(f"The checkpoint {path} lacks a whole {wrong[0]}; delete it or name another file.")
+    numbers = {field.name for field in fields(Epoch)}
+    for epoch in state["history"]:
+        if (
+            not isinstance(epoch, dict)
+            or {*epoch} != numbers
+            or not all(type(v) in (int, float) for v in epoch.values())
+        ):
+            raise CheckpointError(f"The checkpoint {path} lacks a whole history; delete it or name another file.")
     return state

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from pruning_lib._model import check_threads
 from pruning_lib._types import Augment, LossFn, TensorPair
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._callbacks import Callback, Epoch, History, Run
 from pruning_lib.training._checkpoint import Checkpoint, Settings, describe
+from pruning_lib.training._checks import check_data, check_run, checked, pair, trained
 from pruning_lib.training._schedules import Schedule, constant
 from pruning_lib.training._threads import compute
 from pruning_lib.units import BatchNorm
@@ -90,7 +92,7 @@ def fit(
         Of the order of the examples, and of what `augment` draws.
     checkpoint : path, optional
         Written after each epoch, atomically. A run that finds its own goes on from there and ends identical to an
-        uninterrupted one; a finished one is loaded without training.
+        uninterrupted one; a finished one is loaded without training. Checksums in the file notice damage.
     progress : bool
         Show a progress bar on stderr.
     threads : int
@@ -104,10 +106,12 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        If an argument is of the wrong kind or out of range, or (`CheckpointError`) if `checkpoint` is damaged or
-        belongs to another configuration; nothing is changed then.
+        If an argument is of the wrong kind or out of range, if optimizer or regularizer hold nothing of this model,
+        or (`CheckpointError`) if `checkpoint` is damaged or belongs to another configuration; nothing is changed then.
+    OSError
+        If `checkpoint` cannot be read at the moment, or cannot be written; tried before the first epoch.
     FloatingPointError
-        If the loss is no longer finite; the model keeps the weights of that moment.
+        If the loss or, after an epoch, a weight is no longer finite; the model keeps the weights of that moment.
 
     Examples
     --------
@@ -122,38 +126,26 @@ def fit(
     >>> history["val_accuracy"][-1]
     1.0
     """
-    run = Run(model, optimizer, regularizer, _pair(train, "train"), _pair(val, "val"), loss_fn, epochs)
+    checked(
+        **{"model": model, "optimizer": optimizer, "regularizer": regularizer, "loss_fn": loss_fn, "augment": augment},
+        **{"schedule": schedule, "strength_schedule": strength_schedule, "autocast": autocast, "callbacks": callbacks},
+        **{"checkpoint": checkpoint, "epochs": epochs, "batch_size": batch_size, "seed": seed},
+    )
+    check_threads(threads, "fit")
+    run = Run(model, optimizer, regularizer, pair(train, "train"), pair(val, "val"), loss_fn, int(epochs))
     settings = Settings(
-        batch_size=batch_size,
+        batch_size=int(batch_size),
         schedule=schedule or constant,
         strength_schedule=strength_schedule or constant,
         augment=augment,
         autocast=autocast,
         callbacks=list(callbacks),
-        seed=seed,
+        seed=int(seed),
     )
-    _check(run, settings, threads)
+    check_run(run, settings.callbacks)
     loop = _Loop.of(run, settings, checkpoint, progress)
-    compute(loop.go, threads, loop.abandoned)
+    compute(loop.go, int(threads), loop.abandoned)
     return run.history
-
-
-def _pair(part: object, name: str) -> TensorPair:
-    if not isinstance(part, tuple) or len(part) != 2 or not all(isinstance(tensor, Tensor) for tensor in part):
-        raise TypeError(f"fit got a {type(part).__name__} for {name}; it needs two tensors, (inputs, targets).")
-    return TensorPair(*part)
-
-
-def _check(run: Run, settings: Settings, threads: int) -> None:
-    for name, value in (("epochs", run.epochs), ("batch_size", settings.batch_size), ("threads", threads)):
-        if value < 1:
-            raise ValueError(f"fit got {name}={value}; it needs 1 or more.")
-    for name, (inputs, targets) in (("train", run.train), ("val", run.val)):
-        if len(inputs) != len(targets) or not len(inputs):
-            raise ValueError(
-                f"fit got {len(inputs)} inputs and {len(targets)} targets in {name}; it needs as many of each, "
-                "and at least one."
-            )
 
 
 @dataclass(eq=False)
@@ -183,7 +175,8 @@ class _Loop:
     def go(self) -> None:
         """Resume where the checkpoint ends, train, and put back what the training borrowed."""
         run, callbacks = self.run, self.settings.callbacks
-        done = self.checkpoint is not None and self.checkpoint.load()
+        check_data(run)
+        done = self.resume()
         # Not `eval_mode`: until the first epoch, callbacks see the model in the mode that it came in.
         modes = {module: module.training for module in run.model.modules()}
         try:
@@ -197,6 +190,15 @@ class _Loop:
             self.scale(1.0, 1.0)
             for module, mode in modes.items():
                 module.training = mode
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one, and return whether nothing is left to train."""
+        state = self.checkpoint.read() if self.checkpoint is not None else None
+        if self.checkpoint is not None and (state is None or not state["done"]):
+            self.checkpoint.probe()
+        if self.checkpoint is not None and state is not None:
+            self.checkpoint.restore(state)
+        return state is not None and bool(state["done"])
 
     def train(self) -> None:
         run, settings = self.run, self.settings
@@ -212,6 +214,7 @@ class _Loop:
         self.save(done=True)
 
     def save(self, done: bool) -> None:
+        self.check_weights()
         if self.checkpoint is not None:
             self.checkpoint.save(done)
 
@@ -230,7 +233,7 @@ class _Loop:
             bar.update()
         loss, accuracy = run.evaluate()
         seconds = time.perf_counter() - start
-        lr = run.optimizer.param_groups[0]["lr"]
+        lr = float(run.optimizer.param_groups[0]["lr"])
         run.history.epochs.append(Epoch(run.epoch, loss_sum / len(order), loss, accuracy, lr, seconds))
         bar.set_postfix(val_loss=f"{loss:.4f}", val_accuracy=f"{accuracy:.4f}")
         for callback in settings.callbacks:
@@ -238,7 +241,10 @@ class _Loop:
 
     def scale(self, rate_factor: float, strength_factor: float) -> None:
         for group, rate in zip(self.run.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * rate_factor
+            if isinstance(group["lr"], Tensor):  # captured by a graph, it has to stay the tensor it is
+                group["lr"].fill_(rate * rate_factor)
+            else:
+                group["lr"] = rate * rate_factor
         if self.run.regularizer is not None:
             self.run.regularizer.strength = self.strength * strength_factor
 
@@ -272,13 +278,20 @@ class _Loop:
         return outputs.to(inputs.dtype)
 
     def check_finite(self, loss: float, number: int) -> None:
-        if math.isfinite(loss):
-            return
+        if not math.isfinite(loss):
+            self.diverged(f"the loss became {loss} in epoch {self.run.epoch + 1}, step {number + 1}")
+
+    def check_weights(self) -> None:
+        """Look at what the last step of an epoch made: no loss is computed from it any more."""
+        wrong = next((name for name, tensor in trained(self.run.model) if not bool(tensor.isfinite().all())), None)
+        if wrong is not None:
+            self.diverged(f"'{wrong}' was not finite after epoch {self.run.epoch}")
+
+    def diverged(self, what: str) -> NoReturn:
         run = self.run
-        what = "" if run.regularizer is None else f" or the strength ({run.regularizer.strength:g})"
+        strength = "" if run.regularizer is None else f" or the strength ({run.regularizer.strength:g})"
         raise FloatingPointError(
-            f"fit stopped: the loss became {loss} in epoch {run.epoch + 1}, step {number + 1}; lower the learning "
-            f"rate ({run.optimizer.param_groups[0]['lr']:g}){what}."
+            f"fit stopped: {what}; lower the learning rate ({float(run.optimizer.param_groups[0]['lr']):g}){strength}."
         )
 
 

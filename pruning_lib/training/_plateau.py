@@ -115,6 +115,22 @@ class ThresholdOnPlateau(Callback):
         return {"log": self.log, "bad": self._bad, "best": self._best, "weights": self._weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
-        self.log, self._bad, self._best = list(state["log"]), int(state["bad"]), float(state["best"])
-        self._weights = dict(state["weights"])
+        """Restore them.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If they are not what `state_dict` returned.
+        """
+        log, weights = list(state["log"]), dict(state["weights"])
+        if not all(isinstance(entry, dict) for entry in log) or not all(
+            isinstance(value, Tensor) for value in weights.values()
+        ):
+            raise TypeError("ThresholdOnPlateau got the state of another callback.")
+        self.log, self._bad, self._best = log, int(state["bad"]), float(state["best"])
+        self._weights = weights
+
+    def fits(self, run: Run) -> bool:
+        """Whether the weights that were restored are those of the run's model."""
+        own = {name: (value.shape, value.dtype) for name, value in run.model.state_dict().items()}
+        return not self._weights or own == {name: (value.shape, value.dtype) for name, value in self._weights.items()}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import SGD, Adam
 
-from pruning_lib.regularizers import L2, GroupLasso
-from pruning_lib.training import TensorPair, cosine, evaluate, fit, ramp, steps
+from pruning_lib.channels import find_units
+from pruning_lib.regularizers import L2, GroupLasso, Guided, SeReNe, StochasticPruning
+from pruning_lib.training import TensorPair, ThresholdOnPlateau, cosine, evaluate, fit, ramp, steps
 from tests.training.runs import TRAIN, VAL, network, same
 
 
@@ -161,3 +163,108 @@ def test_a_pair_of_tensors_will_do_and_a_loader_is_named() -> None:
     assert len(fit(model, tuple(TRAIN), tuple(VAL), epochs=1, optimizer=optimizer, progress=False)) == 1  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="fit got a list for train; it needs two tensors"):
         fit(model, [TRAIN], VAL, epochs=1, optimizer=optimizer, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "sentence"),
+    [
+        ({"epochs": math.nan}, TypeError, "fit got epochs=nan; it needs a whole number"),
+        ({"epochs": "3"}, TypeError, "fit got epochs='3'; it needs a whole number"),
+        ({"batch_size": "8"}, TypeError, "fit got batch_size='8'"),
+        ({"batch_size": 8.0}, TypeError, "fit got batch_size=8.0"),
+        ({"seed": 2**70}, ValueError, "fit got seed="),
+        ({"threads": 100_000}, ValueError, "fit got threads=100000; it needs 1 or more, and here takes up to"),
+        ({"threads": "2"}, TypeError, "fit got threads='2'"),
+        ({"optimizer": "SGD"}, TypeError, "fit got a str for optimizer; it needs a torch.optim.Optimizer"),
+        ({"regularizer": L2}, TypeError, "fit got the class L2 for regularizer; it needs a regularizer such as"),
+        ({"regularizer": 1e-4}, TypeError, "fit got a float for regularizer"),
+        ({"loss_fn": "mse"}, TypeError, "fit got a str for loss_fn"),
+        ({"schedule": 0.1}, TypeError, "fit got a float for schedule"),
+        ({"augment": True}, TypeError, "fit got a bool for augment"),
+        ({"autocast": "bfloat16"}, TypeError, "fit got a str for autocast"),
+        ({"callbacks": 5}, TypeError, "fit got a int for callbacks"),
+        ({"callbacks": [ThresholdOnPlateau]}, TypeError, "fit got the class ThresholdOnPlateau among callbacks"),
+        ({"checkpoint": 5}, TypeError, "fit got a int for checkpoint; it needs a path"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_get_a_sentence(
+    wrong: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    model = network()
+    before = copy.deepcopy(model)
+    arguments: dict[str, Any] = {"epochs": 1, "optimizer": SGD(model.parameters(), 0.1), "progress": False}
+    with pytest.raises(error, match=sentence):
+        fit(model, TRAIN, VAL, **(arguments | wrong))
+    assert same(model, before)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x, y: (x[:, :, :3], y), "fit cannot compute the loss of {}: "),
+        (lambda x, y: (x.double(), y), "fit cannot compute the loss of {}: "),
+        (
+            lambda x, y: (x, torch.where(torch.arange(len(y)) == len(y) - 1, 3, y)),
+            "fit cannot compute the loss of {}: ",
+        ),
+        (lambda x, y: (x, y.float()), "fit cannot compute the loss of {}: "),
+        (lambda x, y: (x / (x > 0), y), "fit got inputs in {} that are not finite"),
+        (lambda x, y: (x[:0], y[:0]), "fit got 0 inputs and 0 targets in {}"),
+        (lambda x, y: (torch.tensor(1.0), y), "fit got 0 inputs and .* targets in {}"),
+    ],
+)
+def test_data_that_does_not_fit_is_named_before_the_first_step(name: str, change: Any, sentence: str) -> None:
+    model = network(bn=True)
+    before = copy.deepcopy(model)
+    data: dict[str, Any] = {"train": TRAIN, "val": VAL}
+    data[name] = change(*data[name])
+    optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=sentence.format(name)):
+        fit(model, **data, epochs=1, optimizer=optimizer, progress=False)
+    assert same(model, before)
+    assert not optimizer.state
+
+
+def test_an_optimizer_and_a_regularizer_of_another_model_are_refused() -> None:
+    """The slip after `shrink`: both still hold the network that was cut."""
+    dense, small = network(), network()
+    optimizer = SGD(small.parameters(), 0.1)
+    before = copy.deepcopy(small)
+    units = find_units(dense, TRAIN.inputs[:1])
+    arguments: dict[str, Any] = {"epochs": 1, "progress": False}
+    with pytest.raises(ValueError, match="the optimizer of another model: .* after `shrink` too"):
+        fit(small, TRAIN, VAL, optimizer=SGD(dense.parameters(), 0.1), **arguments)
+    for method in (
+        L2,
+        GroupLasso,
+        SeReNe,
+        lambda *of: StochasticPruning(*of, base=L2),
+        lambda *of: Guided(*of, base=L2, units=units),
+    ):
+        with pytest.raises(ValueError, match="the regularizer of another model"):
+            fit(small, TRAIN, VAL, optimizer=optimizer, regularizer=method(dense, 1e-3), **arguments)
+    assert same(small, before)
+    part = SGD(small.fc3.parameters(), 0.1)  # a part of the model may be trained alone
+    assert len(fit(small, TRAIN, VAL, optimizer=part, regularizer=L2(small, 1e-3), **arguments)) == 1
+
+
+def test_a_last_step_that_diverges_is_noticed_before_the_checkpoint_says_done(tmp_path: Path) -> None:
+    model = network()
+    path = tmp_path / "run.pt"
+    optimizer = SGD(model.parameters(), math.nan)
+    with pytest.raises(FloatingPointError, match=r"'fc1.weight' was not finite after epoch 1; lower .*\(nan\)"):
+        fit(model, TRAIN, VAL, epochs=1, optimizer=optimizer, batch_size=90, checkpoint=path, progress=False)
+    assert not path.exists()
+
+
+def test_a_tensor_as_learning_rate_stays_the_tensor_that_it_is() -> None:
+    model, twin = network(), network()
+    optimizer = Adam(model.parameters(), torch.tensor(1e-2))
+    rate = optimizer.param_groups[0]["lr"]
+    history = fit(model, TRAIN, VAL, epochs=2, optimizer=optimizer, schedule=cosine, progress=False)
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert rate.item() == pytest.approx(1e-2)
+    fit(twin, TRAIN, VAL, epochs=2, optimizer=Adam(twin.parameters(), 1e-2), schedule=cosine, progress=False)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert all(isinstance(lr, float) for lr in history["lr"])
