@@ -142,7 +142,7 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
             yield leaf
         elif _is_cache(leaf):
             raise ValueError(
-                f"forward returns a {type(leaf).__name__}, whose tensors are written from outside: switch it off, as "
+                f"it returns a {type(leaf).__name__}, whose tensors are written from outside: switch it off, as "
                 "by `model.config.use_cache = False`"
             )
         elif id(leaf) not in seen and not isinstance(leaf, nn.Module | type | torch.Generator):

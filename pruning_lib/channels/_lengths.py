@@ -90,14 +90,13 @@ def _sliced(node: Node) -> set[int]:
     axes: set[int] = set()
     picked: dict[int, set[int]] = {}
     for user in node.users:
-        if not computes(user) or base(user) not in ("slice", "narrow", "select") or operand(user) is not node:
+        kind = base(user) if computes(user) and user.args[:1] == (node,) else ""
+        if kind not in ("slice", "narrow", "select", "split", "split_with_sizes"):
             continue
-        axis = int(argument(user, 1, "dim", 0)) % len(shape_of(node))
-        if base(user) == "select":
+        axis = int(argument(user, 2 if kind.startswith("split") else 1, "dim", 0)) % len(shape_of(node))
+        whole = [argument(user, 2, "start"), argument(user, 3, "end")] in ([None, None], [0, sys.maxsize])
+        if kind == "select":
             picked.setdefault(axis, set()).add(int(argument(user, 2, "index")) % shape_of(node)[axis])
-        elif (argument(user, 2, "start", 0), argument(user, 3, "end", sys.maxsize)) not in (
-            (0, sys.maxsize),
-            (None, None),
-        ):
+        elif kind != "slice" or not whole:
             axes.add(axis)
     return axes | {axis for axis, index in picked.items() if len(index) < shape_of(node)[axis]}
