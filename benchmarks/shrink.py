@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from pruning_lib import GroupLasso, evaluate, find_units, fit, measure, recalibrate, select, shrink, zero
-from pruning_lib.channels._verify import probes
+from pruning_lib._inputs import inputs
+from pruning_lib.channels._probes import probes
 from pruning_lib.companion import records
 from pruning_lib.companion.data import TensorPair, mnist
 from pruning_lib.companion.models import LeNet5, ResNet
@@ -121,9 +122,9 @@ def activations() -> int:
     """Return the bytes that the largest of the self-check's passes takes, in float64, without gradients."""
     torch.set_default_dtype(torch.float64)  # a model that is converted leaves a peak behind
     model, example = vgg16(), torch.randn(1, 3, 224, 224)
-    batches = [choices[0] for choices in probes((example,))]
+    batches = [next(iter(choices)) for choices in probes(inputs(example))]
     with torch.no_grad():
-        return grown(lambda: [model(*inputs) for inputs in batches])
+        return grown(lambda: [batch.call(model) for batch in batches])
 
 
 def peak() -> int:

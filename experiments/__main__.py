@@ -1,4 +1,4 @@
-"""``python -m experiments run | status | check | table | verdicts | figure | latency | summary``."""
+"""``python -m experiments run | status | check | table | verdicts | ledger | figure | latency | summary``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (action, text) in _commands.COMMANDS.items():
         command = actions.add_parser(name, help=text, description=text, epilog=about, formatter_class=lines)
         few = "?" if name in _commands.OF_ALL else None
-        command.add_argument("suite", metavar="SUITE", choices=list(SUITES), nargs=few, help="one of those below")
+        if name not in _commands.OF_NONE:
+            command.add_argument("suite", metavar="SUITE", choices=list(SUITES), nargs=few, help="one of those below")
         command.set_defaults(action=action)
         _add_options(command, name)
     return parser

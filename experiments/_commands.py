@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from experiments import figures, latency, tables
+from experiments import figures, latency, ledger, tables
 from experiments.runner import Runner
 from experiments.suites import SUITES
 from pruning_lib.companion.records import load, measured, read, summarize, summary_text, write_text
@@ -67,12 +67,14 @@ def table(options: argparse.Namespace) -> int:
 
 
 def verdicts(options: argparse.Namespace) -> int:
-    """Print what holds."""
-    head = SUITES[options.suite].head()
-    if head["margin"] is None:
-        judged = ", ".join(name for name, suite in SUITES.items() if suite.margin is not None)
-        raise ValueError(f"There is no margin for {options.suite}, so nothing is judged; there is one for {judged}.")
-    print(tables.ruling(load(options.suite, folder=options.records), head))
+    """Print both answers on every method."""
+    print(ledger.verdicts(load(options.suite, folder=options.records), SUITES[options.suite]))
+    return 0
+
+
+def claims(options: argparse.Namespace) -> int:
+    """Print the ledger."""
+    print(ledger.ledger(options.records))
     return 0
 
 
@@ -120,10 +122,13 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "status": (status, "how far a suite is"),
     "check": (check, "whether records are whole and agree with their suite"),
     "table": (table, "a table in Markdown"),
-    "verdicts": (verdicts, "what holds of each method, by the rule of the book"),
+    "verdicts": (verdicts, "of each method: is the published claim met, and is the method the reason"),
+    "ledger": (claims, "both answers on every claim of the papers, and what is missing"),
     "figure": (figure, "test error against multiply-adds, units or time"),
     "latency": (time, "time the networks that the tables end in, all in turn; the machine should do nothing else"),
     "summary": (summary, "write the summary that ships with the package"),
 }
 OF_ALL = ("status", "check")
 """What may be asked of all suites at once."""
+OF_NONE = ("ledger",)
+"""What is asked of the claims alone."""

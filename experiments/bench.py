@@ -152,8 +152,8 @@ class Bench:
         try:
             return fit(model, train, val, epochs=epochs, checkpoint=checkpoint, progress=False, **more)
         except CheckpointError as error:
-            if isinstance(error.__cause__, PASSING):
-                raise  # the file may be whole, and readable tomorrow
+            if isinstance(cause := error.__cause__, PASSING):  # the file may be whole, and readable tomorrow
+                raise ValueError(f"{checkpoint} cannot be read now ({cause}); it is left as it is.") from error
             raise RestartError(f"{error} It is now {move_aside(checkpoint)}.") from error
 
     def stage(self, model: nn.Module) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from experiments import targets
 from pruning_lib.companion.records import Row, architecture, choose, interval, paired
-from pruning_lib.companion.verdicts import SEEDS, judge
 
 Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 Head = dict[str, Any]
@@ -64,29 +63,6 @@ def table(rows: list[Row], head: Head, times: dict[str, float] | None = None) ->
     return about + "\n\n".join(
         _section(aim, {case: its for case, its in found.items() if case[3] == aim}, head, times or {}) for aim in aims
     )
-
-
-def ruling(rows: list[Row], head: Head) -> str:
-    """Return what the rule of `pruning_lib.companion.verdicts.judge` says of every method of a suite, in Markdown."""
-    margin = head["margin"]
-    columns = ["method", "size", "verdict", "− whole network", "control", "− control", "the control's work"]
-    lines = [
-        f"Points of test error; ± is the 95 % interval over paired seeds, and dense-level is at most {margin:g} above.",
-        "The control is the one that the method is furthest from beating, of those with about its work or less.",
-        "",
-        line(columns),
-        line(["---"] * len(columns)),
-    ]
-    for method, aim in dict.fromkeys((case[1], case[3]) for case in cases(rows) if case[0] == "prune" and case[3]):
-        found = judge(rows, method, str(aim), margin)
-        word = found.word if found.seeds >= SEEDS else f"{found.word}: {found.seeds} of {SEEDS} seeds"
-        above = plus_minus("{:+.2f}", *found.above_dense) if found.above else ""
-        against = ["", "", ""]
-        if control := found.hardest:
-            difference = plus_minus("{:+.2f}", *found.against[control])
-            against = [called(head, control), difference, f"{found.work[control]:.2f} times"]
-        lines.append(line([called(head, method), called(head, aim), word, above, *against]))
-    return "\n".join(lines)
 
 
 def _section(aim: str | None, here: dict[Case, list[Row]], head: Head, times: dict[str, float]) -> str:

@@ -4,6 +4,8 @@ The library of *Pruning by Regularization*. What the book's chapters and experim
 papers' networks, plots, records) is `pruning_lib.companion`.
 """
 
+from pruning_lib._inputs import Inputs as Inputs
+from pruning_lib._inputs import inputs as inputs
 from pruning_lib._measure import Measurement as Measurement
 from pruning_lib._measure import measure as measure
 from pruning_lib._measure import recalibrate as recalibrate

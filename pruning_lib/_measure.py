@@ -1,6 +1,6 @@
 """MEASURE: what removal bought. A MAC is one multiply-add; parameters, zeros, bytes and time are counted apart.
 
-Derived in the chapter `serene`.
+Used first in the chapter `from-zeros-to-smaller`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning_lib._model import Example, check, check_threads, clone, eval_mode, place, tensors_of
-from pruning_lib.units import BatchNorm
+from pruning_lib._inputs import Inputs, batches, tensors_in
+from pruning_lib._model import check, check_threads, clone, eval_mode, first_line, place, tensors_of
+from pruning_lib.units import BatchNorm, unwrapped
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,17 @@ class Measurement:
 
 
 def measure(
-    model: nn.Module, example: Example, *, latency: bool = False, repeats: int = 30, threads: int = 1
+    model: nn.Module, example: Any, *, latency: bool = False, repeats: int = 30, threads: int = 1
 ) -> Measurement:
     """Count parameters, nonzero ones, multiply-adds for one sample, and bytes; time a forward pass if asked.
 
     Parameters
     ----------
     model : nn.Module
-        It is not touched, and comes back in its mode.
-    example : Tensor or tuple of Tensor
-        What forward takes, on the model's device and of its dtype, the batch first.
+        It is not touched, and comes back in its mode. Of a wrapper (DataParallel, DistributedDataParallel,
+        torch.compile) the module inside is measured.
+    example : Tensor, tuple, mapping or Inputs
+        What forward takes, as `pruning_lib.inputs` says, on the model's device and of its dtype, the batch first.
     latency : bool
         Time the forward pass too, in eval mode, on the whole example.
     repeats : int
@@ -107,7 +109,8 @@ def measure(
     >>> cost.macs, cost.parameters, cost.bytes
     (44, 51, 204)
     """
-    args = check(model, example)
+    model = unwrapped(model)
+    inputs = check(model, example, prunable=False)
     if repeats < 1:
         raise ValueError(f"`repeats` must be at least 1; got {repeats}.")
     check_threads(threads, "measure")
@@ -117,20 +120,30 @@ def measure(
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), _unfused(), counter:
-            probe(*args)
+            outputs = inputs.call(probe)
     except Exception as error:
-        shapes = " and ".join(str(tuple(arg.shape)) for arg in args)
         raise RuntimeError(
             f"`measure` could not run {type(model).__name__}.forward on the example of shape "
-            f"{shapes}{place(error)}: pass an example that the model accepts."
+            f"{inputs}{place(error)}: {first_line(error)}. Pass an example that the model accepts."
         ) from error
+    _check_batched(inputs, outputs)
     return Measurement(
         sum(parameter.numel() for parameter in parameters),
         sum(int(parameter.count_nonzero()) for parameter in parameters),
-        counter.get_total_flops() // 2 // len(args[0]),
+        counter.get_total_flops() // 2 // inputs.batch,
         sum(tensor.numel() * tensor.element_size() for tensor in held),
-        _latency(probe, args, repeats, threads) if latency else None,
+        _latency(probe, inputs, repeats, threads) if latency else None,
     )
+
+
+def _check_batched(inputs: Inputs, outputs: Any) -> None:
+    """Raise ValueError if the example seems to be one sample without a batch axis."""
+    flat = all(tensor.ndim == 1 and tensor.is_floating_point() for tensor in inputs.tensors)
+    if flat and all(tensor.shape[:1] != (inputs.batch,) for tensor in tensors_in(outputs)):
+        raise ValueError(
+            f"The example of shape {inputs} has no batch axis, so the multiply-adds for one sample are not known: pass "
+            "`example[None]`."
+        )
 
 
 @contextmanager
@@ -152,17 +165,17 @@ def _unfused() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _latency(model: nn.Module, args: tuple[Tensor, ...], repeats: int, threads: int) -> float:
+def _latency(model: nn.Module, inputs: Inputs, repeats: int, threads: int) -> float:
     """Return the median time of a forward pass in milliseconds, after five that warm up."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     times: list[float] = []
     try:
         for i in range(repeats + 5):
-            _wait(args[0])
+            _wait(inputs.tensors[0])
             start = time.perf_counter()
-            model(*args)
-            _wait(args[0])
+            inputs.call(model)
+            _wait(inputs.tensors[0])
             if i >= 5:
                 times.append(time.perf_counter() - start)
     finally:
@@ -176,7 +189,7 @@ def _wait(tensor: Tensor) -> None:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None:
+def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     """Compute the running statistics of every BatchNorm anew from data, in place; nothing else changes.
 
     Each batch counts by its samples, so that the means are those of the data. Zeroing units moves what later layers
@@ -185,16 +198,18 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
     Parameters
     ----------
     model : nn.Module
-        Networks without BatchNorm are left alone. Dropout stays off.
-    inputs : Tensor
-        (samples, …), on the model's device; labels are not needed.
+        Networks without BatchNorm are left alone, as are layers that the data do not reach. Dropout stays off.
+    inputs : Tensor or iterable of batches
+        (samples, …), or batches as a DataLoader gives them; labels are not needed, and not looked at.
     batch_size : int
-        Samples a batch, at least 2. Variances are averaged over batches: larger is closer to the data's.
+        Samples a batch, at least 2. Variances are averaged over batches: larger is closer to the data's. An iterable
+        has batches of its own.
 
     Raises
     ------
-    ValueError
-        If there are fewer than two samples or the batch size is below 2; the statistics are then as before.
+    TypeError, ValueError
+        If the data are of another kind, if there are fewer than two samples or the batch size is below 2, or if the new
+        statistics are not finite. They are then as before.
 
     Examples
     --------
@@ -205,43 +220,48 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
     >>> model[0].running_mean, model[0].running_var
     (tensor([3.]), tensor([7.]))
     """
-    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) < 2 or batch_size < 2:
-        raise ValueError("`recalibrate` needs a tensor of at least two samples and a batch size of at least 2.")
+    model = unwrapped(model)
+    if batch_size < 2 or (isinstance(inputs, Tensor) and len(inputs) < 2):
+        raise ValueError("`recalibrate` needs at least two samples and a batch size of at least 2.")
     norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     if not norms:
         return
-    before = [(norm, norm.momentum, copy.deepcopy(norm._buffers)) for norm in norms]
-    batches = [inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size)]
-    if len(batches) > 1 and len(batches[-1]) < 2:  # one sample has no variance
-        batches[-2:] = [torch.cat(batches[-2:])]
+    before = {norm: (norm.momentum, copy.deepcopy(norm._buffers)) for norm in norms}
+    seen = dict.fromkeys(norms, 0)
     handles: list[Any] = []
     try:
         with eval_mode(model):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.train()
-                handles.append(norm.register_forward_pre_hook(_averaging()))
-            for batch in batches:
-                model(batch)
+                handles.append(norm.register_forward_pre_hook(_averaging(seen)))
+            for batch in batches(inputs, batch_size, least=2):  # one sample has no variance
+                batch.inputs.to(model).call(model)
+        if not all(tensor.isfinite().all() for norm in norms for tensor in norm.buffers()):
+            raise ValueError("`recalibrate` got data whose statistics are NaN or infinite; they are as before.")
+        _restore({norm: buffers for norm, (_, buffers) in before.items() if not seen[norm]})
     except BaseException:
-        for norm, _, buffers in before:
-            for name, tensor in buffers.items():
-                getattr(norm, name).copy_(tensor)
+        _restore({norm: buffers for norm, (_, buffers) in before.items()})
         raise
     finally:
         for handle in handles:
             handle.remove()
-        for norm, momentum, _ in before:
+        for norm, (momentum, _) in before.items():
             norm.momentum = momentum
 
 
-def _averaging() -> Callable[[BatchNorm, tuple[Tensor, ...]], None]:
+def _restore(buffers: dict[BatchNorm, dict[str, Any]]) -> None:
+    for norm, held in buffers.items():
+        for name, tensor in held.items():
+            if tensor is not None:
+                getattr(norm, name).copy_(tensor)
+
+
+def _averaging(seen: dict[BatchNorm, int]) -> Callable[[BatchNorm, tuple[Tensor, ...]], None]:
     """Return a hook by which a BatchNorm's statistics become the mean over all its calls, each by its samples."""
-    seen = 0
 
     def hook(norm: BatchNorm, args: tuple[Tensor, ...]) -> None:
-        nonlocal seen
-        seen += len(args[0])
-        norm.momentum = len(args[0]) / seen
+        seen[norm] += len(args[0])
+        norm.momentum = len(args[0]) / seen[norm]
 
     return hook

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from pruning_lib.units import weighted
+from pruning_lib._inputs import Inputs, read
+from pruning_lib.units import is_layer, weighted
 
-Example = Tensor | tuple[Tensor, ...]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -33,49 +34,54 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]
                 yield f"{prefix}.{attribute}" if prefix else attribute, module, attribute, tensor
 
 
-def arguments(example: Example) -> tuple[Tensor, ...]:
-    """Return the example as a tuple of positional arguments."""
-    args = tuple(example) if isinstance(example, tuple | list) else (example,)
-    for arg in args:
-        if not isinstance(arg, Tensor):
-            raise TypeError(
-                f"The example must be a tensor or a tuple of tensors, as forward takes them; got {type(arg).__name__}."
-            )
-    if not args or any(arg.ndim == 0 or arg.numel() == 0 for arg in args):
-        raise ValueError("The example must hold at least one sample in every tensor; it is empty or has no batch axis.")
-    return args
+def check(model: nn.Module, example: Any, *, prunable: bool = True) -> Inputs:
+    """Return the example as arguments of forward, or raise one sentence if model and example do not fit together.
 
-
-def check(model: nn.Module, example: Example) -> tuple[Tensor, ...]:
-    """Return the example's tensors, or raise one sentence if model and example do not fit together."""
+    Parameters
+    ----------
+    prunable : bool
+        Whether the model needs a layer that can be pruned. One whose layers `shrink` replaced by constants does not.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model must be a torch.nn.Module; got {type(model).__name__}.")
-    args = arguments(example)
+    call = read(example)
     lazy = [name for name, _, _, tensor in tensors_of(model) if nn.parameter.is_lazy(tensor)]
     if lazy:
         raise ValueError(f"'{lazy[0]}' has no shape yet: run the model once on the example, then try again.")
-    if not weighted(model):
+    layers = [*weighted(model).values(), *(module for module in model.modules() if is_layer(module))]
+    if not layers and prunable:
         raise ValueError(
             f"{type(model).__name__} has no prunable layer: no nn.Linear and no convolution was found in it."
         )
-    parameter = next(iter(weighted(model).values())).weight
-    floating = [arg for arg in args if arg.is_floating_point()]
-    for arg in args:
-        if arg.device != parameter.device:
+    if prunable and (empty := [name for name, layer in weighted(model).items() if not layer.weight.numel()]):
+        raise ValueError(f"'{empty[0]}' has a weight of no numbers: a layer of width 0 has no units. Leave it out.")
+    # What is registered: a `weight` that hooks compute is stale until forward has run.
+    registered = [tensor for layer in layers for tensor in layer.parameters()]
+    own = next(iter(registered), None) if layers else next((t for _, _, _, t in tensors_of(model)), None)
+    floating = [tensor for tensor in call.tensors if tensor.is_floating_point()]
+    if own is None:
+        return call
+    for tensor in call.tensors:
+        if tensor.device != own.device:
             raise ValueError(
-                f"The example is on {arg.device}, the model on {parameter.device}: move the example there first."
+                f"The example is on {tensor.device}, the model on {own.device}: move the example there first."
             )
-    if floating and all(arg.dtype != parameter.dtype for arg in floating):
+    if floating and layers and all(tensor.dtype != own.dtype for tensor in floating):
         raise ValueError(
-            f"The example is {floating[0].dtype}, the model {parameter.dtype}: convert the example, "
-            f"as in example.to({parameter.dtype})."
+            f"The example is {floating[0].dtype}, the model {own.dtype}: convert the example, "
+            f"as in example.to({own.dtype})."
         )
-    return args
+    return call
 
 
-def paired(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Repeat a batch of one: traced at one, an axis of size one and a broadcast axis would look the same."""
-    return tuple(torch.cat([arg, arg]) for arg in args) if all(len(arg) == 1 for arg in args) else args
+def check_holds(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raise ValueError if an optimizer holds none of a model's parameters: its steps would train nothing."""
+    mine = {id(parameter) for parameter in model.parameters()}
+    if mine and not any(id(held) in mine for group in optimizer.param_groups for held in group["params"]):
+        raise ValueError(
+            f"The {type(optimizer).__name__} holds no parameter of this {type(model).__name__}: build it over "
+            "`model.parameters()`, or take the one that `shrink` returned beside its model."
+        )
 
 
 def clone(model: nn.Module, share: bool = False) -> nn.Module:
@@ -96,6 +102,16 @@ def clone(model: nn.Module, share: bool = False) -> nn.Module:
             f"{type(model).__name__} cannot be copied ({first_line(error)}): detach what its modules store or "
             "remove its hooks, then try again."
         ) from error
+
+
+def rewrites_itself(model: nn.Module, ran: nn.Module) -> str:
+    """Say which weight of its own a model changes, "" if none; `ran` is a copy of it whose forward has run."""
+    after = {name: tensor for name, _, _, tensor in tensors_of(ran)}
+    for name, _, _, before in tensors_of(model):
+        now = after.get(name)
+        if isinstance(before, nn.Parameter) and (now is None or not torch.equal(before.nan_to_num(), now.nan_to_num())):
+            return f"it changes its own weight '{name}'"
+    return ""
 
 
 def _observes(hook: Any) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,9 +22,25 @@ Weighted = nn.Linear | _ConvNd
 BatchNorm = _BatchNorm
 
 
-def unit_axis(layer: Weighted) -> int:
+def is_layer(module: nn.Module) -> TypeGuard[Weighted]:
+    """Whether a module multiplies by a weight of units: a linear layer, a convolution, or one that somebody wrote.
+
+    A layer of one's own passes a parameter ``weight`` to `torch.nn.functional.linear` or a convolution, or is Hugging
+    Face's `Conv1D`. `find_units` lists it if that is what its forward does; its methods treat it as its like in torch.
+    """
+    weight = module._parameters.get("weight")
+    own = weight is not None and weight.ndim > 1 and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    return isinstance(module, Weighted) or own
+
+
+def inputs_first(module: nn.Module) -> bool:
+    """Whether a layer is Hugging Face's `Conv1D`, which GPT-2 is made of: x W + b with a weight (inputs, outputs)."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def unit_axis(layer: nn.Module) -> int:
     """Return the axis of the weight that counts the layer's units: 1 for a transposed convolution, else 0."""
-    return 1 if isinstance(layer, _ConvTransposeNd) else 0
+    return 1 if isinstance(layer, _ConvTransposeNd) or inputs_first(layer) else 0
 
 
 def rows(layer: Weighted) -> Tensor:
@@ -132,6 +148,28 @@ class Member:
 
 
 @dataclass(frozen=True, eq=False)
+class Table:
+    """A parameter's place in a group: an embedding, or what forward adds to a stream as it is.
+
+    Parameters
+    ----------
+    parameter : str
+        Its name, as in ``model.named_parameters()``.
+    axis : int
+        The axis that counts channels.
+    index : Tensor
+        int64 of shape (channels,): the unit of each channel, −1 for none.
+    shift : bool
+        Whether it holds one number a channel, which `zero` treats as it treats a bias.
+    """
+
+    parameter: str
+    axis: int
+    index: Tensor
+    shift: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """Units that live and die one by one: neurons of a linear layer, channels of a convolution or a residual stream.
 
@@ -147,6 +185,9 @@ class Group:
         Linear and convolution layers that write the units, normalizations that rescale them, layers that read them.
     bypassed : bool
         Whether some path from input to output avoids these units, so that all of them may go.
+    tables : tuple of Table
+        Embeddings and parameters that write the units, too, as positions added to a stream. `zero` zeroes them along;
+        they are neither penalized nor ranked.
 
     Examples
     --------
@@ -164,10 +205,12 @@ class Group:
     norms: tuple[Member, ...]
     readers: tuple[Member, ...]
     bypassed: bool = False
+    tables: tuple[Table, ...] = ()
 
     def __str__(self) -> str:
         path = " → ".join(member.layer for member in (*self.writers, *self.norms, *self.readers))
-        return f"{path}, {self.size} unit{'s' * (self.size != 1)}, {self.kind}"
+        along = f", with {', '.join(table.parameter for table in self.tables)}" if self.tables else ""
+        return f"{path}, {self.size} unit{'s' * (self.size != 1)}, {self.kind}{along}"
 
 
 class Units(Mapping[str, Group]):
@@ -260,11 +303,16 @@ def fitting(model: nn.Module, groups: Iterable[Group], owner: str, *, reading: b
     """
     modules: dict[str, Any] = dict(unwrapped(model).named_modules())
     for group in groups:
+        for table in group.tables:
+            home, _, attribute = table.parameter.rpartition(".")
+            parameter = getattr(modules.get(home), attribute, None)
+            if parameter is None or parameter.shape[table.axis] != len(table.index):
+                raise ValueError(f"{owner} got units of another model: '{table.parameter}' is not what it was there.")
         for member in (*group.writers, *group.norms, *group.readers):
             if member.layer not in modules:
                 raise ValueError(f"{owner} got units of another model: it has no layer '{member.layer}'.")
             module = modules[member.layer]
-            if member in group.readers and not isinstance(module, Weighted):
+            if member in group.readers and not is_layer(module):
                 if reading:
                     raise ValueError(
                         f"{owner} needs the weights that read '{group.name}', and '{member.layer}', a "
@@ -286,4 +334,9 @@ def _channels(module: nn.Module, *, reads: bool) -> int | None:
         return module.in_features if reads else module.out_features
     if isinstance(module, _ConvNd):
         return module.in_channels if reads else module.out_channels
-    return module.num_features if isinstance(module, BatchNorm) else None
+    if isinstance(module, BatchNorm):
+        return module.num_features
+    if not is_layer(module):
+        return None
+    axis = unit_axis(module)
+    return int(module.weight.shape[1 - axis] * getattr(module, "groups", 1) if reads else module.weight.shape[axis])

@@ -128,3 +128,48 @@ def test_recalibrate_averages_over_all_calls_of_a_batchnorm():
     recalibrate(model, inputs, batch_size=16)
     torch.testing.assert_close(model.norm.running_mean, inputs.mean(0) + 5)
     assert (model.norm.momentum, len(model.norm._forward_pre_hooks)) == (0.1, 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_recalibrate_refuses_statistics_that_are_no_numbers(value):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    model[1].running_mean.fill_(5)
+    inputs = torch.randn(8, 3)
+    inputs[2, 1] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        recalibrate(model, inputs)
+    assert torch.equal(model[1].running_mean, torch.full((4,), 5.0))
+    assert model[1].num_batches_tracked == 0
+
+
+def test_recalibrate_takes_batches_and_leaves_idle_layers_alone():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return self.head(self.norm(x)) if self.training else self.norm(x)
+
+    model, inputs = Idle(), torch.randn(60, 3)
+    model.head.running_mean.fill_(5)
+    recalibrate(nn.DataParallel(model), [(part, torch.zeros(20)) for part in inputs.split(20)])
+    torch.testing.assert_close(model.norm.running_mean, inputs.mean(0))
+    assert torch.equal(model.head.running_mean, torch.full((3,), 5.0))
+    with pytest.raises(TypeError, match="Data must be a tensor of samples"):
+        recalibrate(model, 3)
+
+
+def test_a_network_of_constants_is_measured():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert measure(nn.ReLU(), torch.ones(2, 3)).parameters == 0
+    with pytest.raises(ValueError, match="has no batch axis"):
+        measure(model, torch.ones(3))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrappers_are_looked_through(wrap):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert measure(wrap(model), torch.ones(2, 3)) == measure(model, torch.ones(2, 3))

@@ -112,6 +112,20 @@ def with_exercise(*solution: NotebookNode, after: str = "") -> NotebookNode:
     return notebook("# Title", code("a = 1"), *parts, code(after))
 
 
+@pytest.mark.parametrize("source", ["Sixteen.\n\n$$\nx\n$$ (eq-a)", "One paragraph.\n\n- a list", SOLUTION])
+def test_the_prose_of_a_solution_is_folded_in_the_notebook_and_plain_in_the_book(source: str) -> None:
+    stored_source = veil.veiled(veil.folded(source))
+    assert veil.unveiled(stored_source) == source
+    assert stored_source.startswith("<details>\n") is (source is not SOLUTION)
+
+
+@each_chapter
+def test_no_solution_is_open_in_the_stored_notebook(slug: str) -> None:
+    cells = chapters.chapter(slug).cells
+    prose = [cells[number] for number in chapters.solutions(cells) if cells[number].cell_type == "markdown"]
+    assert [cell.source for cell in prose if not cell.source.startswith(("<!--", "<details>"))] == []
+
+
 def test_students_get_one_empty_cell_for_each_solution() -> None:
     copy = chapters.without_solutions(with_exercise(code("sol_a = 2"), code("sol_a + 1")))
     assert [c.source for c in copy.cells if c.cell_type == "code"] == ["a = 1", "# Your answer", ""]
@@ -189,6 +203,7 @@ def test_a_notebook_cut_in_half_is_named(tmp_path: Path) -> None:
         (code("what", new_output("stream", name="stdout", text="<object at 0x7f1234567890>")), "address"),
         ("It reaches 93.6 % on digits.", "types the result"),
         ("It is 1.2× as slow, ± 3.", "types the result"),
+        (code("hide", new_output("stream", name="stdout", text="seen"), tags=["remove-cell"]), "remove-cell"),
         ("See {eq}`one`.", "role"),
         (EXERCISE + "\n:::{exercise-end}\n:::", "lacks its solution"),
     ],
@@ -203,7 +218,8 @@ def test_what_keeps_the_rules_passes() -> None:
     picture = code("plot", display(image_png=""), mystnb={"image": {"alt": "Line chart. All norms fall to zero."}})
     sentence = code("say", display(text_markdown="at **8** bits"), numbers={"rel": 0.1})
     prose = "Prune 50 % with `lr=0.1` and $\\lambda = 0.5 \\%$.\n\n| published | 93.63 % |"
-    assert rules.broken(notebook(code(rules.first_cell()), picture, sentence, prose)) == []
+    check = code("assert 1 + 1 == 2", tags=["remove-cell"])
+    assert rules.broken(notebook(code(rules.first_cell()), picture, sentence, check, prose)) == []
 
 
 def test_a_later_cell_must_not_read_what_a_solution_made() -> None:

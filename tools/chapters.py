@@ -13,7 +13,7 @@ import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tools.veil import veiled
+from tools.veil import folded, veiled
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -39,7 +39,7 @@ def chapter(slug: str) -> NotebookNode:
     for number, cell in enumerate(cells):
         cell.metadata = collapsed(cell, in_solution=number in solution)
         if cell.cell_type == "markdown":
-            cell.source = veiled(cell.source)
+            cell.source = veiled(folded(cell.source) if number in solution else cell.source)
         seen[cell.source] += 1
         key = f"{cell.cell_type} {seen[cell.source]} {cell.source}"
         cell.id = hashlib.sha256(key.encode()).hexdigest()[:8]
@@ -57,7 +57,7 @@ def collapsed(cell: NotebookNode, *, in_solution: bool) -> dict[str, Any]:
     metadata = dict(cell.metadata)
     if cell.cell_type != "code":
         return metadata
-    if in_solution or {"hide-input", "remove-input", "remove-cell"} & set(metadata.get("tags", ())):
+    if in_solution or {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(metadata.get("tags", ())):
         metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if in_solution else {})
         metadata["cellView"] = "form"
     return metadata

@@ -99,6 +99,13 @@ def types_no_results(notebook: NotebookNode) -> Iterator[str]:
             yield f"Cell {number} types the result '{match[0]}'; let code write it, or cite it in a table."
 
 
+def shows_what_it_removes_nowhere(notebook: NotebookNode) -> Iterator[str]:
+    """Expect no output of a cell that the book leaves out: it may check and prepare, and a reader must not miss it."""
+    for number, cell in cells(notebook, "code"):
+        if "remove-cell" in cell.metadata.get("tags", ()) and cell.outputs:
+            yield f"Cell {number} is left out of the book (remove-cell) and shows something; use remove-input instead."
+
+
 def uses_no_roles(notebook: NotebookNode) -> Iterator[str]:
     """Expect links instead of MyST roles, which JupyterLab and Colab show raw."""
     for number, cell in cells(notebook, "markdown"):
@@ -180,6 +187,7 @@ RULES: tuple[Rule, ...] = (
     describes_its_figures,
     compares_its_numbers,
     types_no_results,
+    shows_what_it_removes_nowhere,
     uses_no_roles,
     is_quiet,
     solves_its_exercises,

@@ -256,20 +256,3 @@ class Suite:
             aims = config.get("targets", config.get("cuts", [config["target"]] if "target" in config else []))
             found |= {target: targets.label(target) for target in aims}
         return found | dict(self.labels)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """Claims whose suite is yet to be written.
-
-    Parameters
-    ----------
-    name, title : str
-        What the suite will be called, and its network and data, as people call them.
-    claims : tuple of Claim
-        What papers say that it will test.
-    """
-
-    name: str
-    title: str
-    claims: tuple[Claim, ...]

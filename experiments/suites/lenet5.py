@@ -51,6 +51,36 @@ def lenet5(data: str, *, bn: bool) -> Protocol:
     )
 
 
+def longer(data: str) -> Protocol:
+    """Return the protocol of the main methods, trained longer, with equal shares of all layers: no list across them.
+
+    Strengths are those above; what acts once a step, whatever the rate, is divided by the factor of 2.5 in steps.
+    """
+    return Protocol(
+        suite=f"{data.removesuffix('-mnist')}-lenet5-shares",
+        data=data,
+        network={"model": "lenet5"},
+        strengths={
+            "dense": (0.0,),
+            "l2": (1e-3,),
+            "group-lasso": (4e-3,),
+            "stochastic-l2": (1e-3,),
+            "guided-group-lasso": (4e-3,),
+            "serene-sampled": (4e-4,),
+        },
+        natural={"dense-long": (0.0, 1e-3)},
+        sources={"group-lasso": (4e-3, 4e-3)},
+        criteria={"dense": ("taylor", "random")},
+        decays=(0.0, 1e-3),
+        targets=("fraction-0.5", "macs-0.25"),
+        epochs=20,
+        finetune_epochs=10,
+        lr=0.05,
+        finetune_lr=0.02,
+        more={"precision": "bfloat16", "floor": 3, "scope": "local"},
+    )
+
+
 ESTIMATORS = {"serene-sampled": "SeReNe, sampled"}  # beside its other estimators
 WHICH = "Which penalties on weights leave units to spare in a convolutional network, 3 seeds?"
 SCALES = "Do penalties on the scales of BatchNorm do better than those on weights, 3 seeds?"
@@ -81,5 +111,15 @@ SUITES = (
         title="LeNet-5 with BatchNorm on Fashion-MNIST",
         question=SCALES,
         margin=0.5,
+    ),
+    Suite(
+        protocol=longer("mnist"),
+        title="LeNet-5 on MNIST, equal shares",
+        question="Does a penalty choose better widths where no list across layers ruins the network, 5 seeds?",
+    ),
+    Suite(
+        protocol=longer("fashion-mnist"),
+        title="LeNet-5 on Fashion-MNIST, equal shares",
+        question="Does a penalty choose better widths where no list across layers ruins the network, 5 seeds?",
     ),
 )

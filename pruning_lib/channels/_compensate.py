@@ -20,11 +20,11 @@ from torch.fx import Node
 
 from pruning_lib._model import tensors_of
 from pruning_lib.channels._graph import argument, base, caller, operand
-from pruning_lib.channels._shapes import by_channel, uniform
+from pruning_lib.channels._shapes import NAN, by_channel, distinct, uniform
 from pruning_lib.channels._state import Analysis, Call, Kept
 from pruning_lib.channels.rules._layers import (
     channel_axis,
-    merges,
+    kept_groups,
     reads_zeros,
     taps,
     transposed,
@@ -37,20 +37,31 @@ STANDS = "the constant that stands for others where zeros are read beside it"
 SMALL = 0.1  # a constant under a tenth of the one that it would stand for would multiply its weights by ten and more
 
 
-def home(state: Analysis, call: Call) -> Home:
+def home(state: Analysis, call: Call, kept: Kept) -> Home:
     """Say where a constant that `call` reads can go."""
     node, weight, bias = call.node, call.weight, argument(call.node, 2, "bias")
+    calls = {each.node for each in siblings(state, call)}
     # At the border fewer taps meet the constant, and a bias is the same everywhere: only another column does.
     if reads_zeros(node):
-        return "merge" if merges(state, node) else ""
+        alone = set(weight.users) == calls and weight in state.graph.owned
+        # A grouped convolution of which one group is left is a plain one.
+        single = call.groups == 1 or (not transposed(node) and int(kept_groups(call, kept).sum()) == 1)
+        return "merge" if alone and single else ""
     # A bias that something else reads, as a second layer, would change there as well.
     if isinstance(bias, Node):
-        return "fold" if bias in state.graph.owned and len(bias.users) == 1 else ""
-    if weight not in state.graph.biasless or len(weight.users) > 1:
+        return "fold" if bias in state.graph.owned and set(bias.users) == calls else ""
+    if weight not in state.graph.biasless or set(weight.users) != calls:
         return ""
     # A BatchNorm subtracts its mean from what this layer returns; to lower the mean is to raise what it returns, and
     # saves a bias that training would not need.
-    return "center" if running_mean(state, node) else "fold"
+    return "center" if len(calls) == 1 and running_mean(state, node) else "fold"
+
+
+def siblings(state: Analysis, call: Call) -> list[Call]:
+    """Return all calls of the layer that `call` calls: it may be called for several inputs, or several times over."""
+    if len(call.weight.users) == 1:
+        return [call]
+    return [each for each in state.calls if each.weight is call.weight]
 
 
 def running_mean(state: Analysis, node: Node) -> Node | None:
@@ -62,18 +73,26 @@ def running_mean(state: Analysis, node: Node) -> Node | None:
     return mean if mean in state.graph.owned and len(mean.users) == 1 and reader not in state.severed else None
 
 
-def factors(state: Analysis, call: Call) -> list[tuple[Tensor, Home]]:
+def factors(state: Analysis, call: Call, kept: Kept) -> list[tuple[Tensor, Home]]:
     """Return what a call reads that no input changes, (columns,), NaN where it is live, and where it can go.
 
     First constants, then factors of one map that varies over positions: what a padded mean makes of constants.
     """
-    constants: list[tuple[Tensor, Home]] = [(state.read[call.node], home(state, call))]
+    reads = [state.read[each.node] for each in siblings(state, call)]
+    alike = torch.stack([read == reads[0] for read in reads]).all(0)  # one weight cannot make up for two constants
+    constants: list[tuple[Tensor, Home]] = [(torch.where(alike, reads[0], NAN), home(state, call, kept))]
     scaled = state.scaled.get(operand(call.node))
     return constants if scaled is None else [*constants, (scaled, "merge scaled")]
 
 
 def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
-    """Return the columns that go although an output that matters reads a constant there, other than 0."""
+    """Return the columns that go although an output that matters reads a constant there, other than 0, in any call."""
+    found = [_removed_in(state, each, kept) for each in siblings(state, call)]
+    return found[0] if len(found) == 1 else distinct(torch.cat(found))
+
+
+def _removed_in(state: Analysis, call: Call, kept: Kept) -> Tensor:
+    """Return the columns that go although one call reads constants there."""
     axis = channel_axis(call.node)
     constant = ~by_channel(state.values_of(call.node), axis)[:, 0].isnan()
     # No use is marked of a constant output, and yet its readers count on its value.
@@ -96,10 +115,11 @@ def representative(constants: Tensor, stays: Tensor, removed: Tensor) -> int | N
 def represent(state: Analysis, call: Call, kept: Kept) -> None:
     """Keep what stands for removed constants: one column where they merge, each of them where nothing can."""
     read = removed_constants(state, call, kept)
-    known = {where: values for values, where in factors(state, call)}
+    known = {where: values for values, where in factors(state, call, kept)}
     # A constant that is not the same at every position is not one number, and fits into no bias.
     apart = read[torch.stack([values[read].isnan() for values in known.values()]).all(0)]
-    kept.add(call.columns[apart], "a constant that varies over positions")
+    once = len(siblings(state, call)) == 1
+    kept.add(call.columns[apart], f"a constant that varies over {'positions' if once else 'positions or calls'}")
     for where, values in known.items():
         # Anew for each kind: what was kept for the one may stand for constants of the other.
         removed, stays = read[~values[read].isnan()], kept.of(call.columns)
@@ -111,7 +131,7 @@ def represent(state: Analysis, call: Call, kept: Kept) -> None:
 
 def creates_bias(state: Analysis, kept: Kept, call: Call) -> bool:
     """Whether a layer gets a bias, to hold constants that were removed in front of it."""
-    if home(state, call) != "fold" or argument(call.node, 2, "bias") is not None:
+    if home(state, call, kept) != "fold" or argument(call.node, 2, "bias") is not None:
         return False
     removed = removed_constants(state, call, kept)
     # NaN are maps that vary, which merge instead.
@@ -130,8 +150,10 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
     """Add what removed constants contributed to the small model's biases, running means and columns, in float64."""
     tensors = {name: tensor for name, _, _, tensor in tensors_of(small)}
     for call in state.calls:
+        if call is not siblings(state, call)[0]:  # what a layer reads in every call is added once
+            continue
         read = removed_constants(state, call, kept)
-        for constants, where in factors(state, call):
+        for constants, where in factors(state, call, kept):
             removed = read[~constants[read].isnan()]
             if len(removed) and where in ("fold", "center"):
                 _shift(state, kept, call, _only(constants, removed), tensors)
@@ -149,7 +171,7 @@ def compensate(state: Analysis, kept: Kept, small: nn.Module) -> None:
 def _shift(state: Analysis, kept: Kept, call: Call, constants: Tensor, tensors: dict[str, Tensor]) -> None:
     """Add c·ΣW to the bias, or take it from the mean that a BatchNorm subtracts."""
     names, delta = state.graph.names, weighted_sum(state, call.node, constants)[kept.of(call.rows)]
-    if home(state, call) == "center":
+    if home(state, call, kept) == "center":
         mean = running_mean(state, call.node)
         assert mean is not None
         _add(tensors[names[mean]], -delta)
@@ -169,7 +191,9 @@ def _merge(
     assert best is not None
     weight = state.tensor(call.weight).detach()
     axis = 0 if transposed(call.node) else 1
-    columns = weight.index_select(axis, removed.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
+    # Of a grouped weight one group is left, and its columns are counted from the group's first.
+    places = removed if transposed(call.node) else removed % weight.shape[axis]
+    columns = weight.index_select(axis, places.to(weight.device)).movedim(axis, -1)[rows.to(weight.device)].double()
     # Column `best` of the dense weight is this one of the small weight: as many as stay lie before it.
     column = tensors[state.graph.names[call.weight]].select(axis, int(stays[:best].sum()))
     _add(column, columns @ (constants[removed] / constants[best]).to(weight.device))

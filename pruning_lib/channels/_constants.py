@@ -49,6 +49,7 @@ class Constant(nn.Module):
     def __init__(self, layer: nn.Module, channels: int, zero: bool) -> None:
         super().__init__()
         self.last = isinstance(layer, nn.Linear)
+        self.follows = isinstance(layer, BatchNorm)
         self.geometry = _geometry(layer)
         # The layer's own dtype and device; a BatchNorm without scale has buffers alone.
         like = next(layer.parameters(), next(layer.buffers(), torch.empty(0)))
@@ -64,26 +65,34 @@ class Constant(nn.Module):
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Return a new tensor of shape (…, channels) in place of a linear layer, else (examples, channels, …).
 
-        ``output_size`` asks for a size in space, as of a transposed convolution.
+        ``output_size`` asks for a size in space, as of a transposed convolution. Written so that torch.fx can trace it:
+        no size is iterated over.
         """
         if self.last:
-            shape = [*x.shape[:-1], len(self.bias)]
-        else:
-            space = map(_length, x.shape[2:], self.geometry) if output_size is None else output_size[2 - x.dim() :]
-            shape = [x.shape[0], len(self.bias), *space]
-        value = self.bias if self.last else self.bias.reshape(-1, *[1] * (len(shape) - 2))
+            return torch.zeros_like(x[..., :1], dtype=self.bias.dtype) + self.bias
+        if self.follows:
+            each = torch.zeros_like(x[:, :1], dtype=self.bias.dtype).movedim(1, -1) + self.bias
+            return each.movedim(-1, 1).contiguous()
+        axes = range(-len(self.geometry), 0)
+        space = [
+            _length(x.shape[axis], self.geometry[axis]) if output_size is None else output_size[axis] for axis in axes
+        ]
+        value = self.bias.reshape(-1, *[1] * len(space))
         # A copy, as readers may work in place.
-        return value.expand(shape).clone(memory_format=torch.contiguous_format)
+        return value.expand([x.shape[0], len(self.bias), *space]).clone(memory_format=torch.contiguous_format)
 
     def extra_repr(self) -> str:
         """Say how many channels there are and whether they are 0."""
         return f"{len(self.bias)}{'' if isinstance(self.bias, nn.Parameter) else ', zero'}"
 
 
+def stands_in(model: nn.Module) -> bool:
+    """Whether constants stand in a model for layers: it is a network also if none of these is left."""
+    return isinstance(model, nn.Module) and any(isinstance(module, Constant) for module in model.modules())
+
+
 def _geometry(layer: nn.Module) -> list[tuple[int, int, int, int]]:
     """Return (factor, addend, divisor, offset) of each axis of space, for `_length`."""
-    if isinstance(layer, BatchNorm):
-        return [(1, 0, 1, 0)] * 3
     if not isinstance(layer, _ConvNd):
         return []
     axes = []

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib._model import Example, check, clone, paired
+from pruning_lib._model import check, clone
+from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._graph import avoidable, operand, shape_of
 from pruning_lib.channels._shapes import distinct
 from pruning_lib.channels._solve import label
 from pruning_lib.channels._state import Analysis, Call
-from pruning_lib.channels._trace import trace
+from pruning_lib.channels._tables import find_tables
+from pruning_lib.channels._trace import trace_pair
+from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels.rules._layers import transposed, weighs
-from pruning_lib.units import Group, Member, Units, unwrapped, weighted
+from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, unwrapped, weighted
 
 
-def find_units(model: nn.Module, example: Example) -> Units:
+def find_units(model: nn.Module, example: Any) -> Units:
     """Find the units of a network that can be pruned: who writes them, rescales them and reads them.
 
     Met in the chapter `serene`. The model is traced in eval mode on a copy; it is not touched.
@@ -25,8 +30,8 @@ def find_units(model: nn.Module, example: Example) -> Units:
     ----------
     model : nn.Module
         A network with at least one linear or convolution layer. Its forward must not branch on values.
-    example : Tensor or tuple of Tensor
-        What forward takes, on the model's device and of its dtype; one sample is enough.
+    example : Tensor, tuple, mapping or Inputs
+        What forward takes, as `pruning_lib.inputs` says, on the model's device and of its dtype; one sample is enough.
 
     Returns
     -------
@@ -54,8 +59,11 @@ def find_units(model: nn.Module, example: Example) -> Units:
     >>> units.macs  # 4·1·3·3 taps at 6·6 positions, 2·4·3·3 at 4·4
     {'0': 1296, '3': 1152}
     """
-    args = check(model, example)
-    return describe(label(trace(clone(unwrapped(model)), paired(args), "find_units")))
+    model = unwrapped(model)
+    inputs = check(model, example, prunable=not stands_in(model))
+    graph = trace_pair(clone(model), inputs, "find_units")
+    hold_for_training(graph, inputs, "find_units")
+    return describe(label(graph))
 
 
 def describe(state: Analysis) -> Units:
@@ -64,8 +72,8 @@ def describe(state: Analysis) -> Units:
     A group is named by the first layer that writes one of its classes, and numbers its units in the order in which that
     layer's rows name them.
     """
-    calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)]]
-    roots, pinned = state.classes.roots, state.classes.pinned
+    calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)] if not _passes(state, call)]
+    roots, pinned = state.classes.roots, {**_strangers(state, calls), **state.classes.pinned}
     numbers: dict[str, int] = {}  # of each group, by its name
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
     sizes: list[int] = []
@@ -79,7 +87,33 @@ def describe(state: Analysis) -> Units:
                 sizes[numbers[layer]] += 1
     groups = _groups(state, calls, list(numbers), sizes, place[roots])
     written = {member.layer for group in groups for member in group.writers}
-    return Units(groups, _fixed(state, calls, written), _macs(state))
+    return Units(groups, _fixed(state, calls, written, pinned), _macs(state))
+
+
+def _strangers(state: Analysis, calls: list[tuple[str, Call]]) -> dict[int, str]:
+    """Return the classes that a weight writes which no method could find, and why they stay."""
+    found: dict[int, str] = {}
+    for _, call in calls:
+        if writes(call) and not _is_own(state, call):
+            name = state.graph.names.get(state.leaves[call.weight][0], "a tensor in forward")
+            reason = f"is written by '{name}', which is not the `weight` of a linear layer or a convolution"
+            found.update(dict.fromkeys(distinct(state.classes.roots[call.rows]).tolist(), reason))
+    return found
+
+
+def _passes(state: Analysis, call: Call) -> bool:
+    """Whether a depthwise weight belongs to no layer of its own, as a filter that blurs: its channels pass it."""
+    leaf = state.leaves[call.weight][0]
+    return call.depthwise and not (_is_own(state, call) and isinstance(state.graph.tensors.get(leaf), nn.Parameter))
+
+
+def _is_own(state: Analysis, call: Call) -> bool:
+    """Whether a module that can be zeroed, penalized and ranked holds the weight of a call."""
+    module = state.graph.model.get_submodule(layer_of(state, call))
+    if isinstance(module, Weighted):
+        return True
+    own = module._parameters.get("weight") is state.graph.tensors[state.leaves[call.weight][0]]
+    return is_layer(module) and own and ("inputs first" in call.node.meta) == inputs_first(module)
 
 
 def writes(call: Call) -> bool:
@@ -121,6 +155,7 @@ def _groups(
     for node, labels in state.norms:
         _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
     avoided = avoidable(state.graph, nodes)
+    tables = list(find_tables(state, place))
     return [
         Group(
             name=name,
@@ -130,6 +165,7 @@ def _groups(
             norms=tuple(norms[i].values()),
             readers=tuple(readers[i].values()),
             bypassed=i in avoided,
+            tables=tuple(table for number, table in tables if number == i),
         )
         for i, name in enumerate(names)
     ]
@@ -156,32 +192,43 @@ def _erased(node: Node, erasing: set[Node]) -> bool:
     return True
 
 
-def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str]) -> dict[str, str]:
+def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pinned: dict[int, str]) -> dict[str, str]:
     """Say for each layer that writes no group why its units stay."""
     reasons: dict[str, str] = {}
     # Layers that were followed: some class of their rows is pinned, and the pin has the reason.
     for layer, call in calls:
         if layer not in written:
-            reason = next((state.classes.pinned.get(root) for root in state.classes.roots[call.rows].tolist()), None)
-            reasons.setdefault(layer, reason or "has a weight that something else reads")
+            reason = next((pinned[root] for root in state.classes.roots[call.rows].tolist() if root in pinned), None)
+            # A weight of the model itself goes by its own name.
+            name = layer or state.graph.names.get(state.leaves[call.weight][0], layer)
+            reasons.setdefault(name, reason or "has a weight that something else reads")
     # Layers whose weight an operator reads that no rule covers.
     for node, why in state.unknown.items():
         for source in node.all_input_nodes:
             if source in state.graph.tensors:  # an operator that no rule follows reads a layer's weight
                 reason = why if weighs(node) else f"is read by {why.removeprefix('feeds ')}"
                 reasons.setdefault(state.graph.owner(source), reason)
-    layers = weighted(state.graph.model)
+    # Then layers that somebody wrote.
+    modules = dict(state.graph.model.named_modules())
+    known = {layer for layer, _ in calls}
+    own = [layer for layer in reasons if not type(modules.get(layer)).__module__.startswith("torch.")]
+    own = [layer for layer in own if layer in known or layer not in modules or is_layer(modules[layer])]
+    layers = [*weighted(state.graph.model), *(layer for layer in own if layer)]
     fixed = {layer: reasons[layer] for layer in layers if layer in reasons and layer not in written}
-    called = {layer for layer, _ in calls} | set(fixed)
-    return fixed | {layer: "is not called by forward" for layer in layers if layer not in called}
+    called = {layer_of(state, call) for call in state.calls} | set(fixed)
+    training = {name.rpartition(".")[0] for name in state.graph.awake}
+    idle = {True: "runs in training mode alone", False: "is not called by forward"}
+    return fixed | {layer: idle[layer in training] for layer in layers if layer not in called}
 
 
 def _macs(state: Analysis) -> dict[str, int]:
     """Count multiply-adds for one sample: outputs times the taps that each of them reads."""
     graph = state.graph
-    macs = dict.fromkeys(weighted(graph.model), 0)
+    macs = dict.fromkeys(
+        [*weighted(graph.model), *(layer_of(state, each) for each in state.calls if _is_own(state, each))], 0
+    )
     # The graph was traced on a whole batch.
-    batch = next(shape_of(node)[0] for node in graph.nodes if graph.is_input(node))
+    batch = next(shape_of(node)[0] for node in graph.inputs if shape_of(node))
     for node in graph.nodes:
         if weighs(node):
             weight = operand(node, 1)

@@ -30,15 +30,27 @@ class Graph:
         The parameters, buffers and literals that enter the graph.
     owned : set of Node
         Those of `tensors` that a module registers; the others are literals in the forward and keep their size.
-    opaque : set of Node
-        What is changed in place while something else still looks at it.
+    opaque : dict of Node to str
+        What is changed in place while something else still looks at it, and the operator that does it.
+    words : list of int
+        Of each input, how many entries the table has in which its numbers are looked up; 0 if in none.
+    awake : list of str
+        Parameters that training mode alone reads.
+    training : dict of str to list of Tensor
+        Of each parameter that training mode needs whole, in part: which indices along each axis, as bool tensors.
+    cautious : bool
+        Whether constants other than 0 are not trusted behind operators that may do something else at another size.
     """
 
     model: nn.Module
     nodes: list[Node]
     tensors: dict[Node, Tensor]
     owned: set[Node]
-    opaque: set[Node] = field(default_factory=set)
+    opaque: dict[Node, str] = field(default_factory=dict)
+    words: list[int] = field(default_factory=list)
+    awake: list[str] = field(default_factory=list)
+    training: dict[str, list[Tensor]] = field(default_factory=dict)
+    cautious: bool = False
 
     @functools.cached_property
     def biasless(self) -> set[Node]:
@@ -54,9 +66,24 @@ class Graph:
             full.setdefault(id(tensor), name)
         return {node: full[id(tensor)] for node, tensor in self.tensors.items() if node in self.owned}
 
+    @functools.cached_property
+    def layers(self) -> dict[int, str]:
+        """The name of the linear or convolution layer that holds a weight, by the weight's id."""
+        plain = weighted(self.model).items()
+        return {id(weight): name for name, layer in plain if (weight := layer._parameters.get("weight")) is not None}
+
     def owner(self, node: Node) -> str:
-        """Return the name of the layer that registers a tensor, for which a parametrization may compute; "" if none."""
-        return self.names.get(node, "").rpartition(".")[0].split(PARAMETRIZED)[0]
+        """Return the name of the layer that registers a tensor, for which a parametrization may compute; "" if none.
+
+        A weight that an embedding shares is named by the linear layer.
+        """
+        first = self.names.get(node, "").rpartition(".")[0].split(PARAMETRIZED)[0]
+        return self.layers.get(id(self.tensors[node]), first) if node in self.tensors else first
+
+    @property
+    def inputs(self) -> list[Node]:
+        """The tensors among what the caller passes to forward."""
+        return [node for node in self.nodes if self.is_input(node) and isinstance(node.meta.get("val"), Tensor)]
 
     def is_input(self, node: Node) -> bool:
         """Whether a node is what the caller passes to forward, neither a tensor of the model nor computed."""

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib._model import tensors_of
+from pruning_lib._model import check_holds, tensors_of
 from pruning_lib.channels._plan import Plan, cut
 
 # Their update of one element looks at the state of this element alone, so that state can be cut like the weights.
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
 
 
-def check_optimizer(optimizer: Optimizer) -> None:
-    """Raise one sentence if the optimizer's state could not be cut."""
+def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raise one sentence if the optimizer is that of another model, or if its state could not be cut."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"The optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}.")
     kind = type(optimizer)
@@ -26,6 +26,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
             f"{kind.__name__} keeps state that cannot be cut with the weights, or that mixes them: call `shrink` "
             f"without it and build a new one; {', '.join(ELEMENTWISE)} can be passed."
         )
+    check_holds(optimizer, model)
 
 
 def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) -> Optimizer:
@@ -41,7 +42,8 @@ def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan
     for group in optimizer.param_groups:
         stay = [p for p in group["params"] if names.get(id(p)) not in replaced]
         params = [new[names[id(p)]] if id(p) in names else p for p in stay]
-        params += [new[created[name]] for p in group["params"] if created.get(name := names.get(id(p), "")) in new]
+        added = [new.get(created.get(names.get(id(p), ""), "")) for p in group["params"]]
+        params += [each for each in added if isinstance(each, nn.Parameter)]  # a constant of zeros is a buffer
         # Named groups would need a name for each created bias.
         groups.append({key: value for key, value in group.items() if key not in ("params", "param_names")})
         groups[-1]["params"] = params

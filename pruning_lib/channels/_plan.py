@@ -16,7 +16,7 @@ from pruning_lib.channels._graph import PARAMETRIZED
 from pruning_lib.channels._schema import Plan as Plan
 from pruning_lib.channels._schema import misfits
 from pruning_lib.channels._shapes import in_groups
-from pruning_lib.units import BatchNorm
+from pruning_lib.units import BatchNorm, inputs_first
 
 
 @dataclass
@@ -131,9 +131,16 @@ def cut(
     # Indexing forgets the layout, and a network in channels-last would pay for it in every convolution.
     if tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         small = small.contiguous(memory_format=torch.channels_last)
-    small = small.to(dtype) if dtype and small.is_floating_point() else small
+    small = small.to(wider(small.dtype, dtype))
     # A tensor that lost nothing is still the dense model's own.
     return small.clone() if small.data_ptr() == tensor.data_ptr() else small
+
+
+def wider(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """Return what a tensor of a dtype becomes in a model of another: whole numbers stay, complex ones stay complex."""
+    if dtype is None or not (own.is_floating_point or own.is_complex):
+        return own
+    return dtype.to_complex() if own.is_complex else dtype
 
 
 def _regroup(module: nn.Module, count: int) -> None:
@@ -185,7 +192,10 @@ def _resize(module: nn.Module) -> None:
         vector = weight if isinstance(weight, Tensor) else module.running_mean
         assert vector is not None
         module.num_features = len(vector)
-    elif isinstance(module, nn.Embedding) and isinstance(weight, Tensor):
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag) and isinstance(weight, Tensor):
         module.embedding_dim = weight.shape[1]
+    elif inputs_first(module) and isinstance(weight, Tensor):
+        setattr(module, "nx", weight.shape[0])  # noqa: B010
+        setattr(module, "nf", weight.shape[1])  # noqa: B010
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()

@@ -14,8 +14,10 @@ from pruning_lib.channels._graph import caller
 from pruning_lib.channels._plan import Plan
 from pruning_lib.channels._shapes import by_channel, distinct
 from pruning_lib.channels._state import Analysis, Call, Kept
-from pruning_lib.channels.rules._layers import channel_axis, kept_groups
+from pruning_lib.channels.rules._layers import blocks, channel_axis, kept_groups
 from pruning_lib.units import Group, Units
+
+TINY = 1e-30  # far below what any output shows; weight decay takes weights here, and no further
 
 
 def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node]) -> Plan:
@@ -40,11 +42,11 @@ def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node])
         shapes={graph.names[node]: list(graph.tensors[node].shape) for node in changed},
         kept={graph.names[node]: axes for node, axes in indices.items() if axes},
         units={name: _units_left(state, kept, calls[name], group) for name, group in units.items()},
-        created=[layer_of(state, call) for call in state.calls if creates_bias(state, kept, call)],
+        created=list(dict.fromkeys(layer_of(state, call) for call in state.calls if creates_bias(state, kept, call))),
         groups=_groups_left(state, kept),
         blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
         constants={caller(graph, node)[0]: _stand_in_channels(state, kept, node) for node in state.severed},
-        notes=[*_notes(state, kept), *_not_followed(state, units)],
+        notes=[*_notes(state, kept), *_not_followed(state, units), *_nearly_zero(state, kept)],
     )
 
 
@@ -120,7 +122,21 @@ def _notes(state: Analysis, kept: Kept) -> Iterator[str]:
         yield f"{layer}: {units}: {why}"
     yield from _rows_that_stay(state, kept)
     for node in state.severed:
-        yield f"{caller(state.graph, node)[0]}: no input changes it, so it became a constant"
+        why = "no input changes it" if _reaches_output(node) else "nothing reads it"
+        yield f"{caller(state.graph, node)[0]}: {why}, so it became a constant"
+
+
+def _reaches_output(node: Node) -> bool:
+    """Whether forward returns something that is made of what a node returned."""
+    seen, left = {node}, [node]
+    while left:
+        for user in left.pop().users:
+            if user.op == "output":
+                return True
+            if user not in seen:
+                seen.add(user)
+                left.append(user)
+    return False
 
 
 def _rows_that_stay(state: Analysis, kept: Kept) -> Iterator[str]:
@@ -142,6 +158,20 @@ def _rows_that_stay(state: Analysis, kept: Kept) -> Iterator[str]:
         count = int(fed.sum())
         rows = "1 row of constants stays" if count == 1 else f"{count} rows of constants stay"
         yield f"{layer_of(state, call)}: {rows}: {why}"
+
+
+def _nearly_zero(state: Analysis, kept: Kept) -> Iterator[str]:
+    """Say which layers have rows that differ from 0 by nothing that an output could show."""
+    for layer, call in {layer_of(state, call): call for call in state.calls}.items():
+        weight = blocks(state.tensor(call.weight).detach(), call.node).flatten(2)
+        sizes = weight.abs().amax(2).flatten().cpu() if weight.numel() else torch.zeros(0)
+        count = int(((sizes > 0) & (sizes < TINY) & kept.of(call.rows)).sum())
+        if count:
+            rows = "1 row is" if count == 1 else f"{count} rows are"
+            yield (
+                f"{layer}: {rows} below {TINY:.0e} and yet not 0, so nothing was removed there: "
+                "`threshold_weights` sets such weights to 0"
+            )
 
 
 def _not_followed(state: Analysis, units: Units) -> Iterator[str]:

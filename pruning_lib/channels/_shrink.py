@@ -8,13 +8,16 @@ W_j ← W_j + Σ_k (c_k / c_j) W_k. Derived in the chapter `from-zeros-to-smalle
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pruning_lib._model import Example, check, clone, paired
+from pruning_lib._model import check, clone, tensors_of
+from pruning_lib.channels._blame import blame
 from pruning_lib.channels._compensate import compensate
+from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._find import describe, first_calls
 from pruning_lib.channels._optimizer import check_optimizer, cut_optimizer
 from pruning_lib.channels._plan import Plan, Shrunk, apply
@@ -22,28 +25,31 @@ from pruning_lib.channels._planning import make_plan
 from pruning_lib.channels._solve import Pins, decide, label
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels._suspects import suspects
-from pruning_lib.channels._trace import trace
-from pruning_lib.channels._verify import Comparison, compare
+from pruning_lib.channels._trace import trace_pair
+from pruning_lib.channels._training import hold_for_training
+from pruning_lib.channels._verify import Comparison, compare, refer
+from pruning_lib.units import unwrapped
 
 ROUNDS = 12  # each names at least one literal size more; forwards with more of them than this have not been met
 
 
-def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = None) -> Shrunk:
+def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None) -> Shrunk:
     """Remove every channel that is provably dead, and nothing else; the outputs in eval mode stay equal.
 
     A unit is dead if no input changes it or if nothing reads it. Exactly zero is required: 1e-15 is alive. Constants
     move into biases or into one constant channel; a layer on the only way to the output keeps at least one unit, one
     that something bypasses becomes a `Constant`. What no rule covers stays, with a line in ``.plan.notes``; so do
-    channels that ``forward`` counts, unless the module defines ``after_shrink(kept)`` and adapts. In train mode
-    equality holds without dropout and with settled statistics; under further training the two networks are different.
+    channels that ``forward`` counts, unless the module defines ``after_shrink(kept)`` and adapts, and channels that
+    layers read which run in train mode alone. In train mode equality holds without dropout and with settled
+    statistics; under further training the two networks are different.
     Derived in the chapter `from-zeros-to-smaller`; all rules on one page: *What shrink promises*.
 
     Parameters
     ----------
     model : nn.Module
-        It is not touched.
-    example : Tensor or tuple of Tensor
-        What forward takes, on the model's device and of its dtype; one sample is enough.
+        It is not touched. Of a wrapper (DataParallel, DistributedDataParallel, torch.compile) the module inside counts.
+    example : Tensor, tuple, mapping or Inputs
+        What forward takes, as `pruning_lib.inputs` says, on the model's device and of its dtype; one sample is enough.
     optimizer : torch.optim.Optimizer, optional
         SGD, Adam or another whose update is elementwise; it is not touched either.
 
@@ -57,7 +63,8 @@ def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = 
     TypeError, ValueError
         If the model has no prunable layer, the example does not fit it, or the optimizer cannot be cut.
     RuntimeError
-        If the forward cannot be traced, or if the outputs differ by more than 1e-9 in float64.
+        If the forward cannot be run or traced, if it changes its own weights, or if the outputs differ by more than
+        1e-9 in float64.
 
     Examples
     --------
@@ -80,10 +87,14 @@ def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = 
     >>> torch.allclose(shrunk.model(x), model(x), atol=1e-6)
     True
     """
-    args = check(model, example)
+    model = unwrapped(model)
+    inputs = check(model, example, prunable=not stands_in(model))
+    _check_numbers(model)
     if optimizer is not None:
-        check_optimizer(optimizer)
-    graph = trace(clone(model, share=True), paired(args), "shrink")
+        check_optimizer(optimizer, model)
+    graph = trace_pair(clone(model, share=True), inputs, "shrink")
+    reference = refer(model, inputs, graph.words)
+    hold_for_training(graph, inputs, "shrink")
     # Units are named by the network that came in, also those of layers that turn out to be constant.
     whole = label(graph)
     units, calls = describe(whole), first_calls(whole)
@@ -96,18 +107,46 @@ def shrink(model: nn.Module, example: Example, *, optimizer: Optimizer | None = 
         # 2. Cut, and 3. compensate: a function of the dtype, as the comparison in float64 wants a copy of its own.
         make = functools.partial(_smaller, model, state, kept, plan)
         # 4. Compare.
-        comparison = compare(model, make, args)
+        comparison = compare(reference, make)
         if comparison.equal:
             small = make(None)
             removed = {name: group.size - len(plan.units[name]) for name, group in units.items()}
             fresh = None if optimizer is None else cut_optimizer(optimizer, model, small, plan)
             return Shrunk(small, fresh, plan, removed, comparison.error)
+        if comparison.training and not graph.training:
+            hold_for_training(graph, inputs, "shrink", always=True)
+            continue
+        # A constant may be another one at another size: from then on, only 0 is trusted where that can be.
+        if comparison.raised is None and not graph.cautious:
+            graph.cautious = True
+            continue
         # A literal size in forward may be to blame: keep the channels that it counts, and plan again.
-        more = suspects(state, kept, pins, comparison, make(None), args)
+        more = suspects(state, kept, pins, comparison, make(None), inputs)
         if not more:
             break
         pins += more
-    raise RuntimeError(f"`shrink` found that the outputs would change: {comparison.difference}. Nothing was changed.")
+    where = f" on inputs of shape {comparison.inputs}" if comparison.inputs else ""
+    if comparison.inputs and comparison.raised is None:
+        where += blame(state, kept, clone(model), make(None), comparison.inputs)
+    raise RuntimeError(
+        f"`shrink` found that the outputs would change: {comparison.difference}{where}{_not_finite(model)}. "
+        "Nothing was changed."
+    )
+
+
+def _not_finite(model: nn.Module) -> str:
+    """Name a tensor that holds NaN or infinite numbers, which no smaller network can be held against."""
+    for name, _, _, tensor in tensors_of(model):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return f"; '{name}' holds NaN or infinite numbers, so there may be nothing to compare"
+    return ""
+
+
+def _check_numbers(model: nn.Module) -> None:
+    """Raise ValueError for tensors without numbers."""
+    for name, _, _, tensor in tensors_of(model):
+        if tensor.is_meta:
+            raise ValueError(f"`shrink` looks at numbers, and '{name}' is on the meta device: load the weights first.")
 
 
 def _smaller(model: nn.Module, state: Analysis, kept: Kept, plan: Plan, dtype: torch.dtype | None) -> nn.Module:

@@ -23,9 +23,11 @@ from pruning_lib.channels import rules
 from pruning_lib.channels._compensate import represent
 from pruning_lib.channels._constants import REPLACEABLE
 from pruning_lib.channels._graph import Graph, avoidable, base, caller, computes, operand, shape_of
-from pruning_lib.channels._shapes import NAN, by_channel, common, flat, like, narrow, spread, uniform
+from pruning_lib.channels._lengths import keep_lengths, settle_values
+from pruning_lib.channels._shapes import NAN, Labels, by_channel, common, flat, like, narrow, spread, uniform
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._layers import balance, channel_axis, weighs
+from pruning_lib.channels.rules._sources import looks_up
 
 Pins = list[tuple[Node, str]]
 """Nodes whose channels have to stay, each with the reason."""
@@ -61,8 +63,8 @@ def label(
     for node in graph.nodes:
         if node in graph.opaque and node in graph.tensors:
             state.frozen[node] = "is changed in place by forward"
-        if node not in state.severed and (weighs(node) or base(node) == "embedding"):
-            _find_leaves(state, operand(node, 0 if base(node) == "embedding" else 1))
+        if node not in state.severed and (weighs(node) or looks_up(node)):
+            _find_leaves(state, operand(node, 0 if looks_up(node) else 1))
     for node in graph.nodes:
         if node.op == "placeholder":
             if graph.is_input(node):
@@ -75,12 +77,16 @@ def label(
             vector = state.classes.new(len(state.severed[node]))
             state.labels[node] = spread(vector, channel_axis(node), shape_of(node))
         elif node in graph.opaque:
-            state.give_up(node, f"feeds `{base(node)}`, which changes a view in place")
+            state.give_up(node, f"is changed in place by `{graph.opaque[node]}`, through a view")
         else:
             rules.find(node).label(state, node)
     # What an earlier round was wrong about.
     for node, reason in pins:
         state.freeze(node, reason)
+    for node in graph.owned:
+        for labels, mask in zip(state.axes.get(node, ()), graph.training.get(graph.names[node], ()), strict=False):
+            state.classes.pin(labels[mask], "is needed by what runs in training mode alone")
+    keep_lengths(state)
     return state
 
 
@@ -118,14 +124,22 @@ def propagate(state: Analysis) -> None:
     """Find the constants, forward, then what is used, backward."""
     graph = state.graph
     # Values come from parameters and literals; whatever depends on an input is live.
+    fixed = set(graph.tensors)  # what no input has a part in
     for node in graph.nodes:
         changed = node in graph.tensors and node in graph.opaque
-        if graph.is_input(node) or changed or node in state.unknown:
+        if graph.is_input(node) or changed or node in state.unknown or _complex(node):
             state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
         elif node in state.severed:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
         elif computes(node):
             rules.find(node).value(state, node)
+            if graph.cautious and _depends_on_sizes(node):
+                state.values[node] = _only_zeros(state.values[node])
+                state.scaled.pop(node, None)
+            if node.all_input_nodes and fixed.issuperset(node.all_input_nodes):
+                fixed.add(node)
+        if node in fixed:
+            settle_values(state, node)
     # Backwards, every reader of a node has spoken before the node is asked. What nobody used asks for nothing, so dead
     # code uses nothing, and a severed layer's inputs are of no use.
     for node in reversed(graph.nodes):
@@ -134,6 +148,24 @@ def propagate(state: Analysis) -> None:
                 state.mark_all(source)
         elif computes(node) and node in state.used and node not in state.severed:
             rules.find(node).use(state, node)
+
+
+def _depends_on_sizes(node: Node) -> bool:
+    """Whether an operator may do something else at another size: all but layers and what treats elements alone."""
+    return not (rules.find(node).elementwise or weighs(node) or base(node) in ("batch_norm", "getitem"))
+
+
+def _only_zeros(values: Labels) -> Labels:
+    """Return values in which every constant other than 0 is live."""
+    if isinstance(values, Tensor):
+        return torch.where(narrow(values) == 0, 0.0, NAN).double().expand(values.shape)
+    return [_only_zeros(part) for part in values] if isinstance(values, list) else values
+
+
+def _complex(node: Node) -> bool:
+    """Whether an operator returns complex numbers, which no value here can hold."""
+    value = node.meta.get("val")
+    return computes(node) and isinstance(value, Tensor) and value.is_complex()
 
 
 def live_classes(state: Analysis) -> Tensor:

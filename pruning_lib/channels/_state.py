@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._graph import Graph, base, shape_of
-from pruning_lib.channels._shapes import NO_CLASS, Labels, align, by_channel, common, distinct, flat, like, narrow
+from pruning_lib.channels._shapes import NAN, NO_CLASS, Labels, align, by_channel, common, distinct, flat, like, narrow
 
 FEW = 1 << 16  # elements of a parameter that are followed one by one
 
@@ -221,7 +221,8 @@ class Analysis:
 
     def values_of(self, node: Node) -> Tensor:
         """Return an operand's values; parameters come in their own dtype, everything else in float64."""
-        return self.tensor(node).detach().cpu()
+        value = self.tensor(node).detach().cpu()
+        return torch.full((), NAN).double().expand(value.shape) if value.is_complex() else value
 
     def tensor(self, node: Node) -> Tensor:
         """Return an operand's values where they are; a parameter is not copied."""

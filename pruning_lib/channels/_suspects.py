@@ -10,17 +10,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruning_lib._model import clone, paired, user_frames
+from pruning_lib._inputs import Inputs, paired
+from pruning_lib._model import clone, user_frames
 from pruning_lib.channels import rules
 from pruning_lib.channels._graph import base, caller, callers, computes, frames_of, line_of
 from pruning_lib.channels._shapes import flat
 from pruning_lib.channels._solve import Pins
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels._trace import trace
-from pruning_lib.channels._verify import Args, Comparison
+from pruning_lib.channels._verify import Comparison
 
 
-def suspects(state: Analysis, kept: Kept, pins: Pins, failure: Comparison, small: nn.Module, args: Args) -> Pins:
+def suspects(state: Analysis, kept: Kept, pins: Pins, failure: Comparison, small: nn.Module, inputs: Inputs) -> Pins:
     """Name the operators whose literal sizes may have broken the cut network; none if all were named before."""
     done = {node for node, _ in pins}
     candidates = {
@@ -30,7 +31,7 @@ def suspects(state: Analysis, kept: Kept, pins: Pins, failure: Comparison, small
     }
     # An error has a line in forward; a wrong number has none, but the cut network's shapes say where it went astray.
     error = failure.raised
-    start = _differing(state, kept, small, args) if error is None else _where(state, error)
+    start = _differing(state, kept, small, inputs) if error is None else _where(state, error)
     # A literal in that very line.
     if here := [node for node in start if node in candidates]:
         return [_pin(node) for node in here]
@@ -84,10 +85,10 @@ def _around(state: Analysis, start: list[Node]) -> list[Node]:
     return [*inside, *(source for node in inside for source in node.all_input_nodes)]
 
 
-def _differing(state: Analysis, kept: Kept, small: nn.Module, args: Args) -> list[Node]:
+def _differing(state: Analysis, kept: Kept, small: nn.Module, inputs: Inputs) -> list[Node]:
     """Trace the cut network again and return the first node whose shape is not what was predicted."""
     try:
-        again = trace(clone(small), paired(args), "shrink").nodes
+        again = trace(clone(small), paired(inputs), "shrink").nodes
     except RuntimeError:
         return []
     for old, new in zip(filter(computes, state.graph.nodes), filter(computes, again), strict=False):

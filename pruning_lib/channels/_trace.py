@@ -6,6 +6,7 @@ code stays in it, because the forward that is kept afterwards still executes tha
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -14,13 +15,28 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from pruning_lib._model import first_line, place, quiet
+from pruning_lib._inputs import Inputs, paired, tensors_in
+from pruning_lib._model import clone, first_line, place, quiet, rewrites_itself
 from pruning_lib.channels import rules
-from pruning_lib.channels._graph import Graph, computes, line_of, writes_first, written
+from pruning_lib.channels._graph import Graph, base, computes, line_of, operand, shape_of, writes_first, written
+
+MOVES = {
+    *("view", "reshape", "flatten", "unsqueeze", "squeeze", "expand", "slice", "select", "transpose", "permute", "t"),
+    *("contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy"),
+}  # operators behind which an input's numbers are the same
+UNCHANGED = "Nothing was changed."
 
 
-def trace(model: nn.Module, args: tuple[Tensor, ...], what: str) -> Graph:
-    """Trace `model`, which the caller owns, on `args` in eval mode, for the function called `what`.
+def trace_pair(model: nn.Module, inputs: Inputs, what: str, *, training: bool = False) -> Graph:
+    """Trace on a batch of at least two; on the example as it is where the model takes no other batch."""
+    if (double := paired(inputs)) is not inputs:
+        with contextlib.suppress(RuntimeError):
+            return trace(model, double, what, training=training)
+    return trace(model, inputs, what, training=training)
+
+
+def trace(model: nn.Module, inputs: Inputs, what: str, *, training: bool = False) -> Graph:
+    """Trace `model`, which the caller owns, on `inputs`, in eval mode or in training mode, for the function `what`.
 
     Raises
     ------
@@ -28,23 +44,52 @@ def trace(model: nn.Module, args: tuple[Tensor, ...], what: str) -> Graph:
         If the forward cannot be run or traced; the sentence says where.
     """
     # Not strict: the forward is run as it is, with stand-ins for tensors, instead of being analysed as bytecode.
-    model.eval()
+    model.train(training)
     try:
-        with quiet(), torch.no_grad():
-            exported = torch.export.export(model, args, strict=False)
+        exported = _export(model, inputs)
     except Exception as error:
-        raise RuntimeError(_refusal(model, args, error, what)) from error
+        raise RuntimeError(_refusal(model, inputs, error, what)) from error
     # Shapes that depend on values would be symbols, and labels have to have a shape.
     for node in exported.graph.nodes:
         if _depends_on_values(node.meta.get("val")):
             raise RuntimeError(
                 f"`{what}` could not trace {type(model).__name__}.forward: a number or a shape in it depends on a "
-                f"tensor's values{line_of(node)}. Nothing was changed. Move that out of `forward`, or pass the part of "
-                "the model that does without it."
+                f"tensor's values{line_of(node)}. {UNCHANGED} Move that out of `forward`, or pass the part of the "
+                "model that does without it."
             )
-    graph = Graph(model, list(exported.graph.nodes), *_tensors(model, exported))
+    tensors, owned = _tensors(model, exported)
+    _name_linear(exported.graph, owned)
+    graph = Graph(model, list(exported.graph.nodes), tensors, owned)
+    graph.words = [_words(node) for node in graph.inputs]
     _settle_in_place(graph)
+    if not graph.nodes[-1].all_input_nodes:
+        raise RuntimeError(f"`{what}` found no tensor in what {type(model).__name__}.forward returns. {UNCHANGED}")
     return graph
+
+
+def _export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
+    # Torch exports containers that it knows, alone; what counts are the tensors in them.
+    handle = model.register_forward_hook(lambda module, args, outputs: tensors_in(outputs))
+    try:
+        with quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return torch.export.export(model, inputs.args, inputs.kwargs or None, strict=False)
+    finally:
+        handle.remove()
+
+
+def _words(source: Node) -> int:
+    """Return how many entries the smallest table has in which an input's numbers are looked up; 0 if in none."""
+    found: list[int] = []
+    left, seen = [source], {source}
+    while left:
+        node = left.pop()
+        for user in node.users:
+            if computes(user) and base(user) == "embedding" and user.args[1] is node:
+                found.append(shape_of(operand(user))[0])
+            elif user not in seen and computes(user) and base(user) in MOVES and user.all_input_nodes == [node]:
+                seen.add(user)
+                left.append(user)
+    return min(found, default=0)
 
 
 def _tensors(model: nn.Module, exported: ExportedProgram) -> tuple[dict[Node, Tensor], set[Node]]:
@@ -67,22 +112,60 @@ def _tensors(model: nn.Module, exported: ExportedProgram) -> tuple[dict[Node, Te
     return tensors, owned
 
 
-def _refusal(model: nn.Module, args: tuple[Tensor, ...], error: BaseException, what: str) -> str:
+def _name_linear(traced: torch.fx.Graph, owned: set[Node]) -> None:
+    """Write a product with a weight (inputs, outputs) as the linear layer that it is, marked "inputs first"."""
+    for node in list(traced.nodes):
+        name = base(node) if computes(node) else ""
+        bias, (source, weight) = None, (*node.args, None, None)[:2]
+        if name == "addmm" and not node.kwargs:
+            bias, source, weight = node.args
+        elif name not in ("matmul", "mm"):
+            continue
+        if weight not in owned or weight.meta["val"].ndim != 2 or source.meta["val"].ndim < 2:
+            continue
+        if bias is not None and not _is_bias(bias, weight, owned):
+            continue
+        last = node
+        if bias is None and (added := _added(node, weight, owned)) is not None:
+            last, bias = next(iter(node.users)), added
+        with traced.inserting_before(last):
+            linear = traced.call_function(torch.ops.aten.linear.default, (source, weight, bias))
+        linear.meta = {**node.meta, "inputs first": True}
+        last.replace_all_uses_with(linear)
+        for gone in dict.fromkeys((last, node)):
+            traced.erase_node(gone)
+
+
+def _is_bias(value: Any, weight: Node, owned: set[Node]) -> bool:
+    return isinstance(value, Node) and value in owned and value.meta["val"].shape == weight.meta["val"].shape[1:]
+
+
+def _added(product: Node, weight: Node, owned: set[Node]) -> Node | None:
+    """Return the bias that is added to a product and nothing else is done with it."""
+    user = next(iter(product.users), None)
+    if user is None or len(product.users) > 1 or not computes(user) or base(user) != "add" or user.kwargs:
+        return None
+    return next((other for other in user.args if _is_bias(other, weight, owned)), None)  # type: ignore[return-value]
+
+
+def _refusal(model: nn.Module, inputs: Inputs, error: BaseException, what: str) -> str:
     name = f"{type(model).__name__}.forward"
     # Does it run at all? Then it is the exporter that minds, and otherwise the user's own error says more.
+    eager = clone(model)  # forward may change its own weights, which the traced model shares with the user's
     try:
-        with torch.no_grad(), quiet():
-            model(*args)
-    except Exception as eager:
-        shapes = " and ".join(str(tuple(arg.shape)) for arg in args)
+        with torch.no_grad(), quiet(), torch.random.fork_rng(devices=[]):
+            tensors_in(inputs.call(eager))
+    except Exception as raised:
         return (
-            f"`{what}` could not run {name} on the example of shape {shapes}{place(eager)}: {first_line(eager)}. "
-            "Nothing was changed. Pass an example that the model accepts."
+            f"`{what}` could not run {name} on the example of shape {inputs}{place(raised)}: {first_line(raised)}. "
+            f"{UNCHANGED} Pass an example that the model accepts."
         )
+    if why := rewrites_itself(model, eager):
+        return f"`{what}` cannot follow {name}: {why}. {UNCHANGED} Move that out of `forward`."
     dependent = "data-dependent" in str(error) or "DataDependent" in type(error).__name__
     why = "it branches on a tensor's value" if dependent else first_line(error)
     return (
-        f"`{what}` could not trace {name}: {why}{place(error)}. Nothing was changed. "
+        f"`{what}` could not trace {name}: {why}{place(error)}. {UNCHANGED} "
         "Move that out of `forward`, or pass the part of the model that does without it."
     )
 
@@ -110,13 +193,13 @@ def _settle_in_place(graph: Graph) -> None:
         if targets and (not writes_first(node) or targets != [source]):
             sharing[node] = [node]
             for target in targets:  # as an operator of another library, or one that was given `out=`
-                graph.opaque.update((*sharing[target], node))
+                graph.opaque |= dict.fromkeys((*sharing[target], node), base(node))
         elif targets and source is not None:
             family = sharing[source]
             # Other views of the same memory that somebody reads after the change: they see it, and the graph does not.
             late = {member for member in family for user in member.users if order[user] > order[node]} - {source}
             if late or source in graph.tensors:
-                graph.opaque.update((*family, node))
+                graph.opaque |= dict.fromkeys((*family, node), base(node))
             # Readers before the change keep the old node, which is what they saw.
             now = order[node]
             source.replace_all_uses_with(node, delete_user_cb=lambda user, now=now: order[user] > now)  # type: ignore[misc]

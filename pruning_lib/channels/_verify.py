@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from pruning_lib._model import clone
-from pruning_lib.channels._plan import cast
+from pruning_lib._inputs import Inputs, tensors_in
+from pruning_lib._model import clone, first_line, place, rewrites_itself
+from pruning_lib.channels._double import InDouble, native_dtype
+from pruning_lib.channels._plan import cast, wider
+from pruning_lib.channels._probes import probes
 
 TOLERANCE = 1e-9
-Args = tuple[Tensor, ...]
-Runs = list[tuple[Args, list[Tensor]]]
+Run = tuple[Inputs, list[Tensor]]
 """Inputs, and the tensors in what the dense model returned for them."""
 
 
@@ -30,11 +32,17 @@ class Comparison:
         "" if they are equal up to rounding, else what differs: "in shape", or "by 1.2e-03 in float64".
     raised : Exception or None
         What the small network raised instead of returning; `difference` is its message then.
+    training : bool
+        Whether they differ in training mode alone.
+    inputs : Inputs or None
+        On what they differ.
     """
 
     error: float = 0.0
     difference: str = ""
     raised: Exception | None = None
+    training: bool = False
+    inputs: Inputs | None = None
 
     @property
     def equal(self) -> bool:
@@ -42,8 +50,85 @@ class Comparison:
         return not self.difference
 
 
-def compare(model: nn.Module, make: Callable[[torch.dtype | None], nn.Module], args: Args) -> Comparison:
-    """Compare a dense model with a small one on all `probes`, in eval mode.
+@dataclass(frozen=True)
+class Reference:
+    """What a dense model returns on all probes; computed once, whatever is compared with it.
+
+    Parameters
+    ----------
+    exact, native : list of (Inputs, list of Tensor)
+        In float64, empty if it does not run in it at all, and in its own dtype.
+    training : (Inputs, list of Tensor) or None
+        In training mode, on one of the probes; None if it refuses that.
+    double : InDouble
+        How it was run in float64.
+    """
+
+    exact: list[Run]
+    native: list[Run]
+    training: Run | None
+    double: InDouble
+
+
+def refer(model: nn.Module, inputs: Inputs, words: list[int]) -> Reference:
+    """Run a dense model in eval mode on every probe that it accepts, and in training mode on one.
+
+    Parameters
+    ----------
+    words : list of int
+        Of each tensor of the inputs, how many numbers may stand in it if it holds the entries of a table, else 0.
+
+    Raises
+    ------
+    RuntimeError
+        If it refuses the example, or changes its own weights.
+    """
+    dense = clone(model).eval()
+    try:
+        first = _run(dense, inputs, None)
+    except Exception as error:
+        raise RuntimeError(
+            f"`shrink` could not run {type(model).__name__}.forward on the example of shape {inputs}{place(error)}: "
+            f"{first_line(error)}. Nothing was changed. Pass an example that the model accepts."
+        ) from error
+    if why := rewrites_itself(model, dense):
+        name = f"{type(model).__name__}.forward"
+        raise RuntimeError(f"`shrink` cannot follow {name}: {why}. Nothing was changed. Move that out of `forward`.")
+    double = InDouble(native_dtype(model))
+    exact = _run_all(model, probes(inputs, words), double)
+    # What float64 accepted is compared in the model's own dtype, too: nothing is tried twice.
+    choices: Iterator[Iterable[Inputs]] = iter([[each] for each, _ in exact]) if exact else probes(inputs, words)
+    next(choices)
+    native = [(inputs, first), *(run for run in (_accepted(dense, choice, None) for choice in choices) if run)]
+    return Reference(exact, native, _accepted(dense.train(), [native[-1][0], inputs], None), double)
+
+
+def _run_all(model: nn.Module, probes: Iterator[Iterable[Inputs]], double: InDouble) -> list[Run]:
+    """Run the dense model in float64 on every probe that it accepts; none if it does not accept the first."""
+    dense = clone(model, share=True)
+    cast(dense, torch.float64)
+    dense.eval()
+    runs: list[Run] = []
+    for choices in probes:
+        if run := _accepted(dense, choices, double):
+            runs.append(run)
+        elif not runs:
+            break
+    return runs
+
+
+def _accepted(model: nn.Module, choices: Iterable[Inputs], double: InDouble | None) -> Run | None:
+    """Run a model on the first inputs that it accepts; what the untouched model refuses tells nothing."""
+    for inputs in choices:
+        try:
+            return inputs, _run(model, inputs, double)
+        except Exception:  # a size, a batch or a dtype that the model does not take
+            continue
+    return None
+
+
+def compare(reference: Reference, make: Callable[[torch.dtype | None], nn.Module]) -> Comparison:
+    """Compare a small model with what the dense one returned: eval mode in float64, in its own dtype, training mode.
 
     Parameters
     ----------
@@ -51,106 +136,63 @@ def compare(model: nn.Module, make: Callable[[torch.dtype | None], nn.Module], a
         Cuts and compensates the model in a dtype, None for its own. In float64 the constants are added up in float64,
         too: what they lose by rounding is left to the second comparison.
     """
-    exact = _run_all(model, args, torch.float64)  # outputs alone are kept: never two models in float64 at once
-    worst = 0.0
-    if exact is not None:
-        wide = _worst(exact, make(torch.float64).eval(), torch.float64)
-        if not wide.equal:
-            return wide
-        worst = wide.error
-        if worst > TOLERANCE:
-            return Comparison(worst, f"by {worst:.1e} in float64")
+    exact = reference.exact
+    worst = _worst(exact, make(torch.float64).eval(), reference.double) if exact else Comparison()
+    if not worst.equal:
+        return worst
+    if worst.error > TOLERANCE:
+        return replace(worst, difference=f"by {worst.error:.1e} in float64")
     # The model's own dtype: here `compensate` rounds, and what it added must not be worse than rounding elsewhere.
-    small = make(None).eval()
-    for i, (inputs, expected) in enumerate(_run_all(model, args, None) or []):
+    error, small = worst.error, make(None).eval()
+    for i, (inputs, expected) in enumerate(reference.native):
         native = _error(expected, small, inputs, None)
         if not native.equal:
-            return native
-        floats = [leaf.dtype for leaf in expected if leaf.is_floating_point()]
+            return replace(native, inputs=inputs)
+        floats = [leaf.dtype for leaf in expected if leaf.is_floating_point() or leaf.is_complex()]
         eps = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
         # The dense model's own distance from float64 says how much rounding this network does on this input.
-        rounding = _distance(exact[i][1], expected) if exact and i < len(exact) else 0.0
+        rounding = _distance(exact[i][1], expected) if i < len(exact) else 0.0
         if native.error > max(50 * eps, 20 * rounding, TOLERANCE if eps < TOLERANCE else 0.0):
-            return Comparison(native.error, f"by {native.error:.1e} in {floats[0] if floats else 'its own dtype'}")
-        worst = worst if exact else max(worst, native.error)
-    return Comparison(worst)
+            difference = f"by {native.error:.1e} in {floats[0] if floats else 'its own dtype'}"
+            return Comparison(native.error, difference, inputs=inputs)
+        error = error if exact else max(error, native.error)
+    return _training(reference, small) or Comparison(error)
 
 
-def _worst(runs: Runs, small: nn.Module, dtype: torch.dtype) -> Comparison:
+def _training(reference: Reference, small: nn.Module) -> Comparison | None:
+    """Return what goes wrong in training mode, if anything: dropout may make other numbers, and no other shapes."""
+    if reference.training is None:
+        return None
+    inputs, expected = reference.training
+    result = _error(expected, small.train(), inputs, None)
+    return None if result.equal else replace(result, error=float("inf"), training=True, inputs=inputs)
+
+
+def _worst(runs: list[Run], small: nn.Module, double: InDouble) -> Comparison:
     """Return the largest error on any input, or the first failure."""
     worst = Comparison()
     for inputs, expected in runs:
-        one = _error(expected, small, inputs, dtype)
+        one = replace(_error(expected, small, inputs, double), inputs=inputs)
         if not one.equal:
             return one
         worst = max(worst, one, key=lambda each: each.error)
     return worst
 
 
-def _run_all(model: nn.Module, args: Args, dtype: torch.dtype | None) -> Runs | None:
-    """Run the dense model on every input that it accepts; None if it does not run in this dtype at all."""
-    dense = clone(model, share=True)
-    if dtype:
-        cast(dense, dtype)
-    dense.eval()
-    runs: Runs = []
-    for i, choices in enumerate(probes(args)):
-        for inputs in choices:
-            try:
-                runs.append((inputs, _run(dense, inputs, dtype)))
-                break
-            except Exception:  # another size or dtype that the dense model itself refuses
-                if not i:
-                    return None
-    return runs
-
-
-def probes(args: Args) -> Iterator[list[Args]]:
-    """Yield inputs to compare on, each as a list of choices of which the first that the dense model accepts is used.
-
-    The example; random inputs, of another batch size and scale; and images of another size, small if may be.
-    """
-    yield [args]
-    # A generator of its own: the caller's random state is not touched, and two runs compare on the same inputs.
-    generator = torch.Generator().manual_seed(0)
-
-    def like(arg: Tensor, scales: list[float], size: Callable[[int], int]) -> Tensor:
-        # Words, masks, indices: others than the example's might be out of range.
-        if not arg.is_floating_point():
-            return arg[torch.arange(len(scales), device=arg.device) % len(arg)]
-        shape = [len(scales), *arg.shape[1:]]
-        shape[2:] = map(size, shape[2:])
-        factors = torch.tensor(scales).reshape(-1, *[1] * (arg.ndim - 1))
-        return (factors * torch.randn(shape, generator=generator)).to(arg)
-
-    # Ten times as large: a unit that is silent on small inputs may wake up.
-    yield [tuple(like(arg, [1.0, 1.0, 10.0], lambda length: length) for arg in args)]
-    # Another size shows what depends on the number of positions: padded borders, sums, literal sizes.
-    if any(arg.ndim >= 3 for arg in args):
-        yield [tuple(like(arg, [1.0, 10.0], other) for arg in args) for other in (_smaller, _larger)]
-
-
-def _smaller(length: int) -> int:
-    return length // 2 + 5 if length >= 64 else length + 5
-
-
-def _larger(length: int) -> int:
-    return length + 5
-
-
 @torch.no_grad()
-def _run(model: nn.Module, inputs: Args, dtype: torch.dtype | None) -> list[Tensor]:
+def _run(model: nn.Module, inputs: Inputs, double: InDouble | None) -> list[Tensor]:
     """Return the tensors in what a model returns; what is random in it is the same every time."""
-    converted = [x.to(dtype) if dtype and x.is_floating_point() else x for x in inputs]
-    with torch.random.fork_rng(devices=sorted({x.get_device() for x in inputs if x.is_cuda})):
+    devices = sorted({x.get_device() for x in inputs.tensors if x.is_cuda})
+    dtype = torch.float64 if double else None
+    with torch.random.fork_rng(devices=devices), double or contextlib.nullcontext():
         torch.manual_seed(0)
-        outputs = model(*(x.clone() for x in converted))  # forward may change its inputs in place
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        # A copy: forward may change its inputs in place.
+        return tensors_in(inputs.map(lambda x: x.to(wider(x.dtype, dtype), copy=True)).call(model))
 
 
-def _error(expected: list[Tensor], small: nn.Module, inputs: Args, dtype: torch.dtype | None) -> Comparison:
+def _error(expected: list[Tensor], small: nn.Module, inputs: Inputs, double: InDouble | None) -> Comparison:
     try:
-        outputs = _run(small, inputs, dtype)
+        outputs = _run(small, inputs, double)
     except Exception as error:
         return Comparison(float("inf"), str(error) or type(error).__name__, error)
     if [leaf.shape for leaf in outputs] != [leaf.shape for leaf in expected]:
@@ -162,6 +204,7 @@ def _distance(expected: list[Tensor], outputs: list[Tensor]) -> float:
     """Return the largest difference, relative to the largest finite value expected; NaN must meet NaN."""
     worst = 0.0
     for left, right in zip(expected, outputs, strict=True):
+        left, right = (torch.view_as_real(each) if each.is_complex() else each for each in (left, right))
         left, right = left.double(), right.double()
         strange = ~left.isfinite()
         if not torch.equal(strange, ~right.isfinite()):  # a NaN that came or went is a difference of any size

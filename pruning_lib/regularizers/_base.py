@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.units import Units, Weighted, check_plain, fitting, rows, unwrapped, weighted
+from pruning_lib.units import Units, Weighted, check_plain, fitting, is_layer, rows, unwrapped, weighted
 
 
 class Regularizer(Protocol):
@@ -136,7 +136,8 @@ def regularized_layers(
     if units is not None:
         fitting(model, units.values(), name)
         writers = {member.layer for group in units.values() for member in group.writers}
-        layers = {layer: module for layer, module in layers.items() if layer in writers}
+        # In the order of registration, with layers that somebody wrote.
+        layers = {layer: module for layer, module in model.named_modules() if layer in writers and is_layer(module)}
     if not layers:
         raise ValueError(f"{name} found no prunable layer in {type(model).__name__}: it needs a linear or convolution.")
     if in_place:

@@ -33,7 +33,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from pruning_lib.units import BatchNorm, Weighted, rows
+from pruning_lib.units import BatchNorm, Weighted, is_layer, rows
 
 COMPILED = "SeReNe got a compiled model; it differentiates inside the graph, so pass the eager one."
 
@@ -267,7 +267,7 @@ class Probe:
 
 def _has_weight_of(module: nn.Module, by_weight: Mapping[int, str]) -> TypeGuard[Weighted]:
     """Whether a module computes with one of these weights; one that shares it is observed under the first's name."""
-    return isinstance(module, Weighted) and id(module.weight) in by_weight
+    return is_layer(module) and id(module.weight) in by_weight
 
 
 class _Hook:

@@ -34,7 +34,7 @@ from pruning_lib.regularizers._base import (
 )
 from pruning_lib.regularizers._l2 import L2
 from pruning_lib.regularizers._scales import regularized_norms
-from pruning_lib.units import BatchNorm, Units, Weighted, check_plain
+from pruning_lib.units import BatchNorm, Units, Weighted, check_plain, is_layer
 
 Probability = Callable[[Tensor], Tensor]
 """P₀: |w|/τ ≥ 0 → probability of being zeroed, elementwise and never rising."""
@@ -178,7 +178,7 @@ class StochasticPruning(Regularizer):
 
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
-        return incoming_norms({name: layer for name, layer in self._layers.items() if isinstance(layer, Weighted)})
+        return incoming_norms({name: layer for name, layer in self._layers.items() if is_layer(layer)})
 
     def state_dict(self) -> dict[str, Any]:
         """Return strength, temperatures, seed and step, the mask, and the state of `base`."""

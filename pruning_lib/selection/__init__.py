@@ -1,4 +1,4 @@
-"""SELECT: from importances to units, set to zero and held there. Derived in the chapter `serene`.
+"""SELECT: from importances to units, set to zero and held there; used first in the chapter `from-zeros-to-smaller`.
 
 Statistics decide here *what* to zero; what may then be removed is logic, and lives in `pruning_lib.channels`.
 """

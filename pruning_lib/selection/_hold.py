@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.units import BatchNorm, bounded_scale, check_plain, rows, weighted
+from pruning_lib.units import BatchNorm, Weighted, bounded_scale, check_plain, is_layer, rows, weighted
 
 
 class Hold:
@@ -60,7 +62,8 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
     Held are the zeros of linear and convolution weights and of BatchNorm's γ, and the bias of a unit all of whose
     incoming weights are zero, if it is zero too. Their gradient is masked; momentum that was not cleared, or an update
     that ignores gradients, would still move them, so pass the optimizer to have them zeroed after every step. Bounded
-    scales that `zero` set to 0 hold themselves there, with or without this.
+    scales that `zero` set to 0 hold themselves there, with or without this. The zeros of embeddings and of other
+    parameters with more than one axis, as positions, are held too, unless all of it is 0.
 
     Parameters
     ----------
@@ -92,13 +95,25 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
         raise TypeError(
             f"hold got a {type(optimizer).__name__} for optimizer; it needs the torch.optim.Optimizer or None."
         )
-    check_plain(weighted(model), "hold")
-    for layer in weighted(model).values():
+    layers = {**weighted(model), **{name: module for name, module in model.named_modules() if _written(module)}}
+    check_plain(layers, "hold")
+    for layer in layers.values():
         masks.append((layer.weight, (layer.weight != 0).to(layer.weight.dtype)))
-        if layer.bias is not None:
-            dead = (rows(layer).flatten(1) == 0).all(1) & (layer.bias == 0)
-            masks.append((layer.bias, (~dead).to(layer.bias.dtype)))
+        bias = getattr(layer, "bias", None)
+        if bias is not None:
+            dead = (rows(layer).flatten(1) == 0).all(1) & (bias == 0)
+            masks.append((bias, (~dead).to(bias.dtype)))
     norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.affine]
     scales = [norm.weight for norm in norms if bounded_scale(norm) is None]
     masks += [(scale, (scale != 0).to(scale.dtype)) for scale in scales]
+    held = {id(parameter) for parameter, _ in masks}
+    for table in model.parameters():
+        # One that is 0 as a whole is waiting to be learned.
+        if id(table) not in held and table.ndim > 1 and bool(table.any()):
+            masks.append((table, (table != 0).to(table.dtype)))
     return Hold(masks, optimizer)
+
+
+def _written(module: nn.Module) -> TypeGuard[Weighted]:
+    """Whether a module is a layer that somebody wrote."""
+    return is_layer(module) and not isinstance(module, Weighted)

@@ -15,10 +15,10 @@ from pruning_lib.units import (
     BatchNorm,
     Group,
     Units,
-    Weighted,
     bounded_scale,
     check_plain,
     fitting,
+    is_layer,
     unit_axis,
     unwrapped,
 )
@@ -118,6 +118,8 @@ def _checked_layers(
             )
         modules = fitting(model, [group], "zero", reading=reading)
         layers |= {member.layer: modules[member.layer] for member in (*group.writers, *group.norms, *group.readers)}
+        owners = {table.parameter.rpartition(".")[0] for table in group.tables}
+        layers |= {owner: modules[owner] for owner in owners}
         written = {member.layer: modules[member.layer] for member in (*group.writers, *group.norms)}
         check_plain({layer: module for layer, module in written.items() if bounded_scale(module) is None}, "zero")
     return layers
@@ -147,24 +149,38 @@ def _zero_group(
 
     for member in group.writers:
         layer, mask = layers[member.layer], _at(member.index, pruned)
-        assert isinstance(layer, Weighted)
+        assert is_layer(layer)
+        bias = getattr(layer, "bias", None)
         shape = [1] * layer.weight.ndim
         shape[unit_axis(layer)] = -1
         fill(layer.weight, mask.view(shape), 0.0, optimizer)
         if group.norms and not member.exposed:
-            fill(layer.bias, mask, 0.0, optimizer)
+            fill(bias, mask, 0.0, optimizer)
         else:
-            set_shift(layer.bias, member.index, mask)
+            set_shift(bias, member.index, mask)
+    for table in group.tables:
+        if table.shift and shift == "keep":
+            continue
+        owner, _, attribute = table.parameter.rpartition(".")
+        parameter = layers[owner].get_parameter(attribute)
+        shape = [1] * parameter.ndim
+        shape[table.axis] = -1
+        fill(parameter, _at(table.index, pruned).view(shape), 0.0, optimizer)
     for member in group.norms:
         norm, mask = layers[member.layer], _at(member.index, pruned)
         assert isinstance(norm, BatchNorm)
-        bounded = bounded_scale(norm)
-        fill(norm.weight if bounded is None else bounded[0], mask, 0.0, optimizer)
-        if bounded is not None:  # σ(γ) is never 0
-            bounded[1].logical_or_(mask.to(bounded[1].device))
-        fill(norm.running_mean, mask, 0.0, None)
-        fill(norm.running_var, mask, 1.0, None)
+        _zero_scale(norm, mask, optimizer)
         set_shift(norm.bias, member.index, mask)
+
+
+def _zero_scale(norm: BatchNorm, mask: Tensor, optimizer: Optimizer | None) -> None:
+    """Set the scale of the masked channels to 0, and their statistics to those of a constant 0 of variance 1."""
+    bounded = bounded_scale(norm)
+    fill(norm.weight if bounded is None else bounded[0], mask, 0.0, optimizer)
+    if bounded is not None:  # σ(γ) is never 0
+        bounded[1].logical_or_(mask.to(bounded[1].device))
+    fill(norm.running_mean, mask, 0.0, None)
+    fill(norm.running_var, mask, 1.0, None)
 
 
 def _at(index: Tensor, pruned: Tensor) -> Tensor:
@@ -191,7 +207,8 @@ def _emissions(model: nn.Module, units: Units, chosen: Mapping[str, Tensor], inp
     def watch(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             value = arguments[0].detach().double()
-            axis = -1 if isinstance(module, nn.Linear) else 1
+            assert is_layer(module)
+            axis = -1 if module.weight.ndim == 2 else 1
             channels = value.movedim(axis, -1).flatten(0, -2).mean(0)
             means[group.name] = unit_mean(channels, group.readers[0].index.to(channels.device), group.size)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pruning_lib._model import eval_mode
 from pruning_lib.selection._scores import unit_mean
-from pruning_lib.units import BatchNorm, Member, Units, Weighted, fitting, rows, unwrapped
+from pruning_lib.units import BatchNorm, Member, Units, fitting, is_layer, rows, unwrapped
 
 
 @torch.no_grad()
@@ -211,11 +211,11 @@ def _gated(gate: Tensor, member: Member) -> Callable[[nn.Module, Any], Any]:
 
     def hook(layer: nn.Module, args: Any) -> Any:
         x, *rest = args
-        assert isinstance(layer, Weighted)
+        assert is_layer(layer)
         index = member.index.to(x.device)
         # The gates alone carry a slope here, and 0 is added: the outputs stay what they are to the bit.
         factor = (index >= 0) * (gate - 1)[index.clamp(min=0)]
-        trailing = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)
+        trailing = layer.weight.ndim - 2
         return (x + factor.view(-1, *[1] * trailing) * x.detach(), *rest)
 
     return hook

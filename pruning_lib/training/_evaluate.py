@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning_lib._inputs import batches
 from pruning_lib._model import eval_mode
 from pruning_lib._types import LossFn, TensorPair
+from pruning_lib.units import unwrapped
 
 
 class Evaluation(NamedTuple):
@@ -29,7 +32,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: TensorPair, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
+    model: nn.Module, data: TensorPair | Iterable[Any], batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
 ) -> Evaluation:
     """Return mean loss and accuracy of a model in evaluation mode; each module's mode is put back afterwards.
 
@@ -37,18 +40,19 @@ def evaluate(
     ----------
     model : nn.Module
         Gives outputs of shape (examples, classes, …), or any other that `loss_fn` takes.
-    data : TensorPair
-        Inputs (examples, …) and targets (examples, …). Integer targets in the shape of the outputs without their axis 1
-        are classes: each of them, each pixel of a map, is an answer. For all others the accuracy is NaN.
+    data : TensorPair or iterable of batches
+        Inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them: pairs, or
+        mappings of forward's arguments that hold ``labels``. Integer targets in the shape of the outputs without their
+        axis 1 are classes: each of them, each pixel of a map, is an answer. For all others the accuracy is NaN.
     batch_size : int
-        Examples per forward pass; it changes the result by rounding alone.
+        Examples per forward pass, of data that come whole; it changes the result by rounding alone.
     loss_fn : callable
         Mean loss of (outputs, targets), a scalar.
 
     Raises
     ------
-    ValueError
-        If there are no examples, or not as many inputs as targets.
+    TypeError, ValueError
+        If the data are of another kind, if there are no examples or no targets, or not as many inputs as targets.
 
     Examples
     --------
@@ -57,18 +61,18 @@ def evaluate(
     >>> evaluate(torch.nn.Identity(), TensorPair(logits, torch.tensor([0, 1, 1, 1]))).accuracy
     0.75
     """
-    inputs, targets = data
-    if len(inputs) != len(targets) or not len(inputs):
-        raise ValueError(
-            f"evaluate got {len(inputs)} inputs and {len(targets)} targets; it needs as many of each, and at least one."
-        )
-    loss, right = 0.0, 0.0
+    loss, right, count, answers = 0.0, 0.0, 0, 0
     with eval_mode(model):
-        for x, y in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
-            outputs = model(x)
+        for inputs, targets in batches(data, batch_size):
+            if not isinstance(targets, Tensor):
+                raise ValueError("evaluate needs targets: pass pairs (inputs, targets), or mappings with `labels`.")
+            outputs = inputs.to(model).call(unwrapped(model))
+            outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
+            y = targets.to(outputs.device)
             loss += loss_fn(outputs, y).item() * len(y)
             right += int((outputs.argmax(1) == y).sum()) if _are_classes(y, outputs) else math.nan
-    return Evaluation(loss / len(targets), right / targets.numel())
+            count, answers = count + len(y), answers + y.numel()
+    return Evaluation(loss / count, right / answers)
 
 
 def _are_classes(targets: Tensor, outputs: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from pruning_lib.channels import shrink
 from pruning_lib.companion.models import LeNet300
-from tests.channels.helpers import seeded, snapshot
+from tests.channels.helpers import Branch, kill, seeded, snapshot
 
 
 def train_step(model, optimizer, x, y, masks=None):
@@ -74,3 +74,22 @@ def test_optimizers_that_mix_weights_are_refused():
             shrink(model, torch.randn(1, 1, 4, 4), optimizer=optimizer)
     with pytest.raises(TypeError, match=r"must be a torch.optim.Optimizer; got str"):
         shrink(model, torch.randn(1, 1, 4, 4), optimizer="SGD")
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    model = seeded(lambda: LeNet300(inputs=(1, 4, 4), widths=(9, 7)))
+    other = torch.optim.SGD(copy.deepcopy(model).parameters(), 0.1)
+    with pytest.raises(ValueError, match="The SGD holds no parameter of this LeNet300"):
+        shrink(model, torch.randn(2, 1, 4, 4), optimizer=other)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_the_new_optimizer_holds_parameters_alone(bias):
+    """Where a constant stands in for a layer, its bias is a parameter, or, if it is 0, a buffer."""
+    model = seeded(Branch)
+    kill(model.conv2, list(range(6)), bias=0.0)
+    torch.nn.init.constant_(model.bn2.bias, bias)
+    small = shrink(model, torch.randn(2, 1, 9, 9), optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    mine = {id(parameter) for parameter in small.model.parameters()}
+    held = {id(each) for group in small.optimizer.param_groups for each in group["params"]}
+    assert held == mine

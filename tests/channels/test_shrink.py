@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pruning_lib import measure
 from pruning_lib.channels import find_units, shrink
 from pruning_lib.companion.models import LeNet5, LeNet300
 from pruning_lib.regularizers import SeReNe
@@ -104,7 +105,7 @@ def test_what_comes_back_compiles_and_exports(tmp_path):
         (nn.Sequential(nn.ReLU()), torch.ones(1, 2), ValueError, "has no prunable layer"),
         (LeNet300(), torch.ones(1, 1, 28, 28, dtype=torch.float64), ValueError, "The example is torch.float64"),
         (LeNet300(), torch.ones(1, 1, 28, 28, device="meta"), ValueError, "The example is on meta, the model on cpu"),
-        (LeNet300(), [[1.0]], TypeError, "must be a tensor or a tuple of tensors"),
+        (LeNet300(), [[1.0]], TypeError, "must hold a tensor"),
         (LeNet300(), torch.ones(0, 1, 28, 28), ValueError, "at least one sample"),
         (LeNet300(), torch.ones(2, 3, 9, 9), RuntimeError, "could not run LeNet300.forward on the example of shape"),
         (nn.Sequential(nn.LazyLinear(3)), torch.ones(1, 2), ValueError, "has no shape yet"),
@@ -116,3 +117,35 @@ def test_bad_input_gets_its_own_sentence(function, model, example, error, senten
     with pytest.raises(error, match=sentence) as caught:
         function(model, example)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrappers_are_looked_through(wrap):
+    model = seeded(lambda: LeNet300(inputs=(1, 4, 4), widths=(6, 5)))
+    kill(model.fc1, [0, 1])
+    x, wrapped = torch.randn(3, 1, 4, 4), wrap(model)
+    assert list(find_units(wrapped, x)) == ["fc1", "fc2"]
+    shrunk = shrink(wrapped, x, optimizer=torch.optim.SGD(wrapped.parameters(), 0.1))
+    assert type(shrunk.model) is LeNet300
+    assert shrunk.removed["fc1"] == 2
+    assert shrunk.plan.model == "LeNet300"
+
+
+def test_a_network_of_constants_is_a_network():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.a(x), self.b(x)
+
+    model = Two()
+    kill(model.a, [0, 1])
+    kill(model.b, [0, 1])
+    x = torch.randn(2, 4)
+    small = shrink(model, x).model
+    assert list(small.children()) == [small.a, small.b]
+    assert not find_units(small, x)
+    assert shrink(small, x).plan.kept == {}
+    assert measure(small, x).macs == 0

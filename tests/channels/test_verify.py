@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from pruning_lib._inputs import inputs
+from pruning_lib.channels import shrink
 from pruning_lib.channels._plan import cast
-from pruning_lib.channels._verify import Comparison, compare, probes
+from pruning_lib.channels._probes import probes
+from pruning_lib.channels._verify import Comparison, compare, refer
 from tests.channels.helpers import seeded
 
 
@@ -55,7 +58,7 @@ def fail(model):
 )
 def test_a_comparison_says_what_differs(change, difference, raised):
     model = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
-    comparison = compare(model, small(change)(model), (torch.randn(2, 3),))
+    comparison = compare(refer(model, inputs(torch.randn(2, 3)), []), small(change)(model))
     assert comparison.equal == (not difference)
     assert bool(comparison.raised) == raised
     assert re.fullmatch(difference, comparison.difference)
@@ -66,9 +69,57 @@ def test_nothing_compared_is_equal():
     assert Comparison().error == 0
 
 
-def test_probes_vary_batch_scale_and_size():
-    shapes = [[tuple(x.shape) for (x,) in choices] for choices in probes((torch.randn(2, 3, 8, 80),))]
-    assert shapes == [[(2, 3, 8, 80)], [(3, 3, 8, 80)], [(2, 3, 13, 45), (2, 3, 13, 85)]]
+def tried(call, words=()):
+    return [[[tuple(x.shape) for x in one.tensors] for one in choices] for choices in probes(call, words)]
+
+
+def test_probes_vary_batch_and_sides_at_once():
+    example, smaller, larger = tried(inputs(torch.randn(2, 3, 8, 80)))
+    assert example == [[(2, 3, 8, 80)]]
+    assert smaller[0] == [(3, 3, 7, 45)]
+    assert smaller[-1] == [(2, 3, 8, 80)]
+    assert [(3, 3, 4, 40)] in smaller
+    assert larger[0] == [(1, 3, 13, 85)]
+    assert [(1, 3, 16, 112)] in larger
+
+
+def test_probes_vary_lengths_of_masks_with_those_of_words():
+    words, mask, pairs = torch.randint(9, (2, 7)), torch.ones(2, 7), torch.ones(7, 7, dtype=torch.bool)
+    _, smaller, larger = tried(inputs(words, mask=mask, pairs=pairs))
+    assert smaller[0] == [(3, 6), (3, 6), (6, 6)]
+    assert larger[0] == [(1, 12), (1, 12), (12, 12)]
+
+
+def test_words_are_drawn_from_the_whole_table():
+    _, smaller, _ = probes(inputs(torch.zeros(2, 30).long(), torch.full((2, 30), 4)), [50, 0])
+    words, others = next(iter(smaller)).tensors
+    assert 20 < int(words.max()) < 50
+    assert set(others.flatten().tolist()) == {4}
+
+
+def test_a_size_that_the_model_refuses_is_passed_over():
+    reference = refer(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), inputs(torch.randn(2, 4, 4)), [])
+    assert [tuple(call.tensors[0].shape) for call, _ in reference.native] == [(2, 4, 4), (3, 4, 4)]
+
+
+def test_an_example_that_forward_refuses_is_no_reference():
+    with pytest.raises(RuntimeError, match="could not run Linear.forward on the example of shape"):
+        refer(nn.Linear(3, 2), inputs(torch.ones(2, 3).long()), [])
+
+
+@pytest.mark.parametrize("change", [lambda w: w.clamp_(-0.1, 0.1), lambda w: w.data.mul_(0.5)])
+def test_a_forward_that_changes_its_weights_is_refused(change):
+    class Changing(nn.Linear):
+        def forward(self, x):
+            with torch.no_grad():
+                change(self.weight)
+            return super().forward(x)
+
+    model = nn.Sequential(Changing(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(RuntimeError, match="changes its own weight '0.weight'"):
+        shrink(model, torch.randn(2, 6))
+    assert torch.equal(model[0].weight, before)
 
 
 def test_cast_leaves_a_model_alone_that_shares_its_tensors():

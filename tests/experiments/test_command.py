@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from torch import nn
 from experiments import figures, latency, tables
 from experiments.__main__ import main
 from experiments._checks import changed
+from experiments.methods import CONTROLS, METHODS
 from experiments.runner import Runner
 from experiments.suites import SUITES
 from pruning_lib.companion.records import SHIPPED, about, architecture, choose, load, measured, read, summarize
-from pruning_lib.companion.verdicts import judge
+from pruning_lib.companion.verdicts import pick, reason
 
 ROOT = Path(__file__).parents[2]
 TINY = SUITES["digits-tiny"]
@@ -223,17 +225,66 @@ def test_a_table_says_what_its_errors_are_and_has_the_other_scores(capsys: pytes
     assert "the accuracy lacks" in tables.table(load("mnist-lenet5"), about("mnist-lenet5"))
 
 
-def test_verdicts_are_printed_by_the_rule_of_the_book(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdicts_answer_both_questions_in_peoples_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verdicts", "nuclei-unet"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    found = judge(load("nuclei-unet"), "group-lasso", "fraction-0.6", SUITES["nuclei-unet"].margin or 0.0)
-    mean, half = found.against[found.hardest]
-    (line,) = (line for line in lines if line.startswith("| group lasso | 60 % of the units removed |"))
-    assert f"| {found.word} |" in line
-    hardest = about("nuclei-unet")["labels"][found.hardest]
-    assert f"| {hardest} | {mean:+.2f} ± {half:.2f} | {found.work[found.hardest]:.2f} times |" in line
-    assert main(["verdicts", "digits-tiny"]) == 1
-    assert "no margin for digits-tiny" in capsys.readouterr().err
+    assert "Dense was trained for as long as the network was before the cut" in lines[0]
+    rows = load("nuclei-unet")
+    found = reason(rows, "group-lasso", "fraction-0.6")
+    control = found.controls[found.deciding]
+    cells = dict(zip(*(split_cells(text) for text in (lines[2], one_line(lines, "group lasso", "60 %"))), strict=True))
+    assert cells["method"] == "group lasso"
+    assert cells["the method the reason?"] == found.word
+    assert cells["decided by"] == about("nuclei-unet")["labels"].get(found.deciding, found.deciding)
+    assert cells["− that"] == f"{control.difference:+.2f} ± {control.half:.2f}"
+    assert cells["could have shown"] == f"{control.detectable:.2f}"
+    assert (cells["claim met?"], cells["units gone"], cells["seeds"]) == ("no claim", "60 %", "3")
+    ours = pick(rows, "group-lasso", "fraction-0.6")
+    lost = sum(row["test_error"] - row["trained_test_error"] for row in ours) / 3
+    assert cells["− before the cut"].startswith(f"{lost:+.2f} ±")
+    command_names = [name for name in (*METHODS, *CONTROLS) if "-" in name] + ["fraction-", "macs-"]
+    assert not [name for name in command_names for text in lines if f" {name}" in text]
+
+
+def split_cells(text: str) -> list[str]:
+    """Return the cells of a line of a Markdown table."""
+    return [cell.strip() for cell in text.strip("|").split("|")]
+
+
+def one_line(lines: list[str], *begins: str) -> str:
+    """Return the line of a table whose first cells begin so."""
+    (found,) = (
+        text for text in lines
+        if text.startswith("|") and all(cell.startswith(b) for cell, b in zip(split_cells(text), begins, strict=False))
+    )  # fmt: skip
+    return found
+
+
+def test_the_ledger_has_every_claim_and_what_is_missing(
+    done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["--records", str(done), "ledger"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    claims = [claim for it in SUITES.values() for claim in it.claims]
+    assert len(lines) == 4 + len(claims)
+    assert {split_cells(text)[1] for text in lines[4:]} == {claim.says for claim in claims}
+    assert "not tested at this size" in one_line(lines, "2012.03827", "60 % of the channels of a U-Net")
+    claim = replace(claims[0], method="group-lasso", target="fraction-0.5", stage="finetuned", removed=0.5)
+    monkeypatch.setitem(SUITES, "digits-tiny", replace(TINY, claims=(claim,)))
+    assert main(["--records", str(done), "ledger"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = dict(zip(*map(split_cells, (lines[2], one_line(lines, claim.paper, claim.says, TINY.title))), strict=True))
+    assert (cells["claim met?"], cells["seeds"], cells["units gone"]) == ("reported, not judged", "2", "50 %")
+    assert "There are 2 of 3 seeds" in cells["why, and what is not as it should be"]
+    assert "missing" not in cells["why, and what is not as it should be"]
+    (done / "digits-tiny" / "prune-group-lasso-1e-02-s1.json").rename(done / "aside")
+    try:
+        assert main(["--records", str(done), "ledger"]) == 0
+    finally:
+        (done / "aside").rename(done / "digits-tiny" / "prune-group-lasso-1e-02-s1.json")
+    assert "1 of 2 of its runs are missing" in one_line(
+        capsys.readouterr().out.splitlines(), claim.paper, claim.says, TINY.title
+    )
 
 
 def test_the_figure_is_drawn(done: Path, tmp_path: Path) -> None:

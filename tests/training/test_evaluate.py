@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from pruning_lib.training import TensorPair, evaluate
 from tests.training.runs import VAL, network
@@ -41,6 +42,26 @@ def test_accuracy_counts_pixels_and_is_nan_where_targets_are_not_classes() -> No
 
 
 def test_no_examples_to_evaluate_on_is_named() -> None:
-    for inputs, targets in ((0, 0), (5, 3)):
-        with pytest.raises(ValueError, match=f"evaluate got {inputs} inputs and {targets} targets"):
+    for inputs, targets, sentence in ((0, 0, "these hold no sample"), (5, 3, "these are 5 inputs and 3 targets")):
+        with pytest.raises(ValueError, match=sentence):
             evaluate(network(), TensorPair(VAL.inputs[:inputs], VAL.targets[:targets]))
+    with pytest.raises(ValueError, match="evaluate needs targets"):
+        evaluate(network(), VAL.inputs)
+
+
+def test_batches_of_any_kind_are_evaluated_like_the_whole() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=self.inner(x))
+
+    model = Named()
+    whole = evaluate(model.inner, VAL)
+    pairs = list(zip(VAL.inputs.split(7), VAL.targets.split(7), strict=True))
+    for data in (pairs, iter(pairs), [{"x": x, "labels": y} for x, y in pairs]):
+        found = evaluate(model, data)
+        assert found.accuracy == pytest.approx(whole.accuracy)
+        assert found.loss == pytest.approx(whole.loss, rel=1e-5)

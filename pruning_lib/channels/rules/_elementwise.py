@@ -15,8 +15,11 @@ from pruning_lib.channels._graph import argument, base, operand, shape_of, write
 from pruning_lib.channels._shapes import NAN, NO_CLASS, align, common, finite, narrow
 from pruning_lib.channels._state import Analysis
 from pruning_lib.channels.rules._registry import Rule, rule
+from pruning_lib.channels.rules._signs import POSITIVE, sign
 
 PRODUCTS = ("mul", "multiply")
+NUMBERS = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
+QUOTIENTS = ("div", "divide", "true_divide")
 
 
 def functional(node: Node) -> Callable[..., Any]:
@@ -49,7 +52,8 @@ class Elementwise(Rule):
         if node in state.leaves:  # part of the computation of a weight, whose channels its layer labels
             return
         shape = shape_of(node)
-        operands = [align(state.labels_of(source), len(shape)) for source in node.all_input_nodes]
+        sources = [source for source in node.all_input_nodes if not _one_number(state, source)] or node.all_input_nodes
+        operands = [align(state.labels_of(_unexpanded(state, source)), len(shape)) for source in sources]
         operands = [labels for labels in operands if labels.numel() > 1 or labels.any()] or operands
         matched: list[Tensor] = []
         for i, labels in enumerate(operands):
@@ -86,6 +90,8 @@ class Elementwise(Rule):
             result = torch.where(live, NAN, functional(node)(*args, **kwargs).double())
         except (RuntimeError, TypeError):
             result = torch.full((), NAN).double()
+        if base(node) in QUOTIENTS and sign(node.args[1]) == POSITIVE:
+            result = torch.where(operands[operand(node)] == 0, 0.0, result)
         if base(node) in PRODUCTS:  # 0 times whatever comes in is 0, so a closed gate makes its channel constant
             for value in operands.values():
                 result = torch.where(value == 0, 0.0, result)
@@ -102,6 +108,21 @@ class Elementwise(Rule):
                 for axis, size in enumerate(shape):
                     part = part.any(dim=axis, keepdim=True) if size == 1 < part.shape[axis] else part
                 state.mark(source, part.expand(shape))
+
+
+def _unexpanded(state: Analysis, node: Node) -> Node:
+    """Return what was repeated explicitly, where it would have been broadcast otherwise.
+
+    One number for all channels, as the length that `F.normalize` divides by, is the channel of none of them.
+    """
+    while base(node) in ("expand", "expand_as") and not bool(narrow(state.labels_of(node)).any()):
+        node = operand(node)
+    return node
+
+
+def _one_number(state: Analysis, node: Node) -> bool:
+    """Whether an operand is one number written many times: it fits any channels, if forward computes how many."""
+    return base(node) in NUMBERS and not bool(narrow(state.labels_of(node)).any())
 
 
 def _broadcast_over_channels(labels: Tensor, others: list[Tensor], shape: torch.Size) -> bool:

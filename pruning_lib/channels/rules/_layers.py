@@ -27,7 +27,7 @@ def weighs(node: Node) -> bool:
 
 def transposed(node: Node) -> bool:
     """Whether the weight's first axis counts inputs."""
-    return base(node).startswith("conv_transpose")
+    return base(node).startswith("conv_transpose") or "inputs first" in node.meta
 
 
 def channel_axis(node: Node) -> int:
@@ -120,7 +120,8 @@ def weighted_sum(state: Analysis, node: Node, factors: Tensor) -> Tensor:
     if not len(index):
         return torch.zeros(taps(state, node).shape[:2]).double().flatten()
     if groups > 1 or transposed(node):
-        sums = blocks(weight, node).double().flatten(3).sum(-1).cpu()
+        split = blocks(weight, node).double()
+        sums = (split.flatten(3).sum(-1) if split.ndim > 3 else split).cpu()
         return (sums @ factors.reshape(groups, -1, 1)).flatten()
     # A slice of rows at a time, and of these the columns of constants alone.
     index = index.to(weight.device)

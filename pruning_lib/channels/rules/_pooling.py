@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._graph import argument, base, operand, shape_of
-from pruning_lib.channels._shapes import NAN, NO_CLASS, Labels, common, first_along, narrow, uniform, varies
-from pruning_lib.channels._state import Analysis
+from pruning_lib.channels._shapes import NAN, NO_CLASS, Labels, common, first_along, narrow, repeated, uniform, varies
+from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._layers import merges
 from pruning_lib.channels.rules._registry import Rule, rule
 
@@ -32,6 +32,13 @@ class Pooled(Rule):
     def pooled(self, state: Analysis, node: Node, constant: Tensor, live: Tensor) -> Tensor:
         """Return what becomes of each channel's constant, NaN where it is live; both have size 1 along the axes."""
         raise NotImplementedError
+
+    def join(self, state: Analysis, node: Node) -> None:
+        """Let what is pooled, branches that are summed or the pixels of one map, stay or go as one."""
+        labels, axes = state.labels_of(operand(node)), self.axes(node)
+        if bool(varies(labels, axes).any()):
+            first = narrow(first_along(labels, axes, keepdim=True))
+            state.classes.union(first, narrow(labels), f"meets channels that cannot go at `{base(node)}`")
 
     def label(self, state: Analysis, node: Node) -> None:
         labels = first_along(state.labels_of(operand(node)), self.axes(node), keepdim=self.stay(node))
@@ -97,11 +104,11 @@ class Windows(Pooled):
         return True
 
     def label(self, state: Analysis, node: Node) -> None:
-        positions_read = any(base(user) == "getitem" and user.args[1] == 1 and user.users for user in node.users)
-        if positions_read or bool(varies(state.labels_of(operand(node)), self.axes(node)).any()):
-            state.give_up(node)
-        else:
-            super().label(state, node)
+        if any(base(user) == "getitem" and user.args[1] == 1 and user.users for user in node.users):
+            state.give_up(node, f"feeds `{base(node)}`, whose positions are read")
+            return
+        self.join(state, node)
+        super().label(state, node)
 
     def pooled(self, state: Analysis, node: Node, constant: Tensor, live: Tensor) -> Tensor:
         if base(node).startswith("avg_pool") and _mean_depends_on_position(node):
@@ -124,8 +131,8 @@ def _mean_depends_on_position(node: Node) -> bool:
 
 @rule("mean amax amin any all", constant="same")
 @rule("var std", constant="zero")
-@rule("sum", constant="only zero")
-@rule("linalg_vector_norm norm", constant="only zero", position=2)
+@rule("sum", constant="only zero", adds=True)
+@rule("linalg_vector_norm norm", constant="only zero", position=2, adds=True)
 @rule("logsumexp prod", constant="live")
 @dataclass(frozen=True)
 class Reduction(Pooled):
@@ -138,10 +145,13 @@ class Reduction(Pooled):
         there are, so that it may be another at another size of image.
     position : int
         Where the axes stand among the arguments.
+    adds : bool
+        Whether a channel of zeros makes no difference when channels are summed.
     """
 
     constant: Literal["same", "zero", "only zero", "live"]
     position: int = 1
+    adds: bool = False
 
     def axes(self, node: Node) -> list[int]:
         dims = len(shape_of(operand(node)))
@@ -153,14 +163,31 @@ class Reduction(Pooled):
         return len(shape_of(node)) == len(shape_of(operand(node)))
 
     def label(self, state: Analysis, node: Node) -> None:
-        if node.kwargs.get("dtype"):
-            state.give_up(node)
-            return
+        if not self.over_channels(state, node):
+            self.join(state, node)
+            super().label(state, node)
+        elif self.without_zeros(node):
+            state.labels[node] = NO_CLASS.expand(shape_of(node))
+        else:
+            state.give_up(node, f"feeds `{base(node)}`, which counts every channel")
+
+    def over_channels(self, state: Analysis, node: Node) -> bool:
+        """Whether channels are reduced to one number, not branches that have the same channels."""
         labels, axes = state.labels_of(operand(node)), self.axes(node)
-        if bool(varies(labels, axes).any()):  # what is summed, over branches say, stays or goes as one
-            first = narrow(first_along(labels, axes, keepdim=True))
-            state.classes.union(first, narrow(labels), f"meets channels that cannot go at `{base(node)}`")
-        super().label(state, node)
+        left = first_along(labels, axes, keepdim=True)
+        return bool(varies(labels, axes).any()) and left.ndim > 0 and narrow(repeated(left)).numel() == 1
+
+    def without_zeros(self, node: Node) -> bool:
+        """Whether the result is the same without the channels that are 0."""
+        order = argument(node, 1, "ord", 2) if self.position == 2 else 1
+        return self.adds and isinstance(order, int | float) and order >= 0
+
+    def keep(self, state: Analysis, node: Node, kept: Kept) -> None:
+        if node in state.unknown or not self.over_channels(state, node):
+            return
+        labels, values = common(state.labels_of(operand(node)), state.values_of(operand(node)))
+        counted = ~values.isnan() & (values != 0)
+        kept.add(labels.expand(counted.shape)[counted], f"a constant that `{base(node)}` adds")
 
     def pooled(self, state: Analysis, node: Node, constant: Tensor, live: Tensor) -> Tensor:
         if self.constant == "live":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from pruning_lib.channels._graph import argument, base, operand, shape_of
+from pruning_lib.channels._graph import argument, base, computes, operand, shape_of
 from pruning_lib.channels._shapes import NAN, NO_CLASS, finite, spread
 from pruning_lib.channels._state import Analysis
 from pruning_lib.channels.rules._registry import Rule, rule
@@ -40,7 +40,15 @@ class Filled(Source):
 
     def value(self, state: Analysis, node: Node) -> None:
         number = self.fill if self.position is None else argument(node, self.position, "fill_value")
-        state.values[node] = torch.tensor(float(number)).double().expand(shape_of(node))
+        # In the type that forward asks for: 0.1 is another number in half precision.
+        dtype = node.meta["val"].dtype
+        value = torch.full((), NAN) if dtype.is_complex else torch.tensor(number, dtype=dtype)
+        state.values[node] = value.double().expand(shape_of(node))
+
+
+def looks_up(node: Node) -> bool:
+    """Whether an operator looks rows of a table up."""
+    return computes(node) and base(node) in ("embedding", "embedding_bag", "_embedding_bag")
 
 
 @rule("embedding")
@@ -52,7 +60,7 @@ class Embedding(Source):
         if table not in state.leaves:
             state.give_up(node, "has a weight that forward computes")
             return
-        state.classes.pin(state.axis(table, 0), "counts the entries of an embedding")
+        state.classes.pin(state.axis(table, 0), "has a weight that counts the entries of an embedding")
         state.labels[node] = spread(state.axis(table, 1), len(shape_of(node)) - 1, shape_of(node))
 
     def value(self, state: Analysis, node: Node) -> None:
@@ -60,6 +68,26 @@ class Embedding(Source):
         # A column that is the same for every word is a constant, whichever words come in.
         constant = torch.where((table == table[:1]).all(0), table[0].double(), NAN)
         state.values[node] = spread(finite(constant), len(shape_of(node)) - 1, shape_of(node))
+
+
+@rule("embedding_bag _embedding_bag")
+class EmbeddingBag(Source):
+    """Sums, means or maxima of rows of a table, and three tensors that count rows."""
+
+    def label(self, state: Analysis, node: Node) -> None:
+        table, counts = operand(node), node.meta["val"][1:]
+        if table not in state.leaves:
+            state.give_up(node, "has a weight that forward computes")
+            return
+        state.classes.pin(state.axis(table, 0), "has a weight that counts the entries of an embedding")
+        labels = spread(state.axis(table, 1), 1, node.meta["val"][0].shape)
+        state.labels[node] = [labels, *(NO_CLASS.expand(count.shape) for count in counts)]
+
+    def value(self, state: Analysis, node: Node) -> None:
+        # How many rows a bag holds is not known, and of none it is 0: only 0 stays what it is.
+        constant = torch.where((state.values_of(operand(node)) == 0).all(0), 0.0, NAN).double()
+        values = spread(constant, 1, node.meta["val"][0].shape)
+        state.values[node] = [values, *(torch.full((), NAN).double().expand(v.shape) for v in node.meta["val"][1:])]
 
 
 @rule("_assert_tensor_metadata")

@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from pruning_lib.channels._graph import argument, base, shape_of
-from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, varies
+from pruning_lib.channels._graph import argument, base, operand, shape_of
+from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, uniform, varies
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._elementwise import functional
+from pruning_lib.channels.rules._layers import channel_axis, merges
 from pruning_lib.channels.rules._registry import Rule, literal, rule
+
+CHANNELS = 1
 
 
 @rule("view reshape flatten unflatten expand repeat view_as expand_as tile", literal="sizes")
@@ -136,8 +139,35 @@ class Padding(Movement):
         padded: Tensor = self.run(node, operands, float(argument(node, self.fill, "value", 0.0) or 0.0))
         labels = state.labels_of(node)
         positions = [axis for axis in range(padded.ndim) if not bool(varies(labels, [axis]).any())]
-        # The border differs from the inside, at another size elsewhere: a constant only where both are equal.
-        state.values[node] = torch.where(varies(padded, positions), NAN, padded) if positions else padded
+        if positions:
+            # The border differs from the inside, at another size elsewhere: a constant only where both are equal.
+            padded = torch.where(varies(padded, positions), NAN, padded)
+        if self.constant(node) and not _widened(node, positions):
+            number = float(argument(node, self.fill, "value", 0.0) or 0.0)
+            # Amounts of 0 may be computed from the size, and be others at another one.
+            padded = torch.where(padded == number, padded, NAN)
+            if number == 0 and CHANNELS not in positions:
+                self._scale(state, node)
+        state.values[node] = padded
+
+    def _scale(self, state: Analysis, node: Node) -> None:
+        """Say which factor of one map each padded constant is, for convolutions that alone read it."""
+        source = operand(node)
+        dims = len(shape_of(node))
+        alone = all(
+            merges(state, user) and operand(user) is node and channel_axis(user) == CHANNELS for user in node.users
+        )
+        if alone and dims > 2:
+            factor = uniform(state.values_of(source), CHANNELS)
+            state.scaled[node] = torch.where(factor == 0, NAN, factor)
+
+
+def _widened(node: Node, positions: Sequence[int]) -> bool:
+    """Whether a border is added along an axis of channels: its amounts are literals."""
+    amounts = argument(node, 1, "pad")
+    dims = len(shape_of(node))
+    padded = [dims - 1 - i // 2 for i, amount in enumerate(amounts) if amount]
+    return any(axis not in positions for axis in padded)
 
 
 def _pad_labels(labels: Tensor, amounts: Sequence[int]) -> Tensor:

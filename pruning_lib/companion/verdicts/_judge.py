@@ -1,4 +1,6 @@
-"""The rule by which this book says that a claim holds, over the rows of a suite (chapter what-held).
+"""The first rule of this book, dense-level and better than the controls at once, over the rows of a suite.
+
+It asks more than the papers claim; `claim_met` and `reason` ask their question and ours apart.
 
 At a budget, over paired seeds, with 95 % intervals of mean differences of test error, a method is
 
@@ -18,7 +20,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
-from pruning_lib.companion.records import Row, about, choose, interval, paired, shipped_suites
+from pruning_lib.companion.records import Row, choose, interval, paired
 
 HOLDS, IN_PART, FAILS, UNTESTED = "holds", "in part", "does not hold here", "not tested here"
 SEEDS = 3
@@ -69,14 +71,6 @@ class Verdict(NamedTuple):
     def told(self, control: str) -> str:
         """Return ``"better than"``, ``"worse than"`` or ``"not told apart from"``; of none, ``"not compared with"``."""
         return told(*self.against[control]) if control in self.against else "not compared with"
-
-
-def __getattr__(name: str) -> dict[str, float]:
-    """Return `MARGINS`, by suite, for chapters that do not ask `records.about` yet."""
-    if name != "MARGINS":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    heads = {suite: about(suite) for suite in shipped_suites()}
-    return {suite: head["margin"] for suite, head in heads.items() if head["margin"] is not None}
 
 
 def judge(rows: Iterable[Row], method: str, target: str, margin: float) -> Verdict:

@@ -1,0 +1,134 @@
+"""The two questions, asked of every claim and of every method: is the claim met, and is the method the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.methods import Config
+from experiments.suites import SUITES, Claim, Suite
+from experiments.tables import Head, called, line, plus_minus
+from pruning_lib.companion.records import Row, load
+from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, reason
+
+COLUMNS = ["seeds", "units gone", "− before the cut", "− dense", "margin", "claim met?", "the method the reason?"]
+COLUMNS += ["decided by", "− that", "could have shown", "its work", "why, and what is not as it should be"]
+NO_CLAIM = "no claim"
+RULE = (
+    "Points of test error; ± is the 95 % interval. The margin is twice the standard deviation of dense networks over "
+    f"seeds. Controls are compared by Welch's tests, corrected by Holm ({100 * LEVEL:g} %); *could have shown* is the "
+    "smallest difference that these seeds find with a power of 80 %. Fewer than three seeds are reported, never judged."
+)
+
+
+def verdicts(rows: list[Row], suite: Suite) -> str:
+    """Return both answers on every method of a suite at every size, in Markdown."""
+    head = suite.head()
+    _, departs = dense_errors(rows)
+    lines = [" ".join([RULE, *departs]), "", *_head("method", "size")]
+    for method, target in _asked(rows):
+        claims = [claim for claim in suite.claims if (claim.method, claim.target) == (method, target)]
+        names = [called(head, method), called(head, target)]
+        lines += [line([*names, *_answers(rows, head, method, target, claim)]) for claim in claims or (None,)]
+    return "\n".join(lines)
+
+
+def ledger(records: Path) -> str:
+    """Return both answers on every claim of the papers, and what is missing, in Markdown."""
+    lines = [RULE, "", *_head("arXiv", "claim", "tested on")]
+    for suite in SUITES.values():
+        rows = _rows(suite.name, records)
+        for claim in suite.claims:
+            answers = _answers(rows, suite.head(), claim.method, claim.target, claim)
+            answers[-1] = "; ".join(
+                filter(None, [claim.departs.rstrip("."), answers[-1], missing(suite, claim, records)])
+            )
+            lines.append(line([claim.paper, claim.says, suite.title, *answers]))
+    return "\n".join(lines)
+
+
+def missing(suite: Suite, claim: Claim, records: Path) -> str:
+    """Return in words which of the runs that a claim hangs on have no record."""
+    configs = suite.by_name()
+    ours = {
+        name for name, config in configs.items() if config["method"] == claim.method and _cuts(config, claim.target)
+    }
+    if not ours:
+        return "the suite has no such runs yet"
+    others = {
+        name
+        for name, config in configs.items()
+        if config["method"] == "dense-long"
+        or (config["recipe"] == "prune" and config["method"] == "dense")
+        or (config["recipe"] == "control" and config["target"] == claim.target)
+    }
+    parts = []
+    for names, what in ((ours, "its runs"), (others - ours, "the runs that it is compared with")):
+        left = [name for name in names if not (records / suite.name / f"{name}.json").exists()]
+        if left:
+            parts.append(f"{len(left)} of {len(names)} of {what} are missing")
+    return ", ".join(parts)
+
+
+def _cuts(config: Config, target: str) -> bool:
+    """Whether a run brings a network to a target."""
+    if target == "loop":
+        return bool(config["recipe"] == "loop")
+    return target in [*config.get("targets", ()), *config.get("cuts", ())]
+
+
+def _rows(suite: str, records: Path) -> list[Row]:
+    try:
+        return load(suite, folder=records)
+    except FileNotFoundError:
+        return []
+
+
+def _asked(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return the (method, size) of everything that was made small by a method, in the order of the rows."""
+    small = (row for row in rows if row["recipe"] != "control" and row["criterion"] in ("own", None))
+    ways = ((row["method"], "loop" if row["recipe"] == "loop" else row["target"]) for row in small)
+    return list(dict.fromkeys((method, size) for method, size in ways if size))
+
+
+def _head(*first: str) -> list[str]:
+    return [line([*first, *COLUMNS]), line(["---"] * (len(first) + len(COLUMNS)))]
+
+
+def _answers(rows: list[Row], head: Head, method: str, target: str, claim: Claim | None) -> list[str]:
+    """Return the cells of `COLUMNS`."""
+    asked: dict[str, Any] = {
+        "method": method,
+        "target": target,
+        "stage": "",
+        "removed": None,
+        "loss": None,
+        "slight": 0.0,
+    }
+    if claim:
+        asked = asdict(claim)
+    first = claim_met(rows, asked)
+    second = reason(rows, method, target, removed=asked["removed"], stage=asked["stage"])
+    said = [first.why, *first.departs] if claim and first.seeds else []
+    said += [*second.departs, f"lacks {', '.join(second.missing)}" if second.missing else ""]
+    notes = "; ".join(text.rstrip(".") for text in said if text)
+    return [*_first(first, claim is not None), *_second(second, head), notes]
+
+
+def _first(answer: Answer, claimed: bool) -> list[str]:
+    word = answer.word if claimed else NO_CLAIM
+    share = "" if answer.removed is None else f"{100 * answer.removed:.0f} %"
+    points = [plus_minus("{:+.2f}", *it) if it else "" for it in (answer.own, answer.dense)]
+    margin = "" if answer.margin is None else f"{answer.margin:.2f}"
+    return [str(answer.seeds), share, *points, margin, word]
+
+
+def _second(found: Reason, head: Head) -> list[str]:
+    if not found.controls:
+        return [found.word, "", "", "", ""]
+    control = found.controls[found.deciding]
+    difference = plus_minus("{:+.2f}", control.difference, control.half)
+    name = called(head, found.deciding)
+    return [found.word, name, difference, f"{control.detectable:.2f}", f"{control.work:.2f} times"]
