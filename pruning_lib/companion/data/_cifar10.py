@@ -21,6 +21,7 @@ FOLDER = "cifar-10/cifar-10-batches-bin"
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 RECORD = 1 + 3 * 32 * 32  # label, then red, green, blue, row by row
+SIZE = 10_000 * RECORD  # of a file
 # SHA-1 of each file: of the official archive (as Apache MXNet publishes them), and of the copy repaired from JPEG.
 SHA1 = {
     "data_batch_1.bin": ("aadd24acce27caa71bf4b10992e9e7b2d74c2540", "ba2bd1d9f68920320dc7f67b610c3ff1703ce639"),
@@ -105,8 +106,10 @@ def _paths(root: str | Path | None) -> list[Path]:
 
 def _records(path: Path) -> tuple[np.ndarray, bool]:
     """Return a file's records, (10000, 3073) bytes, and whether they are those of the repaired copy."""
+    raw = path.read_bytes()
     try:
-        raw = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        if path.suffix == ".xz":  # one byte more than it should give is enough to tell that it is another file
+            raw = lzma.LZMADecompressor().decompress(raw, max_length=SIZE + 1)
     except lzma.LZMAError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and fetch it again.") from error
     actual = hashlib.sha1(raw, usedforsecurity=False).hexdigest()

@@ -15,12 +15,19 @@ from torch import Tensor
 
 from pruning_lib._types import TensorPair
 from pruning_lib.companion import metrics
-from pruning_lib.companion.data._files import read_arrays, write_arrays
+from pruning_lib.companion.data._files import Column, read_arrays, write_arrays
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._resize import SIDE, averaged, to_bytes
 from pruning_lib.companion.data._split import DetailedSplit, deal, detailed
 
 FILE = "nuclei/dsb2018_stage1_train_fixes_128.npz"
+COLUMNS = {
+    "images": Column((SIDE, SIDE, 3), dtype="uint8"),
+    "instances": Column((SIDE, SIDE), high=SIDE * SIDE),
+    "orig_wh": Column((2,), high=100_000),
+    "is_colour": Column(high=1),
+    "dark_background": Column(high=1),
+}
 
 
 def nuclei(root: str | Path | None = None, *, seed: int = 0) -> DetailedSplit:
@@ -61,7 +68,7 @@ def nuclei(root: str | Path | None = None, *, seed: int = 0) -> DetailedSplit:
     >>> sorted(split.details["test"])
     ['group', 'index', 'instances']
     """
-    arrays = read_arrays("nuclei", FILE, root, ("images", "instances", "orig_wh", "is_colour", "dark_background"))
+    arrays = read_arrays("nuclei", FILE, root, COLUMNS, most=3000)
     images, instances = arrays["images"], arrays["instances"]
     kinds = np.column_stack([arrays["orig_wh"], arrays["is_colour"], arrays["dark_background"]])
     strata = np.unique(kinds, axis=0, return_inverse=True)[1].ravel()

@@ -18,12 +18,19 @@ from torch import Tensor
 
 from pruning_lib._types import TensorPair
 from pruning_lib.companion import metrics
-from pruning_lib.companion.data._files import read_arrays, write_arrays
+from pruning_lib.companion.data._files import Column, read_arrays, write_arrays
 from pruning_lib.companion.data._registry import DataSet, register
-from pruning_lib.companion.data._resize import averaged, to_bytes
+from pruning_lib.companion.data._resize import SIDE, averaged, to_bytes
 from pruning_lib.companion.data._split import DetailedSplit, deal, detailed
 
 FILE = "covid-xray/covid_cxr_128.npz"
+ARRAYS = {
+    "images": Column((SIDE, SIDE), dtype="uint8"),
+    "label": Column(high=2),
+    "patient": Column(high=10**6),
+    "source": Column(high=1),
+    "noncommercial": Column(high=1),
+}
 MEAN, STD = 0.5434, 0.2355
 CLASSES = ("COVID-19", "other pneumonia / disease", "no finding")
 COVID, NIH = "covid-chestxray-dataset", "COVID-19"  # folders of the originals
@@ -80,7 +87,7 @@ def chest_xrays(
     """
     if source not in (None, 0):
         raise ValueError(f"source must be None or 0 (1 has no COVID-19 image), got {source}.")
-    arrays = read_arrays("chest-xrays", FILE, root, ("images", "label", "patient", "source", "noncommercial"))
+    arrays = read_arrays("chest-xrays", FILE, root, ARRAYS, most=5000)
     images, labels = arrays["images"], arrays["label"].astype(np.int64)
     # Dealt before anything is left out, so that the parts of a choice are subsets of the whole set's.
     parts = deal(arrays["patient"], 3 * arrays["source"].astype(np.int64) + labels, seed)

@@ -107,6 +107,10 @@ def test_fetching_cifar_unpacks_the_archive_and_keeps_what_is_there(
     assert data.fetch("cifar10", other) == other / _cifar10.FOLDER
     with pytest.raises(ConnectionError, match=r"gave no CIFAR-10 .*unpack it into .*cifar-10 by hand"):
         data.fetch("cifar10", tmp_path / "third")
+    last = other / _cifar10.FOLDER / "test_batch.bin"
+    last.write_bytes(last.read_bytes()[:5000])  # an extraction that was interrupted is not whole
+    with pytest.raises(ConnectionError, match="gave no CIFAR-10"):
+        data.fetch("cifar10", other)
 
 
 @pytest.mark.slow  # 20 s: six files of xz

@@ -24,7 +24,7 @@ def small(tmp_path: Path, no_data: None) -> Small:
     rng = np.random.default_rng(0)
     patient = rng.permutation(np.repeat(np.arange(100), 3)).astype(np.int32)
     chest = {
-        "images": rng.integers(0, 256, (300, 4, 4), dtype=np.uint8),
+        "images": rng.integers(0, 256, (300, 128, 128), dtype=np.uint8),
         "label": (patient % 3).astype(np.uint8),
         "patient": patient,
         "source": ((patient % 3 > 0) & (patient % 2 > 0)).astype(np.uint8),
