@@ -36,8 +36,9 @@ def hold_for_training(graph: Graph, inputs: Inputs, what: str, *, always: bool =
     RuntimeError
         If layers run in training mode alone, and that mode cannot be traced; they are named.
     """
-    idle = {name for node, name in graph.names.items() if not node.users}
-    idle &= {name for name, _ in graph.model.named_parameters()}
+    # A shared parameter has a node for each of its names, and forward may read it by another one.
+    read = {name for node, name in graph.names.items() if node.users}
+    idle = {name for name, _ in graph.model.named_parameters()} & set(graph.names.values()) - read
     graph.awake = awake = _awake(graph.model, inputs, idle) if idle else []
     if not awake and not always:
         return
