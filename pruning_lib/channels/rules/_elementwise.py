@@ -68,9 +68,7 @@ class Elementwise(Rule):
         result = matched[0] if matched else NO_CLASS.expand(shape)
         for labels in matched[1:]:
             state.classes.union(result, labels, f"meets channels that cannot go at `{base(node)}`")
-            # Where one operand has no class, as a literal, the result has the class of the other.
-            first, second = common(result, labels)
-            result = torch.maximum(first, second).expand(shape)
+            result = _either(result, labels)
         state.labels[node] = result
 
     def value(self, state: Analysis, node: Node) -> None:
@@ -123,6 +121,16 @@ def _unexpanded(state: Analysis, node: Node) -> Node:
 def _one_number(state: Analysis, node: Node) -> bool:
     """Whether an operand is one number written many times: it fits any channels, if forward computes how many."""
     return base(node) in NUMBERS and not bool(narrow(state.labels_of(node)).any())
+
+
+def _either(left: Tensor, right: Tensor) -> Tensor:
+    """Return the labels of either operand, now one class: those that repeat more, so that positions stay positions."""
+    for labels in sorted((left, right), key=lambda each: narrow(each).numel()):
+        if bool((narrow(labels) > 0).all()):
+            return labels
+    # Where one operand has no class, as a literal, the result has the class of the other.
+    first, second = common(left, right)
+    return torch.maximum(first, second).expand(left.shape)
 
 
 def _broadcast_over_channels(labels: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
