@@ -36,7 +36,9 @@ def hold_for_training(graph: Graph, inputs: Inputs, what: str, *, always: bool =
     RuntimeError
         If layers run in training mode alone, and that mode cannot be traced; they are named.
     """
+    # A shared tensor may enter the graph twice, once for each of its names, and be read there once.
     idle = {name for node, name in graph.names.items() if not node.users}
+    idle -= {name for node, name in graph.names.items() if node.users}
     idle &= {name for name, _ in graph.model.named_parameters()}
     graph.awake = awake = _awake(graph.model, inputs, idle) if idle else []
     if not awake and not always:
