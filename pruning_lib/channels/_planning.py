@@ -76,7 +76,12 @@ def _masks(state: Analysis, kept: Kept) -> tuple[dict[Node, list[Tensor]], dict[
 
 def _groups_left(state: Analysis, kept: Kept) -> dict[str, int]:
     """Return the new number of groups of each grouped convolution and GroupNorm that loses some."""
-    stay = {layer_of(state, call): kept_groups(call, kept) for call in state.calls if call.groups > 1}
+    stay: dict[str, Tensor] = {}
+    for call in state.calls:
+        layer = layer_of(state, call)
+        # A module without the number, as a filter for whatever comes in, counts the groups for itself.
+        if call.groups > 1 and getattr(state.graph.model.get_submodule(layer), "groups", None) == call.groups:
+            stay[layer] = kept_groups(call, kept)
     stay |= {name: kept.of(labels) for name, labels in state.groups.items()}
     return {name: int(mask.sum()) for name, mask in stay.items() if not bool(mask.all())}
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruning_lib.channels import shrink
-from tests.channels.helpers import assert_equal, kill, seeded
+from tests.channels.helpers import assert_equal, kill, seeded, shrunk_and_compared
 
 
 def test_constant_goes_into_the_next_bias():
@@ -170,3 +170,51 @@ def test_zeros_padded_around_the_map_let_channels_go(constant, removed):
     assert shrunk.removed == {"0": removed}  # of constants that vary at the padded border one stands for both
     for size in (5, 9):
         assert_equal(model, shrunk.model, 1, size, size + 2, tolerance=1e-12)
+
+
+def grouped(kernel, padding):
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 1),
+        nn.ReLU(),
+        nn.Conv2d(12, 9, kernel, padding=padding, groups=3),
+        nn.ReLU(),
+        nn.Conv2d(9, 4, 1),
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_second_time_nothing_goes_also_of_one_group(padding):
+    model = seeded(lambda: grouped(3, padding)).double()
+    kill(model[0], list(range(11)))
+    with torch.no_grad():
+        model[0].bias.uniform_(0.1, 1)
+    kill(model[2], list(range(6)))
+    shrunk = shrunk_and_compared(model, 3, 8, 8)
+    assert shrunk.model[2].groups == 1
+    assert shrunk.removed == {"0": 11 - padding, "2": 6}  # with padding one constant stands for the others
+
+
+class Twice(nn.Module):
+    def __init__(self, differ):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(4, 8)
+        self.shared, self.out, self.differ = nn.Linear(8, 6), nn.Linear(6, 2), differ
+
+    def forward(self, x):
+        second = (self.b if self.differ else self.a)(x.flip(-1))
+        return self.out(self.shared(self.a(x).relu()).relu() + self.shared(second.relu()).relu())
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_what_is_the_same_in_every_call_is_folded_once(differ):
+    model = seeded(lambda: Twice(differ)).double()
+    kill(model.a, [0, 1, 2, 5], bias=0.5)
+    kill(model.b, [0, 1, 2, 5], bias=0.5)
+    if differ:
+        with torch.no_grad():
+            model.b.bias[1] = 0.7  # another constant than in the first call, which one bias cannot make up for
+    shrunk = shrink(model, torch.randn(2, 4).double())
+    assert shrunk.removed["b" if differ else "a"] == 4 - differ
+    assert_equal(model, shrunk.model, 4, tolerance=1e-12)
+    if differ:
+        assert "a constant that varies over positions or calls" in " ".join(shrunk.plan.notes)

@@ -4,7 +4,7 @@ A case is made by a function of no arguments under `@case(shape, …)`; its name
 under the caller's seed, and everything is float64. Importing a file of cases enters them into `CASES`.
 """
 
-from tests.networks import layers, maps, movements, sequences, streams  # noqa: F401
+from tests.networks import layers, maps, movements, own, sequences, streams  # noqa: F401
 from tests.networks.activations import ACTIVATIONS
 from tests.networks.cases import CASES, Case
 from tests.networks.drawn import random_network

@@ -78,16 +78,19 @@ def _first(labels: Labels) -> Tensor:
 
 
 @rule(
-    "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d upsample_linear1d",
+    "max_pool1d max_pool1d_with_indices "
+    "avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d upsample_linear1d",
     space=1,
 )
 @rule(
-    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "
+    "max_pool2d max_pool2d_with_indices "
+    "avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "
     "upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa",
     space=2,
 )
 @rule(
-    "max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d upsample_trilinear3d",
+    "max_pool3d max_pool3d_with_indices "
+    "avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d upsample_trilinear3d",
     space=3,
 )
 @dataclass(frozen=True)
