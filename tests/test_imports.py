@@ -9,11 +9,12 @@ import sys
 import pytest
 
 HEAVY = ("IPython", "PIL", "matplotlib", "scipy", "seaborn", "sklearn", "torchvision")
-FLOOR = {"_model", "_types", "units"}
+FLOOR = {"_inputs", "_model", "_types", "units"}
 BELOW = {
     "units": set(),
     "_types": set(),
-    "_model": {"units"},
+    "_inputs": {"units"},
+    "_model": {"_inputs", "units"},
     "_measure": FLOOR | {"channels"},
     "channels": FLOOR | {"_measure"},
     "regularizers": FLOOR | {"_measure", "channels"},
