@@ -18,6 +18,7 @@ from pruning_lib.regularizers import (
     L2,
     GroupHoyer,
     GroupLasso,
+    GroupSL,
     Guided,
     NetworkSlimming,
     Polarization,
@@ -136,6 +137,7 @@ METHODS: dict[str, Method] = {
     "group-hoyer": Method(
         "group Hoyer", lambda model, config, units: GroupHoyer(model, config["strength"], units=units)
     ),
+    "group-sl": Method("Group-SL", lambda model, config, units: GroupSL(model, config["strength"], units=units)),
     "serene-exact": Method("SeReNe, exact", _serene(estimator="exact")),
     "serene-sampled": Method("SeReNe", _sampled_serene, SAMPLED),
     "serene-lower-bound": Method("SeReNe, lower bound", _serene(estimator="lower-bound")),
