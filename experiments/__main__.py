@@ -1,4 +1,4 @@
-"""``python -m experiments run | status | check | table | verdicts | ledger | figure | latency | summary``."""
+"""``python -m experiments run | status | check | table | verdicts | ledger | rankings | pages | figure | …``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import _commands, figures
+from experiments import _commands, figures, pages
 from experiments.runner import WORK
 from experiments.suites import SUITES
 from pruning_lib.companion.records import CHECKOUT, SHIPPED
@@ -60,6 +60,8 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--against", choices=list(figures.AXES), default="macs", help="the horizontal axis")
     if name == "latency":
         command.add_argument("--rounds", type=int, default=15, help="how often each network has its turn")
+    if name == "pages":
+        command.add_argument("--out", type=Path, default=pages.FOLDER, help="folder to write to")
     if name in ("summary", "latency"):
         command.add_argument("--out", type=Path, default=SHIPPED, help="folder to write to")
 

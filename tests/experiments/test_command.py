@@ -221,7 +221,7 @@ def test_a_table_says_what_its_errors_are_and_has_the_other_scores(capsys: pytes
     assert main(["table", "nuclei-unet"]) == 0
     says, _, _, _, head, *_ = capsys.readouterr().out.splitlines()
     assert "what the Dice coefficient lacks to 100 %" in says
-    assert "| last instance F1 | last − whole | last − pruned without penalty | last − uniform |" in head
+    assert "| last instance F1 | last − dense | last − pruned without penalty | last − uniform |" in head
     assert "the accuracy lacks" in tables.table(load("mnist-lenet5"), about("mnist-lenet5"))
 
 
@@ -296,7 +296,7 @@ def test_the_figure_is_drawn(done: Path, tmp_path: Path) -> None:
 def test_time_is_measured_for_every_network_that_the_tables_end_in(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments._commands.measured", partial(measured, shipped=tmp_path))
+    monkeypatch.setattr("experiments.pages.measured", partial(measured, shipped=tmp_path))
     command = ["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png"), "--against", "time"]
     assert main(command) == 1
     assert "was not measured" in capsys.readouterr().err

@@ -1,0 +1,108 @@
+"""The pages of the book that hold every table of the records: `python -m experiments pages` writes `book/tables/`.
+
+A page a family of suites, one for the ledger, one for the rankings. The same records give the same bytes; a test says
+when a page is older than its records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments import ledger, rankings, tables
+from experiments.methods import Config
+from experiments.suites import SUITES, Suite
+from pruning_lib.companion.records import load, measured, read, write_text
+
+FOLDER = Path(__file__).parents[1] / "book" / "tables"
+AGAIN = "% Written by `python -m experiments pages` from the records; do not edit it.\n\n"
+FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lenet300": ("LeNet-300 on MNIST", ("mnist-lenet300", "mnist-lenet300-bn", "mnist-mlp")),
+    "lenet5": (
+        "LeNet-5 on MNIST and Fashion-MNIST",
+        tuple(f"{data}-lenet5{twin}" for data in ("mnist", "fashion") for twin in ("", "-bn", "-shares")),
+    ),
+    "cifar10": (
+        "CIFAR-10",
+        (
+            "cifar10-vgg16",
+            "cifar10-resnet56",
+            "cifar10-vgg16-quarter",
+            "cifar10-resnet20",
+            "cifar10-vgg16-paper-protocol",
+            "cifar10-resnet56-paper-protocol",
+        ),
+    ),
+    "medical": (
+        "Medical images",
+        ("nuclei-unet", "nuclei-deaths", "covid-cnn", "covid-cnn-within", "covid-deaths"),
+    ),
+    "marks": ("Published marks", ("marks-lenet300", "marks-lenet5")),
+    "ablations": ("Ablations", tuple(name for name in SUITES if name.startswith("ablation-"))),
+}  # fmt: skip
+"""{page: (title, suites)}; the rankings have a page of their own, and those that test the command line have none."""
+
+
+def write(records: Path, folder: Path = FOLDER) -> list[Path]:
+    """Write every page; return their paths."""
+    paths = []
+    for name, text in pages(records).items():
+        paths.append(folder / f"{name}.md")
+        write_text(paths[-1], text)
+    return paths
+
+
+def pages(records: Path) -> dict[str, str]:
+    """Return {name: text} of every page."""
+    found = {"ledger": _page("The claims of the papers", _about_ledger(), ledger.ledger(records))}
+    found["rankings"] = _page("Which ranking is safe?", rankings.RULE, rankings.table(records))
+    for name, (title, suites) in FAMILIES.items():
+        found[name] = _page(title, *(_suite(SUITES[suite], records) for suite in suites))
+    return found
+
+
+def _page(title: str, *parts: str) -> str:
+    return AGAIN + "\n\n".join([f"# {title}", *parts]) + "\n"
+
+
+def _about_ledger() -> str:
+    links = ", ".join(f"[{title}]({name}.md)" for name, (title, _) in FAMILIES.items())
+    return (
+        "Two questions are asked of each headline claim. *Is it met?* The small network is compared with its own "
+        "dense network before the cut, and with a dense network trained as long as everything that was done to the "
+        "small one. *Is the method the reason?* It is compared with what anybody could have had instead: uniform "
+        "width, the same small network trained from its first step, random units. Claims and margins were written "
+        f"down before the runs. The tables of all runs: {links}, [rankings](rankings.md)."
+    )
+
+
+def _suite(suite: Suite, records: Path) -> str:
+    """Return the part of a page on one suite: what it asks, how it runs, both answers, and every row."""
+    total, done = len(suite.configs()), len(read(suite.name, records))
+    parts = [f"## {suite.title}", f"{suite.question} {_protocol(suite.configs())} {done} of {total} runs are there."]
+    if done:
+        rows = load(suite.name, folder=records)
+        parts += ["### Both questions", ledger.verdicts(rows, suite)] if _is_judged(rows) else []
+        parts.append(tables.table(rows, suite.head(), times(suite.name)))
+    return "\n\n".join(parts)
+
+
+def _is_judged(rows: list[tables.Row]) -> bool:
+    """Whether there is something to compare a method with: ablations have no controls."""
+    return any(row["recipe"] == "control" or row["criterion"] == "random" for row in rows)
+
+
+def _protocol(configs: list[Config]) -> str:
+    """Return in a sentence how long the runs train."""
+    longest = max(configs, key=lambda config: config.get("finetune_epochs", 0))
+    tuned = longest.get("finetune_epochs", 0)
+    seeds = len({config["seed"] for config in configs})
+    again = f", then {tuned} of fine-tuning" if tuned else ""
+    return f"{longest['epochs']} epochs of training{again}; {seeds} seed{'s' * (seeds > 1)}."
+
+
+def times(suite: str) -> dict[str, float]:
+    """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
+    try:
+        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
+    except FileNotFoundError:
+        return {}
