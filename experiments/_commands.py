@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from experiments import figures, latency, ledger, pages, rankings, tables
+from experiments import figures, latency, ledger, pages, rankings, tables, tidy
 from experiments.runner import Runner
 from experiments.suites import SUITES
 from pruning_lib.companion.records import load, read, summarize, summary_text, write_text
@@ -92,10 +92,16 @@ def write_pages(options: argparse.Namespace) -> int:
 
 
 def figure(options: argparse.Namespace) -> int:
-    """Write a picture of every front."""
-    rows, head = load(options.suite, folder=options.records), SUITES[options.suite].head()
-    picture = figures.figure(rows, head, options.against, pages.times(options.suite))
-    picture.savefig(options.out, bbox_inches="tight")
+    """Write a picture: every front of one suite, or one of those that `experiments.tidy` collects of several."""
+    suites = [SUITES[name] for name in options.suite]
+    if options.kind != FRONT:
+        drawn = tidy.picture(options.kind, suites, options.records, options.methods)
+    elif len(suites) == 1:
+        rows, name = load(suites[0].name, folder=options.records), suites[0].name
+        drawn = figures.figure(rows, suites[0].head(), options.against, pages.times(name))
+    else:
+        raise ValueError(f"A picture of every front takes one suite, not {len(suites)}; --kind fronts takes several.")
+    drawn.savefig(options.out, bbox_inches="tight")
     return 0
 
 
@@ -131,10 +137,14 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "ledger": (claims, "both answers on every claim of the papers, and what is missing"),
     "rankings": (ranked, "which ranking is safe: the rule, and what each ranking did to each network"),
     "pages": (write_pages, "write the book's pages of tables"),
-    "figure": (figure, "test error against multiply-adds, units or time"),
+    "figure": (figure, "a picture: error against size, epochs or time, deaths, claims, methods by networks"),
     "latency": (time, "time the networks that the tables end in, all in turn; the machine should do nothing else"),
     "summary": (summary, "write the summary that ships with the package"),
 }
+FRONT = "front"
+"""The kind of picture that has a panel a family of methods."""
+OF_SOME = ("figure",)
+"""What may be asked of several suites together."""
 OF_ALL = ("status", "check")
 """What may be asked of all suites at once."""
 OF_NONE = ("ledger", "rankings", "pages")

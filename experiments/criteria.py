@@ -6,6 +6,7 @@ A name is a basis and endings: ``"folded-isomorphic"``, ``"fluctuation-standardi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -38,6 +39,7 @@ LABELS = {
 }
 """What people call bases and endings. Retrained: as long as the network was trained, at the same rate."""
 SCOPES = {LOCAL: "local", ISOMORPHIC: "isomorphic"}
+Shift = Literal["keep", "drop", "mean"]
 Ranks = dict[str, Tensor]
 BASES: dict[str, Callable[[nn.Module, Units, TensorPair, int], Ranks]] = {
     "magnitude": lambda model, units, examples, seed: importance.magnitude(model, units, of="weights"),
@@ -86,6 +88,6 @@ def scope(criterion: str, otherwise: str) -> str:
     return next((SCOPES[part] for part in parts(criterion) if part in SCOPES), otherwise)
 
 
-def shift(criterion: str, otherwise: str) -> str:
+def shift(criterion: str, otherwise: Shift) -> Shift:
     """Return what zeroed units emit: of FLAP's criterion their mean, which is its bias; else as the suite does."""
     return "mean" if parts(criterion)[0] == "fluctuation" else otherwise

@@ -1,7 +1,7 @@
 """The pages of the book that hold every table of the records: `python -m experiments pages` writes `book/tables/`.
 
-A page a family of suites, one for the ledger, one for the rankings. The same records give the same bytes; a test says
-when a page is older than its records.
+A page a family of suites that names one (`PAGE`, its title), one for the ledger, one for the rankings. The same records
+give the same bytes; a test says when a page is older than its records.
 """
 
 from __future__ import annotations
@@ -10,36 +10,11 @@ from pathlib import Path
 
 from experiments import ledger, rankings, tables
 from experiments.methods import Config
-from experiments.suites import SUITES, Suite
-from pruning_lib.companion.records import load, measured, read, write_text
+from experiments.suites import PAGES, SUITES, Suite
+from pruning_lib.companion.records import Row, load, measured, read, write_text
 
 FOLDER = Path(__file__).parents[1] / "book" / "tables"
 AGAIN = "% Written by `python -m experiments pages` from the records; do not edit it.\n\n"
-FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "lenet300": ("LeNet-300 on MNIST", ("mnist-lenet300", "mnist-lenet300-bn", "mnist-mlp")),
-    "lenet5": (
-        "LeNet-5 on MNIST and Fashion-MNIST",
-        tuple(f"{data}-lenet5{twin}" for data in ("mnist", "fashion") for twin in ("", "-bn", "-shares")),
-    ),
-    "cifar10": (
-        "CIFAR-10",
-        (
-            "cifar10-vgg16",
-            "cifar10-resnet56",
-            "cifar10-vgg16-quarter",
-            "cifar10-resnet20",
-            "cifar10-vgg16-paper-protocol",
-            "cifar10-resnet56-paper-protocol",
-        ),
-    ),
-    "medical": (
-        "Medical images",
-        ("nuclei-unet", "nuclei-deaths", "covid-cnn", "covid-cnn-within", "covid-deaths"),
-    ),
-    "marks": ("Published marks", ("marks-lenet300", "marks-lenet5")),
-    "ablations": ("Ablations", tuple(name for name in SUITES if name.startswith("ablation-"))),
-}  # fmt: skip
-"""{page: (title, suites)}; the rankings have a page of their own, and those that test the command line have none."""
 
 
 def write(records: Path, folder: Path = FOLDER) -> list[Path]:
@@ -55,7 +30,7 @@ def pages(records: Path) -> dict[str, str]:
     """Return {name: text} of every page."""
     found = {"ledger": _page("The claims of the papers", _about_ledger(), ledger.ledger(records))}
     found["rankings"] = _page("Which ranking is safe?", rankings.RULE, rankings.table(records))
-    for name, (title, suites) in FAMILIES.items():
+    for name, (title, suites) in PAGES.items():
         found[name] = _page(title, *(_suite(SUITES[suite], records) for suite in suites))
     return found
 
@@ -65,7 +40,7 @@ def _page(title: str, *parts: str) -> str:
 
 
 def _about_ledger() -> str:
-    links = ", ".join(f"[{title}]({name}.md)" for name, (title, _) in FAMILIES.items())
+    links = ", ".join(f"[{title}]({name}.md)" for name, (title, _) in PAGES.items())
     return (
         "Two questions are asked of each headline claim. *Is it met?* The small network is compared with its own "
         "dense network before the cut, and with a dense network trained as long as everything that was done to the "
@@ -86,7 +61,7 @@ def _suite(suite: Suite, records: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _is_judged(rows: list[tables.Row]) -> bool:
+def _is_judged(rows: list[Row]) -> bool:
     """Whether there is something to compare a method with: ablations have no controls."""
     return any(row["recipe"] == "control" or row["criterion"] == "random" for row in rows)
 

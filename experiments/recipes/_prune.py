@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experiments import criteria
 from experiments.bench import EXAMPLES, Bench
+from experiments.criteria import Shift
 from experiments.methods import INPUTS, Config, prepare, regularizer_of
 from experiments.targets import Target, kinds, prunable
 from pruning_lib._measure import recalibrate
@@ -20,8 +21,6 @@ from pruning_lib.regularizers import L2, SeReNe
 from pruning_lib.selection import zero
 from pruning_lib.training import constant, cosine
 from pruning_lib.units import BatchNorm, Chosen, Units, weighted
-
-Shift = Literal["keep", "drop", "mean"]
 
 
 def run_prune(bench: Bench) -> Record:
@@ -58,7 +57,7 @@ def _prune(
 ) -> dict[str, Any]:
     config = bench.config
     chosen = _choose(config, units, ranks, criterion, target)
-    shift: Shift = criteria.shift(criterion, config.get("shifts", "keep"))
+    shift = criteria.shift(criterion, config.get("shifts", "keep"))
     # Bounded scales come without a shift.
     averaged = shift == "mean" or (config.get("averaged", False) and config["method"] != "rni")
     cut = _cut(bench, model, units, chosen, averaged=averaged)

@@ -167,6 +167,7 @@ RESNET56_CLAIM = Claim(
 SHORTER = "The paper trains for 160 epochs, and retrains as long at the same rate; its network is "
 HOLDS = "Do half of the channels go at no loss, and nine of ten at a moderate one"
 
+PAGE = "CIFAR-10"
 SUITES = (
     Suite(
         protocol=QUARTER,

@@ -19,7 +19,11 @@ OUTPUTS = torch.zeros(1, 3)
 
 PROTOCOL = [
     Method(
-        f"GroupSL {mode}", partial(GroupSL, apply=mode), needs_units=True, reach=("conv1.", "bn1.", "conv2.", "fc1.")
+        f"GroupSL {mode}",
+        partial(GroupSL, apply=mode),
+        needs_units=True,
+        reach=("conv2.", "bn2.", "fc1."),
+        plain_scales=mode == "decay",
     )
     for mode in modes(GroupSL)
 ]
