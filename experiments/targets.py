@@ -44,7 +44,7 @@ class Target:
         """Return what `select` is to be told."""
         if self.kind == "fraction":
             return {"fraction": self.share}
-        return {"macs": round(self.share * sum(units.macs.values()))}
+        return {"max_macs": round(self.share * sum(units.macs.values()))}
 
     def choose(self, ranks: dict[str, Tensor], units: Units, names: set[str], **how: Any) -> Chosen:
         """Choose the units that go, by importance; `how` goes to `select`."""
@@ -64,7 +64,7 @@ class Target:
         if self.kind == "fraction":
             return {name: round(size * (1 - self.share)) for name, size in sizes.items()}
         first = next(iter(sizes.values()))
-        budget = self.budget(units)["macs"]
+        budget = self.budget(units)["max_macs"]
         for n in range(first, 0, -1):
             widths = {name: max(1, round(size * n / first)) for name, size in sizes.items()}
             if cost(fewer(units, widths), units) <= budget:

@@ -188,6 +188,9 @@ class Group:
     tables : tuple of Table
         Embeddings and parameters that write the units, too, as positions added to a stream. `zero` zeroes them along;
         they are neither penalized nor ranked.
+    structure : str
+        The types and kernel sizes of its layers. Groups of the same structure can be ranked together; one without a
+        structure is like no other.
 
     Examples
     --------
@@ -206,6 +209,7 @@ class Group:
     readers: tuple[Member, ...]
     bypassed: bool = False
     tables: tuple[Table, ...] = ()
+    structure: str = ""
 
     def __str__(self) -> str:
         path = " → ".join(member.layer for member in (*self.writers, *self.norms, *self.readers))

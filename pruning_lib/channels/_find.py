@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.modules.conv import _ConvNd
 
 from pruning_lib._model import check, clone
 from pruning_lib.channels._constants import stands_in
@@ -166,9 +168,24 @@ def _groups(
             readers=tuple(readers[i].values()),
             bypassed=i in avoided,
             tables=tuple(table for number, table in tables if number == i),
+            structure=_structure(state.graph.model, (writers[i], norms[i], readers[i])),
         )
         for i, name in enumerate(names)
     ]
+
+
+def _structure(model: nn.Module, sides: Iterable[Iterable[str]]) -> str:
+    """Return the types and kernel sizes of the layers of a group, side by side, in no order."""
+    return " → ".join(" + ".join(sorted(_layer_type(model.get_submodule(layer)) for layer in side)) for side in sides)
+
+
+def _layer_type(module: nn.Module) -> str:
+    """Return a layer's type and kernel size, and whether it is grouped."""
+    words = [type(module).__name__]
+    if isinstance(module, _ConvNd):
+        words.append("×".join(map(str, module.kernel_size)))
+        words += ["depthwise" if module.groups == module.in_channels else "grouped"] if module.groups > 1 else []
+    return " ".join(words)
 
 
 def _enter(members: list[dict[str, Member]], layer: str, place: Tensor, exposed: bool = False) -> list[int]:
