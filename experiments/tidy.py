@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.suites import Suite
+from experiments.suites import Claim, Suite
 from experiments.tables import called, cases
 from pruning_lib.companion.pictures import Columns, plot_forest, plot_heatmap, plot_lines
 from pruning_lib.companion.records import Record, Row, interval, load, read
@@ -27,29 +30,30 @@ def _columns(entries: Iterable[dict[str, Any]]) -> Columns:
     return {name: [entry[name] for entry in listed] for name in (listed[0] if listed else ())}
 
 
-def _chosen(suite: Suite, records: Path, methods: Sequence[str]) -> list[Row]:
-    """Return the rows of some methods, by their own importance, at the strengths that validation data chose."""
-    rows = load(suite.name, folder=records)
-    return [
-        row
-        for (_, method, criterion, target, _), its in cases(rows).items()
+def _chosen(suite: Suite, records: Path, methods: Sequence[str]) -> list[list[Row]]:
+    """Return the rows of some methods by their own importance, a list a size, at strengths that validation chose."""
+    found = [
+        its
+        for (_, method, criterion, target, _), its in cases(load(suite.name, folder=records)).items()
         if method in methods and criterion in ("own", None) and target is not None
-        for row in its
     ]
+    return sorted(found, key=lambda its: methods.index(its[0]["method"]))
 
 
 def fronts(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Columns:
-    """Return the test error of every small network against the multiply-adds that it has left."""
+    """Return the test error of every small network against the multiply-adds that it has left.
+
+    Where seeds end at sizes of their own, all are drawn at the mean of these.
+    """
 
     def entries() -> Iterator[dict[str, Any]]:
         for suite in suites:
             whole = max(record["stages"]["trained"]["macs"] for record in read(suite.name, records))
-            for row in sorted(_chosen(suite, records, methods), key=lambda row: methods.index(row["method"])):
-                # Seeds of a method end at sizes of their own; they are drawn at their target.
-                its = [r for r in _chosen(suite, records, (row["method"],)) if r["target"] == row["target"]]
-                share = 100 * sum(r["macs"] for r in its) / len(its) / whole
-                name = called(suite.head(), row["method"])
-                yield {LEFT: round(share, 2), ERROR: row["test_error"], "method": name, "network": suite.title}
+            for its in _chosen(suite, records, methods):
+                share = round(100 * statistics.fmean(row["macs"] for row in its) / whole, 2)
+                name = called(suite.head(), its[0]["method"])
+                for row in its:
+                    yield {LEFT: share, ERROR: row["test_error"], "method": name, "network": suite.title}
 
     return _columns(entries())
 
@@ -94,56 +98,46 @@ def gaps(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Colu
     def entries() -> Iterator[dict[str, Any]]:
         for suite in suites:
             dense, _ = dense_errors(load(suite.name, folder=records))
-            for row in sorted(_chosen(suite, records, methods), key=lambda row: methods.index(row["method"])):
-                head = suite.head()
+            head = suite.head()
+            for row in (row for its in _chosen(suite, records, methods) if dense for row in its):
                 where = f"{suite.title}, {called(head, row['target'])}"
-                gap = row["test_error"] - sum(dense) / len(dense) if dense else None
-                if gap is not None:
-                    yield {GAP: gap, "method": called(head, row["method"]), "network": where}
+                gap = row["test_error"] - statistics.fmean(dense)
+                yield {GAP: gap, "method": called(head, row["method"]), "network": where}
 
     return _columns(entries())
 
 
 def claims(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Columns:
     """Return the differences that the ledger rests on: from before the cut, from dense, from the deciding control."""
-
-    def entries() -> Iterator[dict[str, Any]]:
-        for suite in suites:
-            rows = load(suite.name, folder=records)
-            for claim in suite.claims:
-                asked = {key: getattr(claim, key) for key in ("method", "target", "stage", "removed", "loss", "slight")}
-                ours = runs_of(rows, asked).rows
-                if not ours:
-                    continue
-                says = f"{claim.paper}: {claim.says}"
-                margin = claim_met(rows, asked).margin
-                errors = [row[f"{claim.stage}_test_error"] for row in ours]
-                before = [e - row["trained_test_error"] for e, row in zip(errors, ours, strict=True)]
-                yield _line(says, "before the cut", before, interval(before)[1], margin)
-                for against, theirs in _others(rows, claim.method, claim.target, claim.removed, claim.stage):
-                    mine = errors if against == "dense" else [row["test_error"] for row in ours]
-                    half = compare(mine, theirs).half if min(len(mine), len(theirs)) > 1 else float("inf")
-                    points = [e - sum(theirs) / len(theirs) for e in mine]
-                    yield _line(says, against, points, half, margin if against == "dense" else None)
-
-    return _columns(entries())
+    return _columns(
+        entry
+        for suite in suites
+        for rows in (load(suite.name, folder=records) if suite.claims else [],)
+        for claim in suite.claims
+        for entry in _of_claim(rows, claim)
+    )
 
 
-def _others(
-    rows: list[Row], method: str, target: str, removed: float | None, stage: str
-) -> Iterator[tuple[str, list[float]]]:
-    """Return the test errors of what a claim's networks are compared with, by name."""
-    dense, _ = dense_errors(rows)
-    if dense:
-        yield "dense", dense
-    deciding = reason(rows, method, target, removed=removed, stage=stage).deciding
-    if deciding:
-        found = opponents(rows, method, target, removed)[deciding]
-        yield "the control that decides", [row["test_error"] for row in found]
+def _of_claim(rows: list[Row], claim: Claim) -> Iterator[dict[str, Any]]:
+    ours = runs_of(rows, asdict(claim)).rows
+    if not ours:
+        return
+    stage, last = ([row[f"{name}test_error"] for row in ours] for name in (f"{claim.stage}_", ""))
+    before = [e - row["trained_test_error"] for e, row in zip(stage, ours, strict=True)]
+    says = {"claim": f"{claim.paper}: {claim.says}", "margin": claim_met(rows, asdict(claim)).margin}
+    yield says | {"against": "before the cut", "points": before, "half": interval(before)[1]}
+    if dense := dense_errors(rows)[0]:
+        yield says | {"against": "dense", **_difference(stage, dense)}
+    if deciding := reason(rows, claim.method, claim.target, removed=claim.removed, stage=claim.stage).deciding:
+        control = opponents(rows, claim.method, claim.target, claim.removed)[deciding]
+        found = _difference(last, [row["test_error"] for row in control])
+        yield says | {"against": "the control that decides", "margin": None, **found}
 
 
-def _line(claim: str, against: str, points: list[float], half: float, margin: float | None) -> dict[str, Any]:
-    return {"claim": claim, "against": against, "points": points, "half": half, "margin": margin}
+def _difference(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Return our errors above the mean of theirs, and half the width of Welch's interval, which takes two of each."""
+    half = compare(ours, theirs).half if min(len(ours), len(theirs)) > 1 else math.inf
+    return {"points": [error - statistics.fmean(theirs) for error in ours], "half": half}
 
 
 Collect = Callable[[Sequence[Suite], Path, Sequence[str]], Columns]
