@@ -62,7 +62,7 @@ def check(options: argparse.Namespace) -> int:
 def table(options: argparse.Namespace) -> int:
     """Print every row."""
     head = SUITES[options.suite].head()
-    print(tables.table(load(options.suite, folder=options.records), head, pages.times(options.suite)))
+    print(tables.table(load(options.suite, folder=options.records), head, tables.times(options.suite)))
     return 0
 
 
@@ -98,7 +98,7 @@ def figure(options: argparse.Namespace) -> int:
         drawn = tidy.picture(options.kind, suites, options.records, options.methods)
     elif len(suites) == 1:
         rows, name = load(suites[0].name, folder=options.records), suites[0].name
-        drawn = figures.figure(rows, suites[0].head(), options.against, pages.times(name))
+        drawn = figures.figure(rows, suites[0].head(), options.against, tables.times(name))
     else:
         raise ValueError(f"A picture of every front takes one suite, not {len(suites)}; --kind fronts takes several.")
     drawn.savefig(options.out, bbox_inches="tight")

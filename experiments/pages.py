@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments import ledger, rankings, tables
 from experiments.methods import Config
 from experiments.suites import PAGES, SUITES, Suite
-from pruning_lib.companion.records import Row, load, measured, read, write_text
+from pruning_lib.companion.records import Row, load, read, write_text
 
 FOLDER = Path(__file__).parents[1] / "book" / "tables"
 AGAIN = "% Written by `python -m experiments pages` from the records; do not edit it.\n\n"
@@ -57,7 +57,7 @@ def _suite(suite: Suite, records: Path) -> str:
     if done:
         rows = load(suite.name, folder=records)
         parts += ["### Both questions", ledger.verdicts(rows, suite)] if _is_judged(rows) else []
-        parts.append(tables.table(rows, suite.head(), times(suite.name)))
+        parts.append(tables.table(rows, suite.head(), tables.times(suite.name)))
     return "\n\n".join(parts)
 
 
@@ -73,11 +73,3 @@ def _protocol(configs: list[Config]) -> str:
     seeds = len({config["seed"] for config in configs})
     again = f", then {tuned} of fine-tuning" if tuned else ""
     return f"{longest['epochs']} epochs of training{again}; {seeds} seed{'s' * (seeds > 1)}."
-
-
-def times(suite: str) -> dict[str, float]:
-    """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
-    try:
-        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
-    except FileNotFoundError:
-        return {}

@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from experiments import targets
-from pruning_lib.companion.records import Row, architecture, choose, interval, paired
+from pruning_lib.companion.records import Row, architecture, choose, interval, measured, paired
 
 Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 Head = dict[str, Any]
@@ -47,6 +47,14 @@ def called(head: Head, name: str | None) -> str:
 def judged_by(head: Head) -> str:
     """Return in words what the errors of a suite are."""
     return f"what the {head['scores'].get(head['judged_by'], head['judged_by'])} lacks to 100 %"
+
+
+def times(suite: str) -> dict[str, float]:
+    """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
+    try:
+        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
+    except FileNotFoundError:
+        return {}
 
 
 def table(rows: list[Row], head: Head, times: dict[str, float] | None = None) -> str:

@@ -339,7 +339,7 @@ def test_pictures_show_the_rows_and_the_histories_of_records(done: Path, monkeyp
 def test_time_is_measured_for_every_network_that_the_tables_end_in(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.pages.measured", partial(measured, shipped=tmp_path))
+    monkeypatch.setattr("experiments.tables.measured", partial(measured, shipped=tmp_path))
     command = ["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png"), "--against", "time"]
     assert main(command) == 1
     assert "was not measured" in capsys.readouterr().err
