@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pruning_lib.units import Chosen, Units
+from pruning_lib.units import Chosen, Group, Units
 
 Scope = Literal["global", "isomorphic", "local"]
 
@@ -20,72 +23,114 @@ def share_of(fraction: float, count: int) -> int:
     return math.floor(fraction * count + 1e-9)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """A group's units as what goes at once, least important first: one of each bound set, or one alone.
+
+    Parameters
+    ----------
+    order : Tensor
+        int64, the units block by block.
+    ends : list of int
+        How many of them have gone after so many blocks; it begins with 0.
+    means : Tensor
+        The mean score of each block, (blocks,).
+    """
+
+    order: Tensor
+    ends: list[int]
+    means: Tensor
+
+    @classmethod
+    def of(cls, score: Tensor, group: Group, floor: int) -> Blocks:
+        """Rank a group's blocks."""
+        if not group.even:
+            order = torch.argsort(score, stable=True)
+            return cls(order, list(range(len(order) + 1)), score[order])
+        single = torch.ones(group.size, dtype=torch.bool)
+        blocks: list[Tensor] = []
+        for sets in group.even:
+            ranked = [part[torch.argsort(score[part], stable=True)] for part in sets]
+            single[torch.cat(ranked)] = False
+            # One of each set stays unless all may go: a chunk has no empty halves.
+            blocks += [torch.stack(block) for block in zip(*ranked, strict=False)][: -1 if floor else None]
+        blocks += list(single.nonzero())
+        means = torch.stack([score[block].mean() for block in blocks]) if blocks else score[:0]
+        blocks = [blocks[i] for i in torch.argsort(means, stable=True).tolist()]
+        order = torch.cat(blocks) if blocks else torch.zeros(0, dtype=torch.int64)
+        return cls(order, [0, *itertools.accumulate(map(len, blocks))], means.sort(stable=True).values)
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+
 class Ranking:
-    """All candidates from least to most important; the `floor` best units of a group are none.
+    """All candidates from least to most important: single units, and blocks of bound units, one of each set.
 
     Groups are ranked together or apart, as `scope` says. What one such class loses, in units, every other one loses as
-    the same share: a candidate's place is its standing in its class, in (0, 1).
+    the same share: a candidate's place is its standing in its class, in (0, 1). A block scores the mean of its units.
     """
 
     def __init__(self, scores: Mapping[str, Tensor], units: Units, scope: Scope, floor: int, round_to: int) -> None:
         self.units, self.floor, self.round_to = units, floor, round_to
-        self.scores = scores
-        self.order = {name: torch.argsort(score, stable=True) for name, score in scores.items()}
+        self.blocks = {name: Blocks.of(score, units[name], floor) for name, score in scores.items()}
         self.classes: dict[str, list[str]] = {}
         for name in scores:
             self.classes.setdefault(_class_of(name, units, scope), []).append(name)
         standing = {name: place for names in self.classes.values() for name, place in self._standing(names).items()}
-        free = {name: standing[name][: self.free(name)] for name in scores}
-        places = torch.cat(list(free.values()))
-        owner = [name for name, part in free.items() for _ in range(len(part))]
+        self.free = {
+            name: max(sum(units[name].size - end >= floor for end in blocks.ends) - 1, 0)
+            for name, blocks in self.blocks.items()
+        }
+        owner = [name for name, count in self.free.items() for _ in range(count)]
+        places = torch.cat([standing[name][:count] for name, count in self.free.items()])
         # Stable on (order of groups, order within the group): equal standings go by index.
         self.owners = [owner[i] for i in torch.argsort(places, stable=True).tolist()]
 
-    def free(self, name: str) -> int:
-        """Return how many units of a group are candidates."""
-        return max(len(self.scores[name]) - self.floor, 0)
-
     def _standing(self, names: list[str]) -> dict[str, Tensor]:
-        """Return where each unit of these groups stands among all of theirs, in the order of each group."""
-        flat = torch.cat([self.scores[name][self.order[name]] for name in names])
-        places = (torch.argsort(torch.argsort(flat, stable=True)).double() + 0.5) / len(flat)
-        return dict(zip(names, torch.split(places, [len(self.scores[name]) for name in names]), strict=True))
+        """Return where each block of these groups stands among all units of theirs, in the order of each group."""
+        order = torch.argsort(torch.cat([self.blocks[name].means for name in names]), stable=True)
+        sizes = torch.cat([torch.tensor(self.blocks[name].ends).diff() for name in names]).double()
+        places = torch.empty_like(sizes)
+        places[order] = (sizes[order].cumsum(0) - sizes[order] / 2) / sum(self.units[name].size for name in names)
+        return dict(zip(names, torch.split(places, [len(self.blocks[name]) for name in names]), strict=True))
 
-    def lowest(self, count: int) -> Chosen:
-        """Choose the `count` least important candidates."""
-        taken = dict.fromkeys(self.scores, 0)
-        for name in self.owners[:count]:
-            taken[name] += 1
-        return self.masks(taken)
+    def lowest(self, count: int, owners: Sequence[str] | None = None) -> Chosen:
+        """Choose the `count` least important candidates, of all or of those that are left."""
+        return self.masks(Counter((self.owners if owners is None else owners)[:count]))
 
     def fraction(self, fraction: float) -> Chosen:
         """Choose a share of the units of every class."""
-        taken = dict.fromkeys(self.scores, 0)
-        wanted = 0
+        taken: Counter[str] = Counter()
+        wanted = may_go = 0
         for names in self.classes.values():
-            count = share_of(fraction, sum(len(self.scores[name]) for name in names))
-            members = set(names)
-            for name in [name for name in self.owners if name in members][:count]:
+            left = count = share_of(fraction, sum(self.units[name].size for name in names))
+            for name in (name for name in self.owners if name in names):
+                ends = self.blocks[name].ends
+                left -= ends[taken[name] + 1] - ends[taken[name]]
+                if left < 0:
+                    break
                 taken[name] += 1
             wanted += count
-        self._report(wanted, sum(taken.values()))
+            may_go += min(count, sum(self.blocks[name].ends[self.free[name]] for name in names))
+        self._report(wanted, may_go)
         return self.masks(taken)
 
     def below(self, threshold: float) -> Chosen:
-        """Choose the units that score less than a number."""
-        wanted = {name: int((score < threshold).sum()) for name, score in self.scores.items()}
-        taken = {name: min(count, self.free(name)) for name, count in wanted.items()}
-        self._report(sum(wanted.values()), sum(taken.values()))
+        """Choose the units, or blocks, that score less than a number."""
+        low = {name: int((blocks.means < threshold).sum()) for name, blocks in self.blocks.items()}
+        taken = {name: min(count, self.free[name]) for name, count in low.items()}
+        wanted, may_go = (sum(self.blocks[name].ends[n] for name, n in each.items()) for each in (low, taken))
+        self._report(wanted, may_go)
         return self.masks(taken)
 
-    def masks(self, counts: Mapping[str, int]) -> Chosen:
-        """Choose the `counts` least important units of each group, as far as `round_to` lets them go."""
-        chosen = {}
-        for name, group in self.units.items():
-            chosen[name] = torch.zeros(group.size, dtype=torch.bool)
-            if name in counts:
-                stay = math.ceil((group.size - counts[name]) / self.round_to) * self.round_to
-                chosen[name][self.order[name][: max(group.size - stay, 0)]] = True
+    def masks(self, taken: Mapping[str, int]) -> Chosen:
+        """Choose the `taken` least important blocks of each group, as far as `round_to` lets them go."""
+        chosen = {name: torch.zeros(group.size, dtype=torch.bool) for name, group in self.units.items()}
+        for name, blocks in self.blocks.items():
+            ends, size = blocks.ends[: taken.get(name, 0) + 1], len(chosen[name])
+            gone = max((end for end in ends if (size - end) % self.round_to == 0), default=0)
+            chosen[name][blocks.order[:gone]] = True
         return chosen
 
     def _report(self, wanted: int, may_go: int) -> None:
