@@ -1,4 +1,7 @@
-"""Tidy columns for `pruning_lib.companion.pictures`, from the records of some suites."""
+"""Tidy columns for `pruning_lib.companion.pictures`, from the records of some suites.
+
+Methods have the names that they have everywhere, not those of one suite, so that a method is one curve in all facets.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.methods import label
 from experiments.suites import Claim, Suite
-from experiments.tables import called, cases
+from experiments.tables import cases
 from pruning_lib.companion.pictures import Columns, plot_forest, plot_heatmap, plot_lines
 from pruning_lib.companion.records import Record, Row, interval, load, read
 from pruning_lib.companion.verdicts import claim_met, compare, dense_errors, opponents, reason, runs_of
@@ -51,7 +55,7 @@ def fronts(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Co
             whole = max(record["stages"]["trained"]["macs"] for record in read(suite.name, records))
             for its in _chosen(suite, records, methods):
                 share = round(100 * statistics.fmean(row["macs"] for row in its) / whole, 2)
-                name = called(suite.head(), its[0]["method"])
+                name = label(its[0]["method"])
                 for row in its:
                     yield {LEFT: share, ERROR: row["test_error"], "method": name, "network": suite.title}
 
@@ -66,7 +70,7 @@ def _logged(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> I
         for record in sorted(its, key=lambda it: (methods.index(it["config"]["method"]), it["config"]["strength"])):
             config = record["config"]
             strengths = {it["config"]["strength"] for it in its if it["config"]["method"] == config["method"]}
-            name = called(suite.head(), config["method"])
+            name = label(config["method"])
             yield suite, record, f"{name}, λ = {config['strength']:g}" if len(strengths) > 1 else name
 
 
@@ -98,11 +102,11 @@ def gaps(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Colu
     def entries() -> Iterator[dict[str, Any]]:
         for suite in suites:
             dense, _ = dense_errors(load(suite.name, folder=records))
-            head = suite.head()
+            labels = suite.all_labels()
             for row in (row for its in _chosen(suite, records, methods) if dense for row in its):
-                where = f"{suite.title}, {called(head, row['target'])}"
+                where = f"{suite.title}, {labels[row['target']]}"
                 gap = row["test_error"] - statistics.fmean(dense)
-                yield {GAP: gap, "method": called(head, row["method"]), "network": where}
+                yield {GAP: gap, "method": label(row["method"]), "network": where}
 
     return _columns(entries())
 
