@@ -16,6 +16,8 @@ from pruning_lib.units import Chosen, Units
 
 NATURAL = "natural"
 """Units die by themselves, and nothing more is zeroed."""
+LOOP = "loop"
+"""What verdicts call the end of SeReNe's loop, whose runs have no target."""
 EPSILON = "epsilon-"
 """Begins the name of a cut that zeroes units all of whose incoming weights are smaller."""
 
@@ -82,6 +84,11 @@ def label(target: str | None) -> str:
     if it.kind == "widths":
         return " · ".join(map(str, it.widths)) + " units"
     return f"{100 * it.share:g} % of the {'units removed' if it.kind == 'fraction' else 'MACs left'}"
+
+
+def is_budget(target: str) -> bool:
+    """Whether units are ranked and cut for a target, and do not go by themselves."""
+    return target not in (NATURAL, LOOP) and not target.startswith(EPSILON)
 
 
 def fewer(units: Units, widths: Mapping[str, int]) -> Chosen:
