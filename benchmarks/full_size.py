@@ -1,7 +1,7 @@
-"""Every classifier and segmentation network of torchvision, shrunk and checked: ``python -m benchmarks.zoo``.
+"""Torchvision at full size, every classifier and segmentation network: ``python -m benchmarks.full_size``.
 
-    python -m benchmarks.zoo [--only NAME …] [--redo]    run what the record lacks, or these networks, or all again
-    python -m benchmarks.zoo --table                     print the record as Markdown
+    python -m benchmarks.full_size [--only NAME …] [--redo]    run what the record lacks, or these, or all again
+    python -m benchmarks.full_size --table                     print the record as Markdown
 
 Weights are drawn at random, no file is loaded. Every bias, BatchNorm shift and running statistic is random, and half
 of the rows of every layer but the last are zero. `shrink` runs in float64 and checks itself; then dense and shrunk are

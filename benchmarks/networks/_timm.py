@@ -10,17 +10,16 @@ from torch import nn
 
 from benchmarks.networks._network import Network, images
 
-CONVOLUTIONAL = (
-    "resnet10t resnet26d resnetblur18 resnetaa34d seresnet18 legacy_seresnet18 ecaresnet26t skresnet18 resnest14d "
-    "resnext26ts seresnext26d_32x4d gcresnext26ts resnetv2_18 res2net50_14w_8s res2next50 nf_resnet26 nf_regnet_b0 "
-    "eca_nfnet_l0 regnetx_002 regnety_002 regnetz_b16 dla34 dla46_c hrnet_w18_small cspresnet50 cspdarknet53 darknet17 "
-    "cs3darknet_s vgg11_bn densenet121 dpn48b xception41 selecsls42 vovnet39a "
-    "ese_vovnet19b_dw hardcorenas_a fbnetc_100 spnasnet_100 mnasnet_small semnasnet_075 mobilenetv2_050 "
-    "mobilenetv3_small_050 mobilenetv4_conv_small_050 lcnet_050 tinynet_e mixnet_s efficientnet_b0 efficientnet_lite0 "
-    "tf_efficientnet_b0 tf_efficientnetv2_b0 ghostnet_050 ghostnetv2_100 repghostnet_050 rexnet_100 tresnet_m "
-    "repvgg_a0 mobileone_s0 repvit_m0_9 hgnetv2_b0 starnet_s1 rdnet_tiny convnext_atto convnextv2_atto "
-    "inception_next_atto mambaout_femto focalnet_tiny_srf fasternet_t0"
-).split()
+CONVOLUTIONAL = """
+resnet10t resnet26d resnetblur18 resnetaa34d seresnet18 legacy_seresnet18 ecaresnet26t skresnet18 resnest14d
+resnext26ts seresnext26d_32x4d gcresnext26ts resnetv2_18 res2net50_14w_8s res2next50 nf_resnet26 nf_regnet_b0
+eca_nfnet_l0 regnetx_002 regnety_002 regnetz_b16 dla34 dla46_c hrnet_w18_small cspresnet50 cspdarknet53 darknet17
+cs3darknet_s vgg11_bn densenet121 dpn48b xception41 selecsls42 vovnet39a ese_vovnet19b_dw hardcorenas_a fbnetc_100
+spnasnet_100 mnasnet_small semnasnet_075 mobilenetv2_050 mobilenetv3_small_050 mobilenetv4_conv_small_050 lcnet_050
+tinynet_e mixnet_s efficientnet_b0 efficientnet_lite0 tf_efficientnet_b0 tf_efficientnetv2_b0 ghostnet_050
+ghostnetv2_100 repghostnet_050 rexnet_100 tresnet_m repvgg_a0 mobileone_s0 repvit_m0_9 hgnetv2_b0 starnet_s1
+rdnet_tiny convnext_atto convnextv2_atto inception_next_atto mambaout_femto focalnet_tiny_srf fasternet_t0
+"""
 """Names, at 64 pixels."""
 OTHERS: dict[str, tuple[int, dict[str, Any]]] = {
     "inception_v4": (96, {}),
@@ -100,5 +99,5 @@ def _build(name: str, options: dict[str, Any]) -> nn.Module:
 
 def timm_networks() -> dict[str, Network]:
     """Return the networks by name."""
-    chosen = {**{name: (64, {}) for name in CONVOLUTIONAL}, **OTHERS}
+    chosen = {**{name: (64, {}) for name in CONVOLUTIONAL.split()}, **OTHERS}
     return {f"timm/{name}": images(partial(_build, name, options), side) for name, (side, options) in chosen.items()}

@@ -12,14 +12,12 @@ from torchvision.models import detection, segmentation, video
 
 from benchmarks.networks._network import Network, images
 
-CLASSIFIERS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("alexnet", "vgg11", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"), {}),
-    **dict.fromkeys(("densenet121", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5", "mobilenet_v2"), {}),
-    **dict.fromkeys(("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s"), {}),
-    **dict.fromkeys(("regnet_x_400mf", "regnet_y_400mf", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"), {}),
-    **dict.fromkeys(("convnext_tiny", "swin_t", "swin_v2_t"), {}),
-    **dict.fromkeys(("googlenet", "inception_v3"), {"init_weights": False}),
-}
+CLASSIFIERS = """
+alexnet vgg11 vgg11_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 squeezenet1_0 squeezenet1_1
+mnasnet0_5 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large efficientnet_b0 efficientnet_v2_s regnet_x_400mf
+regnet_y_400mf shufflenet_v2_x0_5 shufflenet_v2_x1_0 convnext_tiny swin_t swin_v2_t googlenet inception_v3
+"""
+OPTIONS: dict[str, dict[str, Any]] = {name: {"init_weights": False} for name in ("googlenet", "inception_v3")}
 
 
 def _classifier(name: str, options: dict[str, Any]) -> nn.Module:
@@ -69,7 +67,7 @@ def _ssdlite() -> nn.Module:
 
 def torchvision_networks() -> dict[str, Network]:
     """Return the networks by name."""
-    found = {name: images(partial(_classifier, name, options)) for name, options in CLASSIFIERS.items()}
+    found = {name: images(partial(_classifier, name, OPTIONS.get(name, {}))) for name in CLASSIFIERS.split()}
     found["inception_v3"] = images(found["inception_v3"].build, 96)
     found["vit"] = images(partial(_vit, 64))
     found["maxvit"] = images(_maxvit)

@@ -77,14 +77,19 @@ def describe(state: Analysis) -> Units:
     numbers: dict[str, int] = {}  # of each group, by its name
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
     sizes: list[int] = []
+    free = torch.ones(len(roots), dtype=torch.bool)  # class 0 is none, and a pinned class cannot go
+    free[torch.tensor([0, *pinned])] = False
     for layer, call in calls:
-        for root in roots[call.rows].tolist() if writes(call) else []:
-            # Class 0 is none, a pinned class cannot go, and a class that has a place was written by a layer before.
-            if root and root not in pinned and place[root, 0] < 0:
-                if numbers.setdefault(layer, len(sizes)) == len(sizes):
-                    sizes.append(0)
-                place[root] = torch.tensor([numbers[layer], sizes[numbers[layer]]])
-                sizes[numbers[layer]] += 1
+        # A class that has a place was written by a layer before.
+        rows = roots[call.rows]
+        fresh = list(dict.fromkeys(rows[free[rows]].tolist())) if writes(call) else []
+        if fresh:
+            if numbers.setdefault(layer, len(sizes)) == len(sizes):
+                sizes.append(0)
+            group = numbers[layer]
+            place[fresh, 0], place[fresh, 1] = group, torch.arange(sizes[group], sizes[group] + len(fresh))
+            free[fresh] = False
+            sizes[group] += len(fresh)
     groups = _groups(state, calls, list(numbers), sizes, place[roots])
     written = {member.layer for group in groups for member in group.writers}
     return Units(groups, _fixed(state, calls, written, pinned), _macs(state))

@@ -1,7 +1,7 @@
 """Inputs to compare on: few, each of which varies several things that the trace held fixed.
 
 What may vary are lengths: the sides of an image, the tokens of a text. No shape says which axes these are, so several
-are tried, and what the untouched model refuses is passed over. Light inputs come first: they tell as much as heavy ones.
+are tried, and what the untouched model refuses is passed over. Light inputs come first: they tell as much.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ class _Draw:
                         tried.add(shapes)
                         yield drawn
 
-    def __call__(
-        self, batch: int, resize: Resize | None = None, choice: int = 0, alone: int | None = None
-    ) -> Inputs:
+    def __call__(self, batch: int, resize: Resize | None = None, choice: int = 0, alone: int | None = None) -> Inputs:
         tensors = self.inputs.tensors
         axes = [options[min(choice, len(options) - 1)] for options in (LENGTHS.get(t.ndim, [()]) for t in tensors)]
         axes = [mine if alone in (None, i) else () for i, mine in enumerate(axes)]
