@@ -49,6 +49,11 @@ def _real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _numbered(value: object) -> bool:
+    """Whether a value is a tensor whose numbers can be worked with, unlike a sparse one or one on the meta device."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+
+
 def _call(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
 
@@ -89,8 +94,8 @@ KINDS: dict[str, Kind] = {
     "units": a("the units that `find_units(model, example)` returns", Units),
     "regularizer": doing("a regularizer such as `L2(model, 1e-4)`", *METHODS),
     "generator": a("a torch.Generator", torch.Generator),
-    "outputs": a("the tensor of the model's outputs", Tensor),
-    "inputs": a("a tensor of inputs (examples, …)", Tensor),
+    "outputs": Kind("the tensor of the model's outputs", _numbered),
+    "inputs": Kind("a tensor of inputs (examples, …)", _numbered),
     "state": a("what state_dict() returned", Mapping),
     "path": a("a path", str, os.PathLike),
     "latency": a("True or False", bool),
@@ -106,7 +111,8 @@ KINDS: dict[str, Kind] = {
     "seed": whole("−2^63 … 2^64 − 1", -(2**63), 2**64 - 1),
     # fit.
     "epochs": whole("1 or more", 1),
-    "progress": a("True or False", bool),
+    "fit.progress": a("True or False", bool),
+    "progress": number("a finite number, the share that is done"),
     "augment": function("a function of (inputs, generator)"),
     "schedule": function("a function of the progress, such as `cosine`"),
     "strength_schedule": function("a function of the progress, such as `ramp(0.2)`"),
@@ -122,7 +128,9 @@ KINDS: dict[str, Kind] = {
     # Methods.
     "Polarization.t": number("a number in [−2, 2], where ½ − t/4 is a share", lambda value: -2 <= value <= 2),
     "RecedingNeurons.shift": number("a finite number (3.0 or 0.0 published)"),
-    "SeReNe.strength": number("a finite number ≥ 0 and below 1, a share of the weight per step", lambda value: 0 <= value < 1),
+    "SeReNe.strength": number(
+        "a finite number ≥ 0 and below 1, a share of the weight per step", lambda value: 0 <= value < 1
+    ),
     "every": whole("1 or more: S is measured at each such step", 1),
     "smoothing": number("the share of the past kept, in [0, 1)", lambda value: 0 <= value < 1),
     "activation": function("a function of a tensor, such as `torch.relu`"),

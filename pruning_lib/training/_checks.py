@@ -19,6 +19,8 @@ def pair(part: object, name: str) -> TensorPair:
     """Return the inputs and targets of a data set, as many of each."""
     if not isinstance(part, tuple) or len(part) != 2 or not all(isinstance(tensor, Tensor) for tensor in part):
         raise TypeError(f"fit got {said(name, part)}; it needs two tensors, (inputs, targets).")
+    if any(tensor.is_meta for tensor in part):
+        raise ValueError(f"fit got tensors on the meta device in {name}, which holds no numbers; load the data first.")
     inputs, targets = part
     sizes = [len(tensor) if tensor.ndim else 0 for tensor in part]
     if sizes[0] != sizes[1] or not sizes[0]:

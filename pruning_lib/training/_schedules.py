@@ -33,6 +33,7 @@ def cosine(progress: float) -> float:
     >>> [cosine(progress) for progress in (0.0, 0.5, 1.0)]
     [1.0, 0.5, 0.0]
     """
+    checked("cosine", progress=progress)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 

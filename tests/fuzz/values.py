@@ -100,7 +100,15 @@ def _around(value: Any) -> Iterable[Named]:
     elif isinstance(value, bool):
         yield from (("1", 1), ("'True'", "True"), ("None", None))
     elif isinstance(value, Real):
-        numbers = (-value, value + 0.5, value * 10**12, str(value), np.float32(value), torch.tensor(value), complex(value))
+        numbers = (
+            -value,
+            value + 0.5,
+            value * 10**12,
+            str(value),
+            np.float32(value),
+            torch.tensor(value),
+            complex(value),
+        )
         yield from ((f"{type(number).__name__} {number}", number) for number in numbers)
     elif isinstance(value, str):
         yield from ((repr(text), text) for text in (value.upper(), value + " ", value[:1], value.encode(), list(value)))
@@ -139,7 +147,12 @@ def _modules(value: nn.Module) -> Iterable[Named]:
     yield "its class", type(value)
     yield "state dict", value.state_dict()
     yield "a wrapper", nn.DataParallel(value)
-    for word, change in (("meta", "meta"), ("half", torch.float16), ("double", torch.float64), ("bf16", torch.bfloat16)):
+    for word, change in (
+        ("meta", "meta"),
+        ("half", torch.float16),
+        ("double", torch.float64),
+        ("bf16", torch.bfloat16),
+    ):
         yield word, copy.deepcopy(value).to(change)
     broken = copy.deepcopy(value)
     with torch.no_grad():

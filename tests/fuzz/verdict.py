@@ -29,10 +29,16 @@ class Try(NamedTuple):
     text: str
 
 
-def tried(case: str, what: str, call: Callable[[], Any], owners: Mapping[str, Any], pure: bool = False) -> Try:
-    """Call, and say what came of it; `owners` may not change by an error, nor at all if the function is `pure`."""
+def tried(
+    case: str, what: str, call: Callable[[], Any], owners: Mapping[str, Any], pure: bool = False, most: int = 0
+) -> Try:
+    """Call, and say what came of it.
+
+    `owners` may not change by an error, nor at all if the function is `pure`; `most` bounds the memory, in megabytes.
+    """
     before, hurt = snapshot(owners), _hurt(owners)
     settings = _settings()
+    memory = _highest(reset=True) if most else 0
     start, error = time.process_time(), None
     try:
         with warnings.catch_warnings():
@@ -48,6 +54,8 @@ def tried(case: str, what: str, call: Callable[[], Any], owners: Mapping[str, An
         faults.append("numbers that are not finite were written")
     if settings != _settings():
         faults.append("a setting of torch was changed")
+    if most and _highest() - memory > most:
+        faults.append(f"it took {_highest() - memory} MB")
     if took > SECONDS:
         faults.append(f"it took {took:.1f} s")
     said = "" if error is None else f" -> {type(error).__name__}: {error}"
@@ -94,8 +102,8 @@ def snapshot(value: Any) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Whether two snapshots are equal, NaN to NaN."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a is b:
-            return True
+        if a is b or a.is_meta or b.is_meta:
+            return a.shape == b.shape and a.is_meta == b.is_meta
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(_filled(t) for t in (a, b)))
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(item, b[key]) for key, item in a.items())
@@ -119,3 +127,13 @@ def _settings() -> tuple[Any, ...]:
     denormal = (torch.tensor(1e-30) * torch.tensor(1e-10)).item() == 0
     return torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), denormal
 
+
+def _highest(reset: bool = False) -> int:
+    """Return the most memory that this process has held, in megabytes, from the last reset on; 0 where Linux is not."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
