@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruning_lib.channels._graph import argument, base, callers, computes, operand, shape_of
-from pruning_lib.channels._shapes import NAN, align, common, first_along, narrow, reduced, repeated, varies
-from pruning_lib.channels._state import Analysis
+from pruning_lib.channels._shapes import NAN, align, by_channel, first_along, narrow, reduced, repeated, varies
+from pruning_lib.channels._state import Analysis, Heads
 from pruning_lib.channels.rules._elementwise import Identity, either, unexpanded
 from pruning_lib.channels.rules._norms import OverAxes
 from pruning_lib.channels.rules._registry import Rule, find, rule
@@ -42,6 +42,11 @@ def join_heads(state: Analysis, left: Tensor, right: Tensor) -> Tensor:
     return either(left.expand(shape), right.expand(shape))
 
 
+def _line(labels: Tensor) -> Tensor:
+    """Return the label of each head, (heads,)."""
+    return by_channel(labels, labels.ndim + HEADS)[:, 0]
+
+
 def _heads(labels: Tensor) -> torch.Size:
     """Return how many labels differ along the axes in front of rows and columns."""
     return narrow(repeated(labels)).shape[:ROWS]
@@ -65,6 +70,8 @@ class Attention(Rule):
         if isinstance(mask := argument(node, 3, "attn_mask"), Node):
             heads = join_heads(state, self._masks(state, mask, query.ndim), heads)
         state.labels[node] = join_heads(state, heads, value[..., :1, :]).expand(shape_of(node))
+        shared = state.labels_of(operand(node, 1))
+        state.heads[node] = Heads(_line(query), _line(shared), (query.shape[-1], value.shape[-1]))
 
     def _masks(self, state: Analysis, mask: Node, dims: int) -> Tensor:
         """Return the label of each head's mask, as of a bias that each head learns."""
@@ -131,6 +138,9 @@ class Product(Rule):
         left = state.classes.hold(left, [COLUMNS], f"is summed over by `{base(node)}`")
         right = state.classes.hold(right, [ROWS], f"is summed over by `{base(node)}`")
         state.labels[node] = join_heads(state, left[..., :1], right[..., :1, :]).expand(shape_of(node))
+        if dims > 2:
+            heads = _line(state.labels_of(node))
+            state.heads[node] = Heads(heads, heads, (left.shape[-1], right.shape[-1]))
 
     def value(self, state: Analysis, node: Node) -> None:
         dims = len(shape_of(node))

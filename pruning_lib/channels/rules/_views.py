@@ -15,6 +15,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from pruning_lib.channels._graph import argument, base, operand, shape_of
+from pruning_lib.channels._heads import follows
 from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, uniform, varies
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._elementwise import functional
@@ -85,7 +86,7 @@ class Movement(Rule):
 
         Where the arguments are the sizes of the result, the forward has to compute them, or it fails and is suspected.
         """
-        if literal(node) == "sizes" or node in state.unknown:
+        if literal(node) == "sizes" or node in state.unknown or follows(state, node):
             return
         before = {source: state.labels_of(source) for source in node.all_input_nodes}
         # The forward will run this operator, with the same numbers, on what is left. So run it: `x[:, 8:]` of fewer
