@@ -30,12 +30,10 @@ PARTS = ("penalty", "update", "state_dict", "load_state_dict")
 class OutsideRun(Run):
     """What a callback sees of a training that `fit` does not run: no data in tensors, and no history of losses."""
 
-    def __init__(
-        self, model: nn.Module, optimizer: Optimizer, regularizer: Regularizer, epochs: int, done: int
-    ) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, regularizer: Regularizer, epochs: int) -> None:
         self.model, self.optimizer, self.regularizer, self.epochs = model, optimizer, regularizer, epochs
         self.stop = False
-        self.done = done
+        self.done = 0
 
     @property
     def epoch(self) -> int:
