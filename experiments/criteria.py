@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import Tensor, nn
 
 from pruning_lib.companion.data import TensorPair
@@ -39,7 +41,9 @@ def ranks(criterion: str, model: nn.Module, units: Units, examples: TensorPair, 
     if basis == "taylor":
         return importance.taylor(model, units, examples)
     if basis == "magnitude":
-        return importance.magnitude(model, units, of="weights")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*BatchNorm divides")  # suites compare with it on purpose
+            return importance.magnitude(model, units, of="weights")
     if basis == "scales":
         return importance.magnitude(model, units, of="scales")
     return importance.magnitude(model, units, of="folded")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import logging
 import os
 import sysconfig
@@ -12,7 +13,7 @@ import traceback
 import uuid
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning_lib._inputs import Inputs, read
-from pruning_lib.units import is_layer, weighted
+from pruning_lib.units import BatchNorm, Units, is_layer, unit_axis, unwrapped, weighted
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -72,6 +73,27 @@ def check(model: nn.Module, example: Any, *, prunable: bool = True) -> Inputs:
             f"as in example.to({own.dtype})."
         )
     return call
+
+
+def before_batchnorm(model: nn.Module, layers: Iterable[str], units: Units | None = None) -> str | None:
+    """Return the first of these layers whose rows a BatchNorm divides by their length, if there is one.
+
+    Without units the BatchNorm is taken to be that which the model registers right behind the layer.
+    """
+    wanted = set(layers)
+    if units is not None:
+        normed = (group for group in units.values() if group.norms)
+        return next((m.layer for group in normed for m in group.writers if m.layer in wanted), None)
+    leaves = [(name, module) for name, module in unwrapped(model).named_modules() if not any(module.children())]
+    for (name, layer), (_, behind) in itertools.pairwise(leaves):
+        if (
+            name in wanted
+            and is_layer(layer)
+            and isinstance(behind, BatchNorm)
+            and behind.num_features == layer.weight.shape[unit_axis(layer)]
+        ):
+            return name
+    return None
 
 
 def check_holds(optimizer: Optimizer, model: nn.Module) -> None:

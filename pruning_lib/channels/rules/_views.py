@@ -18,7 +18,7 @@ from pruning_lib.channels._graph import argument, base, operand, shape_of
 from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, uniform, varies
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._elementwise import functional
-from pruning_lib.channels.rules._layers import channel_axis, merges
+from pruning_lib.channels.rules._layers import channel_axis, fill_up, merges
 from pruning_lib.channels.rules._registry import Rule, literal, rule
 
 CHANNELS = 1
@@ -86,6 +86,8 @@ class Movement(Rule):
         if literal(node) == "sizes" or node in state.unknown:
             return
         before = {source: state.labels_of(source) for source in node.all_input_nodes}
+        if "chunk" in base(node):
+            _even_chunks(state, node, kept)
         # The forward will run this operator, with the same numbers, on what is left. So run it: `x[:, 8:]` of fewer
         # channels starts at another one, while a flip of all channels is a flip of those that are left.
         if all(bool(kept.of(labels).all()) for labels in before.values()):
@@ -99,6 +101,14 @@ class Movement(Rule):
         if not same:
             for labels in before.values():
                 kept.add(labels, f"moved by `{base(node)}` in a way that counts channels")
+
+
+def _even_chunks(state: Analysis, node: Node, kept: Kept) -> None:
+    """Keep as many channels of each part of a chunk, so that it is cut where it was."""
+    parts = [narrow(part) for part in flat(state.labels[node])]
+    axis = int(argument(node, 2, "dim", 0)) % parts[0].ndim
+    if len({part.shape for part in parts}) == 1 and parts[0].numel() == parts[0].shape[axis] > 1:
+        fill_up(torch.stack([part.flatten() for part in parts]), kept, "part of a chunk, cut in equal parts")
 
 
 def _listed(result: Any) -> Any:
