@@ -27,6 +27,7 @@ from pruning_lib.selection import cost, zero
 from pruning_lib.training import Run
 from pruning_lib.units import BatchNorm, bounded_scale
 
+pytestmark = pytest.mark.slow
 SMALL = replace(
     SUITES["digits-tiny"].protocol, network={"model": "lenet300-bn", "widths": [32, 16]}, epochs=1, finetune_epochs=1
 )
