@@ -97,6 +97,7 @@ KINDS: dict[str, Kind] = {
     "outputs": Kind("the tensor of the model's outputs", _numbered),
     "inputs": Kind("a tensor of inputs (examples, …)", _numbered),
     "state": a("what state_dict() returned", Mapping),
+    "text": a("the text that `to_json` returned", str),
     "path": a("a path", str, os.PathLike),
     "latency": a("True or False", bool),
     "loss_fn": function("a function of (outputs, targets)"),
@@ -131,6 +132,7 @@ KINDS: dict[str, Kind] = {
     "SeReNe.strength": number(
         "a finite number ≥ 0 and below 1, a share of the weight per step", lambda value: 0 <= value < 1
     ),
+    "alpha": number("a finite number ≥ 1 (1 is L2 on groups)", lambda value: 1 <= value < math.inf),
     "every": whole("1 or more: S is measured at each such step", 1),
     "smoothing": number("the share of the past kept, in [0, 1)", lambda value: 0 <= value < 1),
     "activation": function("a function of a tensor, such as `torch.relu`"),
