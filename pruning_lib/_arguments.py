@@ -140,7 +140,10 @@ KINDS: dict[str, Kind] = {
         "a name, a function of i/n, or a mapping of groups to tensors",
         lambda it: isinstance(it, str | Mapping) or _call(it),
     ),
-    "base": Kind("a method's class, or a function of (model, strength)", callable),
+    "base": Kind(
+        "a method's class, or a function of (model, strength)",
+        lambda value: hasattr(value, "penalty") if isinstance(value, type) else callable(value),
+    ),
     "probability": Kind("a name or a function of |w|/τ", lambda value: isinstance(value, str) or _call(value)),
     "temperature": Kind(
         "a positive number, or one for each layer by name",

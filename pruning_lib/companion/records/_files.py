@@ -154,9 +154,8 @@ def _summary(suite: str, folder: Path, shipped: Path) -> dict[str, Any]:
         there = sorted({*shipped_suites(shipped)} | {p.name for p in folder.glob("*") if p.is_dir()})
         raise FileNotFoundError(f"There are no records of '{suite}'; there are {', '.join(there) or 'none at all'}.")
     summary = _parsed(path)
-    columns, rows = summary.get("columns"), summary.get("rows")
-    lists = isinstance(columns, list) and all(isinstance(name, str) for name in columns) and isinstance(rows, list)
-    if not lists or not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+    columns, rows = (part if isinstance(part := summary.get(name), list) else None for name in ("columns", "rows"))
+    if columns is None or rows is None or not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
         raise ValueError(f"{path} is damaged: its rows are no table; write it again or install the package anew.")
     return summary
 

@@ -105,6 +105,8 @@ def _validate_stages(stages: Mapping[str, Any], name: str) -> None:
 
 def check_row(row: Mapping[str, Any], name: str) -> None:
     """Raise ValueError unless a row of a summary has the columns of `load`, each of its type."""
+    if not all(isinstance(key, str) for key in row):
+        raise ValueError(f"{name}: its columns should be texts.")
     for key, kind in KEYS.items():
         _typed(row, key, kind, name)
     for key in ("criterion", "target"):
