@@ -97,6 +97,7 @@ KINDS: dict[str, Kind] = {
     "outputs": Kind("the tensor of the model's outputs", _numbered),
     "inputs": Kind("a tensor of inputs (examples, …)", _numbered),
     "state": a("what state_dict() returned", Mapping),
+    "text": a("the text that `to_json` returned", str),
     "path": a("a path", str, os.PathLike),
     "latency": a("True or False", bool),
     "loss_fn": function("a function of (outputs, targets)"),
@@ -131,6 +132,7 @@ KINDS: dict[str, Kind] = {
     "SeReNe.strength": number(
         "a finite number ≥ 0 and below 1, a share of the weight per step", lambda value: 0 <= value < 1
     ),
+    "alpha": number("a finite number ≥ 1 (1 is L2 on groups)", lambda value: 1 <= value < math.inf),
     "every": whole("1 or more: S is measured at each such step", 1),
     "smoothing": number("the share of the past kept, in [0, 1)", lambda value: 0 <= value < 1),
     "activation": function("a function of a tensor, such as `torch.relu`"),
@@ -138,7 +140,10 @@ KINDS: dict[str, Kind] = {
         "a name, a function of i/n, or a mapping of groups to tensors",
         lambda it: isinstance(it, str | Mapping) or _call(it),
     ),
-    "base": Kind("a method's class, or a function of (model, strength)", callable),
+    "base": Kind(
+        "a method's class, or a function of (model, strength)",
+        lambda value: hasattr(value, "penalty") if isinstance(value, type) else callable(value),
+    ),
     "probability": Kind("a name or a function of |w|/τ", lambda value: isinstance(value, str) or _call(value)),
     "temperature": Kind(
         "a positive number, or one for each layer by name",
@@ -146,6 +151,23 @@ KINDS: dict[str, Kind] = {
     ),
     "StochasticPruning.seed": whole("0 or more, the same on every rank", 0),
     "scales": a("True or False", bool),
+    # The companion.
+    "root": a("a folder", str, os.PathLike),
+    "originals": a("a folder", str, os.PathLike),
+    "validation": whole("how many examples to carve", 0),
+    "noncommercial": a("True or False", bool),
+    "padding": whole("0 or more pixels", 0, 2**16),
+    "bn": a("True or False", bool),
+    "UNet.depth": whole("1 … 8", 1, 8),
+    "VGG16.width": number("a positive factor", lambda value: 0 < value <= 2**8),
+    "predicted": Kind("a tensor", _numbered),
+    "targets": Kind("a tensor", _numbered),
+    "maps": Kind("a tensor (n, height, width)", _numbered),
+    "scores": Kind("a tensor (n, classes)", _numbered),
+    "suite": a("the name of a suite, such as 'mnist-lenet300'", str),
+    "by": a("the name of a column, such as 'val_error'", str),
+    "fields": a("what `shrinkage_field` returned, by name", Mapping),
+    "relative": a("True or False", bool),
     # Diagnostics.
     "Dynamics.threshold": number("a norm, 0 or more", lambda value: 0 <= value < math.inf),
     "time": number("a finite number"),

@@ -76,7 +76,7 @@ def check(model: nn.Module, example: Any, *, prunable: bool = True) -> Inputs:
     return call
 
 
-def check_holds(owner: str, model: nn.Module, **parts: object) -> None:
+def check_same_model(owner: str, model: nn.Module, **parts: object) -> None:
     """Raise ValueError if an optimizer or a regularizer holds none of a model's parameters: it would train nothing."""
     own = {id(parameter) for parameter in model.parameters()}
     for name, part in parts.items():

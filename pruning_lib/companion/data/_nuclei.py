@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning_lib._arguments import checked, optional
 from pruning_lib._types import TensorPair
 from pruning_lib.companion import metrics
 from pruning_lib.companion.data._files import Column, read_arrays, write_arrays
@@ -68,6 +69,8 @@ def nuclei(root: str | Path | None = None, *, seed: int = 0) -> DetailedSplit:
     >>> sorted(split.details["test"])
     ['group', 'index', 'instances']
     """
+    checked("nuclei", seed=seed)
+    optional("nuclei", root=root)
     arrays = read_arrays("nuclei", FILE, root, COLUMNS, most=3000)
     images, instances = arrays["images"], arrays["instances"]
     kinds = np.column_stack([arrays["orig_wh"], arrays["is_colour"], arrays["dark_background"]])

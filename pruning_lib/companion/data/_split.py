@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning_lib._arguments import checked
 from pruning_lib._types import TensorPair
 
 PARTS = ("train", "val", "test")
@@ -64,7 +65,8 @@ class DetailedSplit(Split):
 
 
 def check_validation(validation: int, examples: int) -> None:
-    """Raise ValueError unless `validation` of the training examples can be carved and at least one is left."""
+    """Raise one sentence unless `validation` of the training examples can be carved and at least one is left."""
+    checked("This set", validation=validation)
     if not 0 < validation < examples:
         raise ValueError(f"validation must lie in 1 … {examples - 1:,} examples, got {validation}.")
 
