@@ -255,6 +255,11 @@ class Units(Mapping[str, Group]):
     def __init__(
         self, groups: Iterable[Group], fixed: Mapping[str, str] | None = None, macs: Mapping[str, int] | None = None
     ) -> None:
+        groups = list(groups) if isinstance(groups, Iterable) else [groups]
+        if not all(isinstance(group, Group) for group in groups) or not all(
+            isinstance(names, Mapping | None) for names in (fixed, macs)
+        ):
+            raise TypeError("Units is made of groups and of mappings by layer, as `find_units` makes it.")
         self._groups = {group.name: group for group in groups}
         self.fixed = dict(fixed or {})
         self.macs = dict(macs or {})
@@ -279,9 +284,11 @@ class Units(Mapping[str, Group]):
         ValueError
             If `layer` writes no group; the message lists the names there are.
         """
-        if layer not in self._home:
-            why = f": it {self.fixed[layer]}" if layer in self.fixed else ""
-            raise ValueError(f"'{layer}' names no prunable group{why}. The groups are {', '.join(self) or 'none'}.")
+        if not isinstance(layer, str) or layer not in self._home:
+            why = f": it {self.fixed[layer]}" if isinstance(layer, str) and layer in self.fixed else ""
+            raise ValueError(
+                f"{layer!r:.100} names no prunable group{why}. The groups are {', '.join(self) or 'none'}."
+            )
         return self._home[layer]
 
     def __str__(self) -> str:

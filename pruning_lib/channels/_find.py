@@ -78,21 +78,28 @@ def describe(state: Analysis) -> Units:
     """
     calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)] if not _passes(state, call)]
     bound = bind(state)
+    components = bound[:, 0].tolist()
     roots, pinned = state.classes.roots, {**_strangers(state, calls), **state.classes.pinned}
     numbers: dict[str, int] = {}  # of each group, by its name
     names: dict[int, str] = {}  # of the group that a component of bound classes is in
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
+    placed: list[tuple[int, int, int]] = []
     sizes: list[int] = []
+    free = torch.ones(len(roots), dtype=torch.bool)  # class 0 is none, and a pinned class cannot go
+    free[torch.tensor([0, *pinned])] = False
     for layer, call in calls:
-        for root in roots[call.rows].tolist() if writes(call) else []:
-            # Class 0 is none, a pinned class cannot go, and a class that has a place was written by a layer before.
-            if root and root not in pinned and place[root, 0] < 0:
-                component = int(bound[root, 0])
-                name = names.setdefault(component, layer) if component >= 0 else layer
-                if numbers.setdefault(name, len(sizes)) == len(sizes):
-                    sizes.append(0)
-                place[root] = torch.tensor([numbers[name], sizes[numbers[name]]])
-                sizes[numbers[name]] += 1
+        # A class that has a place was written by a layer before.
+        rows = roots[call.rows] if writes(call) else roots[:0]
+        for root in dict.fromkeys(rows[free[rows]].tolist()):
+            name = names.setdefault(components[root], layer) if components[root] >= 0 else layer
+            if numbers.setdefault(name, len(sizes)) == len(sizes):
+                sizes.append(0)
+            placed.append((root, numbers[name], sizes[numbers[name]]))
+            sizes[numbers[name]] += 1
+        free[rows] = False
+    if placed:
+        which, groups_of, units_of = torch.tensor(placed).unbind(1)
+        place[which] = torch.stack([groups_of, units_of], dim=1)
     even = [_even(place, bound, i) for i in range(len(sizes))]
     groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
     written = {member.layer for group in groups for member in group.writers}

@@ -65,9 +65,18 @@ class Movement(Rule):
 
     def value(self, state: Analysis, node: Node) -> None:
         operands = {source: state.values_of(source).double() for source in node.all_input_nodes}
-        state.values[node] = _listed(self.run(node, operands))
+        if all(bool(narrow(values).isnan().all()) for values in operands.values()):
+            super().value(state, node)  # live, wherever it goes
+        else:
+            state.values[node] = _listed(self.run(node, operands))
 
     def use(self, state: Analysis, node: Node) -> None:
+        masks = flat(state.used[node])
+        if all(bool(narrow(mask).all()) for mask in masks):
+            moved = sum(mask.numel() for mask in masks)
+            if moved >= sum(shape_of(source).numel() for source in node.all_input_nodes):
+                super().use(state, node)  # everything that is there is used; to number it would take long
+                return
         elsewhere = {source: torch.zeros(shape_of(source), dtype=torch.int64) for source in node.all_input_nodes}
         used = flat(state.used[node])
         for source in node.all_input_nodes:
