@@ -230,6 +230,8 @@ def _batch(batch: Any) -> Batch:
         raise TypeError(f"{DATA}; got a batch that is a {type(batch).__name__}.") from None
     except ValueError:
         raise ValueError(f"{DATA}; these hold no sample, or a tensor without a batch axis.") from None
+    if any(tensor.is_meta for tensor in pytree.tree_leaves((call.tensors, targets)) if isinstance(tensor, Tensor)):
+        raise ValueError(f"{DATA}; these are on the meta device, which holds no numbers.")
     if isinstance(targets, Tensor) and targets.ndim and len(targets) != call.batch:
         raise ValueError(f"{DATA}; these are {call.batch} inputs and {len(targets)} targets.")
     return Batch(call, targets)

@@ -26,7 +26,7 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
             f"{kind.__name__} keeps state that cannot be cut with the weights, or that mixes them: call `shrink` "
             f"without it and build a new one; {', '.join(ELEMENTWISE)} can be passed."
         )
-    check_holds(optimizer, model)
+    check_holds("shrink", model, optimizer=optimizer)
 
 
 def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) -> Optimizer:

@@ -18,9 +18,10 @@ from torch.nn.modules.conv import _ConvNd
 from pruning_lib._model import tensors_of
 from pruning_lib.channels._constants import REPLACEABLE
 from pruning_lib.channels._graph import PARAMETRIZED
+from pruning_lib.channels._heads import NAMES
 from pruning_lib.units import BatchNorm
 
-FORMATS = (1, 2, 3)  # 2 has constants, 3 is accompanied by a checksum
+FORMATS = (1, 2, 3, 4)  # 2 has constants, 3 is accompanied by a checksum, 4 has attributes
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Plan:
     constants : dict of str to int
         Layers that no input can change, and how many channels of constants stand in their place; negative where all
         of them are 0.
+    attributes : dict of str to dict of str to int
+        Modules that count their heads in attributes, and their new numbers.
     notes : list of str
         Why channels that carry nothing stayed.
 
@@ -72,6 +75,7 @@ class Plan:
     groups: dict[str, int] = field(default_factory=dict)
     blocks: dict[str, list[list[int]]] = field(default_factory=dict)
     constants: dict[str, int] = field(default_factory=dict)
+    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -151,7 +155,7 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
             yield f"the plan cuts {quoted(name)}, which {kind} does not have"
         if list(tensors[name].shape) != shape:
             yield f"{quoted(name)} has shape {list(tensors[name].shape)}, the plan was made for {str(shape)[:100]}"
-    for layer in (*plan.created, *plan.groups, *plan.constants):
+    for layer in (*plan.created, *plan.groups, *plan.constants, *plan.attributes):
         if layer not in modules:
             yield f"the plan changes {quoted(layer)}, which {kind} does not have"
     for layer in plan.created:
@@ -162,6 +166,11 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
         module = modules[layer]
         if not layer or not isinstance(module, REPLACEABLE) or not 1 <= abs(count) <= channels_of(module):
             yield f"the plan replaces {quoted(layer)}, which cannot be replaced, or by more channels than it has"
+    for layer, numbers in plan.attributes.items():
+        for name, after in numbers.items():
+            before = getattr(modules[layer], name, None) if name in NAMES else None
+            if type(before) is not int or not 1 <= after <= before:
+                yield f"the plan sets {quoted(name)} of {quoted(layer)} to {str(after)[:20]}, which does not count heads"
     yield from _of_groups(plan, modules, tensors)
 
 

@@ -15,6 +15,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from pruning_lib.channels._graph import argument, base, operand, shape_of
+from pruning_lib.channels._heads import follows
 from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, uniform, varies
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._elementwise import functional
@@ -22,6 +23,7 @@ from pruning_lib.channels.rules._layers import channel_axis, merges
 from pruning_lib.channels.rules._registry import Rule, literal, rule
 
 CHANNELS = 1
+VIEWS = ("view", "reshape", "unflatten")
 
 
 @rule("view reshape flatten unflatten expand repeat view_as expand_as tile", literal="sizes")
@@ -58,13 +60,23 @@ class Movement(Rule):
             return
         # A copy has forgotten along which axes its channels repeat.
         parts = [repeated(part) for part in flat(moved)]
+        parts = [_hold_given(state, node, part) for part in parts]
         state.labels[node] = list(parts) if isinstance(moved, list) else parts[0]
 
     def value(self, state: Analysis, node: Node) -> None:
         operands = {source: state.values_of(source).double() for source in node.all_input_nodes}
-        state.values[node] = _listed(self.run(node, operands))
+        if all(bool(narrow(values).isnan().all()) for values in operands.values()):
+            super().value(state, node)  # live, wherever it goes
+        else:
+            state.values[node] = _listed(self.run(node, operands))
 
     def use(self, state: Analysis, node: Node) -> None:
+        masks = flat(state.used[node])
+        if all(bool(narrow(mask).all()) for mask in masks):
+            moved = sum(mask.numel() for mask in masks)
+            if moved >= sum(shape_of(source).numel() for source in node.all_input_nodes):
+                super().use(state, node)  # everything that is there is used; to number it would take long
+                return
         elsewhere = {source: torch.zeros(shape_of(source), dtype=torch.int64) for source in node.all_input_nodes}
         used = flat(state.used[node])
         for source in node.all_input_nodes:
@@ -83,7 +95,7 @@ class Movement(Rule):
 
         Where the arguments are the sizes of the result, the forward has to compute them, or it fails and is suspected.
         """
-        if literal(node) == "sizes" or node in state.unknown:
+        if literal(node) == "sizes" or node in state.unknown or follows(state, node):
             return
         before = {source: state.labels_of(source) for source in node.all_input_nodes}
         # The forward will run this operator, with the same numbers, on what is left. So run it: `x[:, 8:]` of fewer
@@ -99,6 +111,20 @@ class Movement(Rule):
         if not same:
             for labels in before.values():
                 kept.add(labels, f"moved by `{base(node)}` in a way that counts channels")
+
+
+def _hold_given(state: Analysis, node: Node, labels: Tensor) -> Tensor:
+    """Keep the sizes that a view was given beside a −1, which follows: of (heads, width) one alone can change."""
+    inside = base(node) == "unflatten"
+    sizes = argument(node, 2 if inside else 1, "sizes") if base(node) in VIEWS else None
+    if not isinstance(sizes, list | tuple) or -1 not in sizes:
+        return labels
+    start = int(argument(node, 1, "dim")) % len(shape_of(operand(node))) if inside else 0
+    follows = start + list(sizes).index(-1)
+    if not bool(varies(labels, [follows]).any()):
+        return labels
+    given = [axis for axis in range(start, start + len(sizes)) if axis != follows]
+    return state.classes.hold(labels, given, f"passes `{base(node)}` with a literal size")
 
 
 def _listed(result: Any) -> Any:
