@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning_lib._inputs import Batch, batches
 from pruning_lib._model import eval_mode
 from pruning_lib.selection._scores import unit_mean
 from pruning_lib.units import BatchNorm, Member, Units, fitting, is_layer, rows, unwrapped
@@ -86,8 +87,8 @@ def magnitude(
 def taylor(
     model: nn.Module,
     units: Units,
-    data: tuple[Tensor, Tensor],
-    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    data: Any,
+    loss_fn: Callable[[Any, Any], Tensor] = F.cross_entropy,
     *,
     batch_size: int = 128,
 ) -> dict[str, Tensor]:
@@ -104,13 +105,14 @@ def taylor(
         are then what they were. Frozen and computed weights make no difference.
     units : Units
         From `pruning_lib.find_units(model, example)`.
-    data : (Tensor, Tensor)
-        Inputs (examples, …) and targets (examples, …), of training data, on the model's device.
+    data : (Tensor, Tensor) or iterable of batches
+        Inputs (examples, …) and targets (examples, …), of training data; or batches of both as a DataLoader gives them:
+        pairs, or mappings that hold labels.
     loss_fn : callable
         Mean loss of (outputs, targets), a scalar.
     batch_size : int
-        Examples that one derivative is taken over. Signs cancel within a batch, not between: the result is the root of
-        the mean square over batches.
+        Examples that one derivative is taken over; an iterable has batches of its own. Signs cancel within a batch, not
+        between: the result is the root of the mean square over batches.
 
     Returns
     -------
@@ -120,8 +122,8 @@ def taylor(
     Raises
     ------
     ValueError
-        If `units` are another model's, a reader is not a linear or convolution layer, `data` is empty, `batch_size` is
-        below 1, or a layer is read past its module.
+        If `units` are another model's, a reader is not a linear or convolution layer, `data` are empty or hold no
+        targets, `batch_size` is below 1, or a layer is read past its module.
 
     Examples
     --------
@@ -139,26 +141,27 @@ def taylor(
     """
     modules = fitting(model, units.values(), "taylor", reading=True)
     model = unwrapped(model)
-    count = len(data[0])
-    if batch_size < 1 or not count:
-        raise ValueError(f"taylor got {count} examples and batch_size={batch_size}; it needs at least 1 of each.")
+    if batch_size < 1:
+        raise ValueError(f"taylor got batch_size={batch_size}; it needs at least 1.")
     like = next(model.parameters())
     gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
     squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     readers = [(name, member) for name, group in units.items() for member in group.readers]
     handles: list[Any] = []
+    count = 0
     try:
         for name, member in readers:
             gate = gates[name].requires_grad_()
             handles.append(modules[member.layer].register_forward_pre_hook(_gated(gate, member)))
         with eval_mode(model):
-            for x, y in zip(torch.split(data[0], batch_size), torch.split(data[1], batch_size), strict=True):
-                for name, slope in _slopes(model, gates, loss_fn, x, y).items():
-                    squares[name] += slope.square() * (len(x) / count)
+            for batch in batches(data, batch_size):
+                for name, slope in _slopes(model, gates, loss_fn, batch).items():
+                    squares[name] += slope.square() * batch.inputs.batch
+                count += batch.inputs.batch
     finally:
         for handle in handles:
             handle.remove()
-    return {name: square.sqrt() for name, square in squares.items()}
+    return {name: (square / count).sqrt() for name, square in squares.items()}
 
 
 def random(units: Units, seed: int = 0) -> dict[str, Tensor]:
@@ -223,13 +226,18 @@ def _gated(gate: Tensor, member: Member) -> Callable[[nn.Module, Any], Any]:
 
 @torch.enable_grad()
 def _slopes(
-    model: nn.Module, gates: dict[str, Tensor], loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+    model: nn.Module, gates: dict[str, Tensor], loss_fn: Callable[[Any, Any], Tensor], batch: Batch
 ) -> dict[str, Tensor]:
     """Return ∂L/∂z of every gate that stands somewhere."""
     standing = {name: gate for name, gate in gates.items() if gate.requires_grad}
     if not standing:
         return {}
-    slopes = torch.autograd.grad(loss_fn(model(x), y), list(standing.values()), allow_unused=True)
+    if not isinstance(batch.targets, Tensor):
+        raise ValueError("taylor needs targets: pass pairs (inputs, targets), or mappings with `labels`.")
+    outputs = batch.inputs.to(model).call(model)
+    outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
+    loss = loss_fn(outputs, batch.targets.to(outputs.device))
+    slopes = torch.autograd.grad(loss, list(standing.values()), allow_unused=True)
     for name, slope in zip(standing, slopes, strict=True):
         if slope is None:
             raise ValueError(f"taylor saw no layer read the units of '{name}'; a weight is used without its module.")
