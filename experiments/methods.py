@@ -18,6 +18,7 @@ from pruning_lib.regularizers import (
     L2,
     GroupHoyer,
     GroupLasso,
+    GroupSL,
     Guided,
     NetworkSlimming,
     Polarization,
@@ -49,12 +50,18 @@ class Method:
         What its configurations hold beside the strength.
     decayed : bool
         Whether its strength is the weight decay of the optimizer, which reaches scales, shifts and biases, too.
+    departs : str
+        How every run of it departs from its paper, in sentences.
+    uncut : str
+        How those do that rank its units and cut them to a budget.
     """
 
     label: str
     build: Build
     settings: Config = field(default_factory=dict)
     decayed: bool = False
+    departs: str = ""
+    uncut: str = ""
 
 
 def _nothing(model: nn.Module, config: Config, units: Units) -> None:
@@ -136,6 +143,7 @@ METHODS: dict[str, Method] = {
     "group-hoyer": Method(
         "group Hoyer", lambda model, config, units: GroupHoyer(model, config["strength"], units=units)
     ),
+    "group-sl": Method("Group-SL", lambda model, config, units: GroupSL(model, config["strength"], units=units)),
     "serene-exact": Method("SeReNe, exact", _serene(estimator="exact")),
     "serene-sampled": Method("SeReNe", _sampled_serene, SAMPLED),
     "serene-lower-bound": Method("SeReNe, lower bound", _serene(estimator="lower-bound")),
@@ -178,6 +186,14 @@ DEATHS: dict[str, tuple[str, Config]] = {
 }
 
 
+# How runs depart from papers: what every row of a verdict says unless a claim or its suite says more.
+DEPARTURES = {
+    "stochastic": ("Probability, temperature and decay are our reading.", "In the paper units die by themselves."),
+    "guided": ("Guidance and penalty are our reading of an abstract.", "The paper thresholds, and does not fine-tune."),
+    "serene": ("", "The paper thresholds weights at plateaus of the training, again and again."),
+}
+
+
 def _reading(of: str, called: str, **settings: Any) -> Method:
     """Return a method read otherwise."""
     method = METHODS[of]
@@ -204,6 +220,12 @@ METHODS |= {
         f"stochastic pruning with weight decay, {called}", _stochastic_decay, GENTLY | settings, decayed=True
     )
     for reading, (called, settings) in DEATHS.items()
+}
+
+METHODS = {
+    name: replace(method, departs=departs, uncut=uncut)
+    for name, method in METHODS.items()
+    for departs, uncut in (DEPARTURES.get(name.partition("-")[0], ("", "")),)
 }
 
 

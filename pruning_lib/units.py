@@ -188,6 +188,14 @@ class Group:
     tables : tuple of Table
         Embeddings and parameters that write the units, too, as positions added to a stream. `zero` zeroes them along;
         they are neither penalized nor ranked.
+    products : tuple of Member
+        Products between activations, as in attention, that are made for each unit, by their names in `Units.macs`.
+    even : tuple of tuples of Tensor
+        Sets of units that lose equally many each, int64 (units,): the halves of a chunk, the groups of a grouped
+        convolution. `select` takes one of each set at a time, and `shrink` removes no more than all of them lost.
+    structure : str
+        The types and kernel sizes of its layers. Groups of the same structure can be ranked together; one without a
+        structure is like no other.
 
     Examples
     --------
@@ -206,6 +214,9 @@ class Group:
     readers: tuple[Member, ...]
     bypassed: bool = False
     tables: tuple[Table, ...] = ()
+    products: tuple[Member, ...] = ()
+    even: tuple[tuple[Tensor, ...], ...] = ()
+    structure: str = ""
 
     def __str__(self) -> str:
         path = " → ".join(member.layer for member in (*self.writers, *self.norms, *self.readers))
@@ -225,8 +236,8 @@ class Units(Mapping[str, Group]):
     fixed : mapping of str to str
         Layers whose units cannot go, each with the reason, as in ``{"fc3": "writes the model's output"}``.
     macs : mapping of str to int, optional
-        Multiply-adds for one example of every linear and convolution layer, fixed ones included; products between
-        activations (attention) and recurrent cells are not among them, as they are in `measure`.
+        Multiply-adds for one example, as `measure` counts them: of every linear and convolution layer by its name,
+        fixed ones included, and of what multiplies besides (attention, recurrent cells) by module and operator.
 
     Examples
     --------

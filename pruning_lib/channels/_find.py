@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.modules.conv import _ConvNd
 
 from pruning_lib._model import check, clone
+from pruning_lib.channels._binding import bind
 from pruning_lib.channels._constants import stands_in
-from pruning_lib.channels._graph import avoidable, operand, shape_of
+from pruning_lib.channels._costs import count_macs, products
+from pruning_lib.channels._graph import avoidable, operand
 from pruning_lib.channels._shapes import distinct
 from pruning_lib.channels._solve import label
 from pruning_lib.channels._state import Analysis, Call
@@ -73,21 +77,37 @@ def describe(state: Analysis) -> Units:
     layer's rows name them.
     """
     calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)] if not _passes(state, call)]
+    bound = bind(state)
     roots, pinned = state.classes.roots, {**_strangers(state, calls), **state.classes.pinned}
     numbers: dict[str, int] = {}  # of each group, by its name
+    names: dict[int, str] = {}  # of the group that a component of bound classes is in
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
     sizes: list[int] = []
     for layer, call in calls:
         for root in roots[call.rows].tolist() if writes(call) else []:
             # Class 0 is none, a pinned class cannot go, and a class that has a place was written by a layer before.
             if root and root not in pinned and place[root, 0] < 0:
-                if numbers.setdefault(layer, len(sizes)) == len(sizes):
+                component = int(bound[root, 0])
+                name = names.setdefault(component, layer) if component >= 0 else layer
+                if numbers.setdefault(name, len(sizes)) == len(sizes):
                     sizes.append(0)
-                place[root] = torch.tensor([numbers[layer], sizes[numbers[layer]]])
-                sizes[numbers[layer]] += 1
-    groups = _groups(state, calls, list(numbers), sizes, place[roots])
+                place[root] = torch.tensor([numbers[name], sizes[numbers[name]]])
+                sizes[numbers[name]] += 1
+    even = [_even(place, bound, i) for i in range(len(sizes))]
+    groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
     written = {member.layer for group in groups for member in group.writers}
     return Units(groups, _fixed(state, calls, written, pinned), _macs(state))
+
+
+def _even(place: Tensor, bound: Tensor, group: int) -> tuple[tuple[Tensor, ...], ...]:
+    """Return the sets of a group's units that lose equally many each, by component and cell."""
+    mine = (place[:, 0] == group) & (bound[:, 0] >= 0)
+    units, cells = place[mine, 1], bound[mine]
+    return tuple(
+        tuple(units[(cells == torch.tensor([component, cell])).all(1)].sort().values for cell in inside)
+        for component in distinct(cells[:, 0]).tolist()
+        for inside in [distinct(cells[cells[:, 0] == component, 1]).tolist()]
+    )
 
 
 def _strangers(state: Analysis, calls: list[tuple[str, Call]]) -> dict[int, str]:
@@ -135,9 +155,14 @@ def first_calls(state: Analysis) -> dict[str, Node]:
 
 
 def _groups(
-    state: Analysis, calls: list[tuple[str, Call]], names: list[str], sizes: list[int], place: Tensor
+    state: Analysis,
+    calls: list[tuple[str, Call]],
+    names: list[str],
+    sizes: list[int],
+    place: Tensor,
+    even: list[tuple[tuple[Tensor, ...], ...]],
 ) -> list[Group]:
-    """Build the groups; `place` holds group and unit of every label."""
+    """Build the groups; `place` holds group and unit of every label, `even` what is bound in each group."""
     writers: list[dict[str, Member]] = [{} for _ in names]
     norms: list[dict[str, Member]] = [{} for _ in names]
     readers: list[dict[str, Member]] = [{} for _ in names]
@@ -154,6 +179,11 @@ def _groups(
             _enter(readers, layer, place[call.columns])
     for node, labels in state.norms:
         _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
+    made: list[list[Member]] = [[] for _ in names]
+    for product, labels in products(state):
+        line = place[labels]
+        for i in {int(i) for i in line[:, 0].unique() if i >= 0}:
+            made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
@@ -166,9 +196,26 @@ def _groups(
             readers=tuple(readers[i].values()),
             bypassed=i in avoided,
             tables=tuple(table for number, table in tables if number == i),
+            products=tuple(made[i]),
+            even=even[i],
+            structure=_structure(state.graph.model, (writers[i], norms[i], readers[i])),
         )
         for i, name in enumerate(names)
     ]
+
+
+def _structure(model: nn.Module, sides: Iterable[Iterable[str]]) -> str:
+    """Return the types and kernel sizes of the layers of a group, side by side, in no order."""
+    return " → ".join(" + ".join(sorted(_layer_type(model.get_submodule(layer)) for layer in side)) for side in sides)
+
+
+def _layer_type(module: nn.Module) -> str:
+    """Return a layer's type and kernel size, and whether it is grouped."""
+    words = [type(module).__name__]
+    if isinstance(module, _ConvNd):
+        words.append("×".join(map(str, module.kernel_size)))
+        words += ["depthwise" if module.groups == module.in_channels else "grouped"] if module.groups > 1 else []
+    return " ".join(words)
 
 
 def _enter(members: list[dict[str, Member]], layer: str, place: Tensor, exposed: bool = False) -> list[int]:
@@ -222,19 +269,6 @@ def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pi
 
 
 def _macs(state: Analysis) -> dict[str, int]:
-    """Count multiply-adds for one sample: outputs times the taps that each of them reads."""
-    graph = state.graph
-    macs = dict.fromkeys(
-        [*weighted(graph.model), *(layer_of(state, each) for each in state.calls if _is_own(state, each))], 0
-    )
-    # The graph was traced on a whole batch.
-    batch = next(shape_of(node)[0] for node in graph.inputs if shape_of(node))
-    for node in graph.nodes:
-        if weighs(node):
-            weight = operand(node, 1)
-            layer = graph.owner(state.leaves.get(weight, [weight])[0])
-            if layer in macs:
-                # Every input of a transposed convolution meets every tap, as every output of the others does.
-                counted = operand(node) if transposed(node) else node
-                macs[layer] += shape_of(counted).numel() // batch * shape_of(weight)[1:].numel()
-    return macs
+    """Count multiply-adds for one sample, of every layer and of what multiplies besides."""
+    own = (layer_of(state, call) for call in state.calls if _is_own(state, call))
+    return count_macs(state, list(dict.fromkeys([*weighted(state.graph.model), *own])))

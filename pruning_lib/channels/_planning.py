@@ -41,7 +41,7 @@ def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node])
         model=type(graph.model).__name__,
         shapes={graph.names[node]: list(graph.tensors[node].shape) for node in changed},
         kept={graph.names[node]: axes for node, axes in indices.items() if axes},
-        units={name: _units_left(state, kept, calls[name], group) for name, group in units.items()},
+        units={name: _units_left(state, kept, calls, group) for name, group in units.items()},
         created=list(dict.fromkeys(layer_of(state, call) for call in state.calls if creates_bias(state, kept, call))),
         groups=_groups_left(state, kept),
         blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
@@ -97,10 +97,13 @@ def _stand_in_channels(state: Analysis, kept: Kept, node: Node) -> int:
     return int(stay.sum()) * (1 if bool(stand_in(state, node)[stay].any()) else -1)
 
 
-def _units_left(state: Analysis, kept: Kept, call: Node, group: Group) -> list[int]:
-    index = next(member for member in group.writers if member.layer == group.name).index
-    stay = torch.zeros(group.size, dtype=torch.bool)
-    stay[index[index >= 0]] = kept.of(_channels(state, call))[index >= 0]
+def _units_left(state: Analysis, kept: Kept, calls: dict[str, Node], group: Group) -> list[int]:
+    stay, known = torch.zeros(2, group.size, dtype=torch.bool)
+    for member in group.writers:
+        # The first writer of a unit tells; a unit of several channels is there as long as one of them is.
+        mine = (member.index >= 0) & ~known[member.index]
+        stay[member.index[mine & kept.of(_channels(state, calls[member.layer]))]] = True
+        known[member.index[mine]] = True
     return _indices(stay)
 
 

@@ -77,7 +77,7 @@ class Classes:
     def _join(self) -> tuple[Tensor, dict[int, str]]:
         if self._joined is None:
             pairs = torch.cat([torch.zeros((2, 0), dtype=torch.int64), *self._pairs], 1)
-            roots = _components(self._count, pairs[0], pairs[1])
+            roots = components(self._count, pairs[0], pairs[1])
             pinned: dict[int, str] = {}
             for labels, reason in self._pins:
                 for root in distinct(roots[labels]).tolist():
@@ -87,7 +87,7 @@ class Classes:
         return self._joined
 
 
-def _components(count: int, left: Tensor, right: Tensor) -> Tensor:
+def components(count: int, left: Tensor, right: Tensor) -> Tensor:
     """Return the smallest node that each of `count` nodes is connected with, by the edges (left, right)."""
     roots = torch.arange(count)
     while True:

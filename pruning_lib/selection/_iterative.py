@@ -24,7 +24,8 @@ def iterative(
     *,
     rounds: int,
     fraction: float | None = None,
-    macs: int | None = None,
+    macs_left: float | None = None,
+    max_macs: int | None = None,
     shift: Literal["keep", "drop"] = "keep",
     optimizer: Optimizer | None = None,
     **options: Any,
@@ -46,7 +47,7 @@ def iterative(
         model → anything: some epochs of training, after every round.
     rounds : int
         R ≥ 1.
-    fraction, macs : optional
+    fraction, macs_left, max_macs : optional
         What the last round reaches, as `select` means it; exactly one of them.
     shift, optimizer : optional
         As `zero` takes them; an optimizer that outlives the rounds has to be named, for its momentum.
@@ -84,10 +85,12 @@ def iterative(
     """
     if not (rounds >= 1 and rounds == int(rounds)):
         raise ValueError(f"iterative got rounds={rounds}; it needs at least 1, a whole number; 1 is one-shot pruning.")
-    if (fraction is None) == (macs is None):
-        raise ValueError("iterative needs exactly one of fraction and macs: what the last round reaches.")
+    if sum(target is not None for target in (fraction, macs_left, max_macs)) != 1:
+        raise ValueError(
+            "iterative needs exactly one of fraction, macs_left and max_macs: what the last round reaches."
+        )
     bounds = {name: options[name] for name in ("scope", "floor", "round_to") if name in options}
-    check_target(fraction=fraction, macs=macs, **bounds)
+    check_target(fraction=fraction, macs_left=macs_left, max_macs=max_macs, **bounds)
     full = sum(units.macs.values())
     zeroed: Chosen = {}
     for done in (r / rounds for r in range(1, int(rounds) + 1)):
@@ -96,7 +99,8 @@ def iterative(
             if name in scores:
                 scores[name][mask] = -math.inf
         target = {"fraction": 1 - (1 - fraction) ** done} if fraction is not None else {}
-        target |= {"macs": round(full * (macs / full) ** done)} if macs is not None else {}
+        target |= {"macs_left": macs_left**done} if macs_left is not None else {}
+        target |= {"max_macs": round(full * (max_macs / full) ** done)} if max_macs is not None else {}
         zeroed = select(scores, units, **target, **options)
         zero(model, zeroed, units, shift=shift, optimizer=optimizer)
         held = hold(model, optimizer)

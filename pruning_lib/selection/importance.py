@@ -4,6 +4,8 @@
     taylor       |∂L/∂z_i| at z_i = 1, where z_i multiplies what unit i emits: the loss moves by that when i goes
     random       U(0, 1)
 
+and `fluctuation` and `wanda`, from what layers read; their formulas are in their file.
+
 Each returns {group: (units,)}, higher = keep, as `select` takes it. A network of uniform width comes from any of them
 by ``select(…, scope="local")``, which takes the same share of every group, to a fraction or to a budget.
 """
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 
 from pruning_lib._inputs import Batch, batches
 from pruning_lib._model import eval_mode
+from pruning_lib.selection._activations import fluctuation as fluctuation
+from pruning_lib.selection._activations import wanda as wanda
 from pruning_lib.selection._scores import unit_mean
 from pruning_lib.units import BatchNorm, Member, Units, fitting, is_layer, rows, unwrapped
 

@@ -111,6 +111,7 @@ def test_scales_slimming_polarization_and_receding() -> None:
         torch.testing.assert_close(field.rate, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sampling_takes_its_expected_length_in_a_step() -> None:
     model = network()
     reg = StochasticPruning(model, temperature=0.5, seed=3)

@@ -339,6 +339,7 @@ def later(dead: torch.Tensor) -> float:
     return (place[dead][:, None] > place[~dead]).double().mean().item()
 
 
+@pytest.mark.slow
 def test_dead_units_gather_at_the_guided_end_of_the_index():
     # Over 10 seeds, the mean of both layers: 0.45 to 0.61 constant, 0.73 to 0.91 linear; each layer 0.93 to 1 step.
     constant, linear, step = ([later(dead) for dead in dead_units(g)] for g in ("constant", "linear", "step"))

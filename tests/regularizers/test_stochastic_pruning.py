@@ -343,6 +343,7 @@ def sampled(base: type, strength: float, temperature: float) -> tuple[float, lis
     return gone, [int((state == 0).sum()), int(((state == 1) | (state == 2)).sum()), int((state == 3).sum())]
 
 
+@pytest.mark.slow
 def test_with_l2_whole_nodes_are_cleared_where_l1_or_no_penalty_leave_isolated_weights():
     # Over 10 seeds, of 150 nodes: dead on both sides 44 to 65 with L2, 28 to 44 with L1 (13 to 26 fewer), none without;
     # on one side 0 to 2, 1 to 7, 5 to 16. Without penalty it takes 4 times the temperature to get as many zeros.

@@ -232,7 +232,7 @@ def test_scope_local_makes_uniform_widths_at_a_fraction_and_at_a_budget():
     scores = importance.random(units, 0)
     halved = prl.select(scores, units, fraction=0.5, scope="local")
     assert [int(mask.sum()) for mask in halved.values()] == [150, 50]
-    budget = prl.select(scores, units, macs=60_000, scope="local")
+    budget = prl.select(scores, units, max_macs=60_000, scope="local")
     kept = [int((~mask).sum()) for mask in budget.values()]
     assert kept[0] / 300 == pytest.approx(kept[1] / 100, abs=0.01)
     assert 784 * kept[0] + kept[0] * kept[1] + 10 * kept[1] <= 60_000

@@ -12,7 +12,8 @@ Record = dict[str, Any]
 STAGES = ("trained", "zeroed", "dropped", "averaged", "recalibrated", "shrunk", "finetuned")
 """In order. trained: after the run's own training; zeroed: chosen units at zero, their shift kept; dropped: their shift
 at zero too; averaged: their shift such that they emit their mean over training examples; recalibrated: dropped, then
-the statistics of BatchNorm computed anew; shrunk: zeroed (or dropped, where config["shifts"] says so) and removed;
+the statistics of BatchNorm computed anew; shrunk: zeroed (or dropped, where config["shifts"] says so) and removed; by
+FLAP's criterion both start from averaged;
 finetuned: shrunk and trained on without penalty."""
 
 METRICS: dict[str, type] = {
