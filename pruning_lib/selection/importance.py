@@ -162,12 +162,12 @@ def taylor(
         raise TypeError(
             f"taylor got a {type(loss_fn).__name__} for loss_fn; it needs a function of outputs and targets."
         )
-    count = 0
     like = next(model.parameters())
     gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
     squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     readers = [(name, member) for name, group in units.items() for member in group.readers]
     handles: list[Any] = []
+    count = 0
     try:
         for name, member in readers:
             gate = gates[name].requires_grad_()
@@ -261,7 +261,9 @@ def _slopes(
         return {}
     call = batch.inputs.to(model)
     targets = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(call.tensors[0].device), batch.targets)
-    slopes = torch.autograd.grad(loss_fn(call.call(model), targets), list(standing.values()), allow_unused=True)
+    outputs = call.call(model)
+    outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
+    slopes = torch.autograd.grad(loss_fn(outputs, targets), list(standing.values()), allow_unused=True)
     for name, slope in zip(standing, slopes, strict=True):
         if slope is None:
             raise ValueError(f"taylor saw no layer read the units of '{name}'; a weight is used without its module.")
