@@ -49,6 +49,15 @@ def _real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _is_float(value: Real) -> bool:
+    """Whether a number is one in double precision, too; one of thousands of digits is not."""
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
 def is_whole(value: object) -> bool:
     """Whether a value is a whole number, of Python or of NumPy; True is none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
@@ -80,7 +89,7 @@ def function(words: str) -> Kind:
 
 def number(words: str, holds: Callable[[float], bool] = math.isfinite) -> Kind:
     """Return the kind of numbers in a range; True is none, nor is a tensor."""
-    return Kind(words, _real, holds)
+    return Kind(words, _real, lambda value: _is_float(value) and holds(value))
 
 
 def whole(words: str, least: int, most: int = 2**62) -> Kind:
