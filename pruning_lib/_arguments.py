@@ -152,7 +152,7 @@ KINDS: dict[str, Kind] = {
     "activation": function("a function of a tensor, such as `torch.relu`"),
     "guidance": Kind(
         "a name, a function of i/n, or a mapping of groups to tensors",
-        lambda it: isinstance(it, str | Mapping) or _call(it),
+        lambda it: isinstance(it, str | Mapping) or (_call(it) and not isinstance(it, nn.Module)),
     ),
     "base": Kind(
         "a method's class, or a function of (model, strength)",
