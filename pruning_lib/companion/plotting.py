@@ -18,7 +18,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pruning_lib._arguments import a_, checked
+from pruning_lib.companion._arguments import a_, checked
 from pruning_lib.diagnostics import Field
 
 if TYPE_CHECKING:

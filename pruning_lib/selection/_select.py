@@ -14,7 +14,7 @@ from pruning_lib.selection._budgets import within_budget
 from pruning_lib.selection._checks import check_kinds, is_count, is_number
 from pruning_lib.selection._ranking import Ranking, Scope
 from pruning_lib.selection._scores import scores_by_group
-from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest
+from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import Chosen, Kind, Units
 
@@ -181,11 +181,11 @@ def check_target(
 
 def _within_loss(ranking: Ranking, units: Units, model: nn.Module, loss_fn: Loss, tolerance: float) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
-    limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
+    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, model)
 
     def holds(count: int) -> bool:
         trial = clone(model)
         zero(trial, ranking.lowest(count), units)
-        return float(loss_fn(trial)) <= limit
+        return loss_of(loss_fn, trial) <= limit
 
     return ranking.lowest(largest(holds, len(ranking.owners)))

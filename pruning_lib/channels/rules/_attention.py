@@ -128,9 +128,7 @@ class Product(Rule):
         sources = [operand(node, i) for i in range(2)]
         dims = len(shape_of(node))
         given_up = any(source in state.graph.tensors or len(shape_of(source)) < 2 for source in sources)
-        if given_up or any(
-            isinstance(state.graph.model.get_submodule(path), nn.MultiheadAttention) for path in callers(node)
-        ):
+        if given_up or any(isinstance(state.graph.model.get_submodule(path), nn.MultiheadAttention) for path in callers(node)):
             state.give_up(node)
             return
         left, right = (align(state.labels_of(source), dims) for source in sources)
