@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 from torch import nn
 from torch.optim import Optimizer
 
-from pruning_lib._arguments import check_same_model
+from pruning_lib._model import check_same_model
 from pruning_lib.units import Units
 
 
