@@ -70,6 +70,10 @@ class NetworkSlimming(ScalePenalty):
             return outputs.new_zeros(())
         return self.strength * self._scales().abs().sum()
 
+    def distance(self) -> dict[str, Tensor]:
+        """Return |γ|."""
+        return self.importance()
+
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
         """Take the proximal step of every scale that `optimizer` trains, at its own learning rate."""
