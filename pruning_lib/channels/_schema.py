@@ -170,7 +170,7 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
         for name, after in numbers.items():
             before = getattr(modules[layer], name, None) if name in NAMES else None
             if type(before) is not int or not 1 <= after <= before:
-                yield f"the plan sets {quoted(name)} of {quoted(layer)} to {str(after)[:20]}, which does not count heads"
+                yield f"the plan sets {quoted(name)} of {quoted(layer)} to {str(after)[:20]}; it counts no heads there"
     yield from _of_groups(plan, modules, tensors)
 
 
