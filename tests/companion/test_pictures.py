@@ -52,13 +52,17 @@ def test_a_forest_has_a_dot_a_seed_the_mean_its_interval_and_the_margin() -> Non
     figure = plot_forest(data, title="Claims")
     left, right = figure.axes
     assert (left.get_title(), right.get_title()) == ("− before the cut", "− dense")
-    assert [0.1, 0.4] in [line.get_xdata() for line in left.lines if line.get_marker() == "o"]
-    assert [line.get_xdata().tolist() for line in left.lines if line.get_marker() == "D"] == [[0.25]]
-    assert [bar.get_xdata().tolist() for bar in left.lines if bar.get_marker() == "|"] == [[-0.25], [0.75]]
-    assert [
-        band.get_datalim(left.transData).width for band in left.collections if band.get_paths()[0].vertices.size > 4
-    ]
-    assert [line.get_xdata().tolist() for line in right.lines if line.get_marker() == "D"] == [[0.4], [1.0]]
+    drawn = {
+        panel: {
+            mark: [line.get_xdata().tolist() for line in panel.lines if line.get_marker() == mark] for mark in "oD|"
+        }
+        for panel in figure.axes
+    }
+    assert drawn[left] == {"o": [[0.1, 0.4]], "D": [[0.25]], "|": [[-0.25], [0.75]]}
+    assert drawn[right]["o"] == [[0.2, 0.6], [1.0]]
+    assert drawn[right]["D"] == [[0.4], [1.0]]
+    bands = [[path.get_extents().width for path in patch.get_paths()] for patch in left.collections]
+    assert [pytest.approx(0.6)] in bands
     assert [label.get_text() for label in left.get_yticklabels()] == ["half go", "all stay"]
     plt.close(figure)
     with pytest.raises(ValueError, match="plot_forest got no comparison"):
