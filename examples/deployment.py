@@ -31,8 +31,7 @@ def train(net, x, y, *, epochs, rate, teacher=None, reg=None):
 
 def export(net, path, x):
     """Write the network as ONNX, for batches of any size."""
-    how = {"dynamo": True, "verbose": False, "input_names": ["x"], "dynamic_shapes": ({0: "batch"},)}
-    torch.onnx.export(net, (x[:2],), path, **how)
+    torch.onnx.export(net, (x[:2],), path, dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=[{0: "batch"}])
 
 
 def quantize(path, to, x):

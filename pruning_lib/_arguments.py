@@ -49,7 +49,21 @@ def _real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _numbered(value: object) -> bool:
+def _is_float(value: Real) -> bool:
+    """Whether a number is one in double precision, too; one of thousands of digits is not."""
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, of Python or of NumPy; True is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def numbered(value: object) -> bool:
     """Whether a value is a tensor whose numbers can be worked with, unlike a sparse one or one on the meta device."""
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
@@ -58,7 +72,7 @@ def _call(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def a(words: str, *types: type) -> Kind:
+def instance(words: str, *types: type) -> Kind:
     """Return the kind of what is an instance of these types."""
     return Kind(words, lambda value: isinstance(value, types))
 
@@ -75,30 +89,31 @@ def function(words: str) -> Kind:
 
 def number(words: str, holds: Callable[[float], bool] = math.isfinite) -> Kind:
     """Return the kind of numbers in a range; True is none, nor is a tensor."""
-    return Kind(words, _real, holds)
+    return Kind(words, _real, lambda value: _is_float(value) and holds(value))
 
 
 def whole(words: str, least: int, most: int = 2**62) -> Kind:
     """Return the kind of whole numbers in a range."""
     return Kind(
         f"a whole number, {words}",
-        lambda value: isinstance(value, Integral) and not isinstance(value, bool),
+        is_whole,
         lambda value: least <= value <= most,
     )
 
 
 METHODS = ("penalty", "update", "importance", "state_dict", "load_state_dict")
 KINDS: dict[str, Kind] = {
-    "model": a("a torch.nn.Module", nn.Module),
-    "optimizer": a("a torch.optim.Optimizer", Optimizer),
-    "units": a("the units that `find_units(model, example)` returns", Units),
+    "model": instance("a torch.nn.Module", nn.Module),
+    "optimizer": instance("a torch.optim.Optimizer", Optimizer),
+    "units": instance("the units that `find_units(model, example)` returns", Units),
     "regularizer": doing("a regularizer such as `L2(model, 1e-4)`", *METHODS),
-    "generator": a("a torch.Generator", torch.Generator),
-    "outputs": Kind("the tensor of the model's outputs", _numbered),
-    "inputs": Kind("a tensor of inputs (examples, …)", _numbered),
-    "state": a("what state_dict() returned", Mapping),
-    "path": a("a path", str, os.PathLike),
-    "latency": a("True or False", bool),
+    "generator": instance("a torch.Generator", torch.Generator),
+    "outputs": Kind("the tensor of the model's outputs", numbered),
+    "inputs": Kind("a tensor of inputs (examples, …)", numbered),
+    "state": instance("what state_dict() returned", Mapping),
+    "text": instance("the text that `to_json` returned", str),
+    "path": instance("a path", str, os.PathLike),
+    "latency": instance("True or False", bool),
     "loss_fn": function("a function of (outputs, targets)"),
     # Numbers.
     "strength": number("a finite number ≥ 0 (0 switches it off)", lambda value: 0 <= value < math.inf),
@@ -111,14 +126,14 @@ KINDS: dict[str, Kind] = {
     "seed": whole("−2^63 … 2^64 − 1", -(2**63), 2**64 - 1),
     # fit.
     "epochs": whole("1 or more", 1),
-    "fit.progress": a("True or False", bool),
+    "fit.progress": instance("True or False", bool),
     "progress": number("a finite number, the share that is done"),
     "augment": function("a function of (inputs, generator)"),
     "schedule": function("a function of the progress, such as `cosine`"),
     "strength_schedule": function("a function of the progress, such as `ramp(0.2)`"),
-    "autocast": a("a dtype such as `torch.bfloat16`", torch.dtype),
+    "autocast": instance("a dtype such as `torch.bfloat16`", torch.dtype),
     "callbacks": doing("a list of callbacks", "__iter__"),
-    "checkpoint": a("a path", str, os.PathLike),
+    "checkpoint": instance("a path", str, os.PathLike),
     "milestone": number("a share of the training in [0, 1]", lambda value: 0 <= value <= 1),
     "factor": number("a finite number"),
     "share": number("a share of the training in (0, 1]", lambda value: 0 < value <= 1),
@@ -131,21 +146,29 @@ KINDS: dict[str, Kind] = {
     "SeReNe.strength": number(
         "a finite number ≥ 0 and below 1, a share of the weight per step", lambda value: 0 <= value < 1
     ),
+    "alpha": number("a finite number ≥ 1 (1 is L2 on groups)", lambda value: 1 <= value < math.inf),
     "every": whole("1 or more: S is measured at each such step", 1),
     "smoothing": number("the share of the past kept, in [0, 1)", lambda value: 0 <= value < 1),
     "activation": function("a function of a tensor, such as `torch.relu`"),
     "guidance": Kind(
         "a name, a function of i/n, or a mapping of groups to tensors",
-        lambda it: isinstance(it, str | Mapping) or _call(it),
+        lambda it: isinstance(it, str | Mapping) or (_call(it) and not isinstance(it, nn.Module)),
     ),
-    "base": Kind("a method's class, or a function of (model, strength)", callable),
+    "base": Kind(
+        "a method's class, or a function of (model, strength)",
+        lambda value: hasattr(value, "penalty") if isinstance(value, type) else callable(value),
+    ),
     "probability": Kind("a name or a function of |w|/τ", lambda value: isinstance(value, str) or _call(value)),
     "temperature": Kind(
         "a positive number, or one for each layer by name",
         lambda value: all(map(_real, value.values() if isinstance(value, Mapping) else [value])),
     ),
     "StochasticPruning.seed": whole("0 or more, the same on every rank", 0),
-    "scales": a("True or False", bool),
+    "scales": instance("True or False", bool),
+    # Selection.
+    "select.loss_fn": function("a function of the model that returns its validation loss"),
+    "threshold_weights.loss_fn": function("a function of the model that returns its validation loss"),
+    "chosen": instance("the choice that `select` returns, {group: bool (units,)}", Mapping),
     # Diagnostics.
     "Dynamics.threshold": number("a norm, 0 or more", lambda value: 0 <= value < math.inf),
     "time": number("a finite number"),
@@ -228,6 +251,7 @@ def _text(value: object) -> str:
 
 
 def has(value: object, methods: Iterable[str]) -> bool:
+    """Whether a value, which is no class, has these methods."""
     return not isinstance(value, type) and all(callable(getattr(value, method, None)) for method in methods)
 
 

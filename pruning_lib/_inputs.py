@@ -128,10 +128,7 @@ def paired(call: Inputs) -> Inputs:
 def tensors_in(outputs: Any) -> list[Tensor]:
     """Return the tensors in what forward returned, in order, whatever holds them.
 
-    Raises
-    ------
-    ValueError
-        If it is a key-value cache.
+    A key-value cache is none of them: what it holds is for the network that wrote it, to read at its next step.
     """
     return list(_tensors_in(outputs, set()))
 
@@ -140,12 +137,9 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     for leaf in pytree.tree_leaves(value, is_leaf=_is_cache):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif _is_cache(leaf):
-            raise ValueError(
-                f"it returns a {type(leaf).__name__}, whose tensors are written from outside: switch it off, as "
-                "by `model.config.use_cache = False`"
-            )
-        elif id(leaf) not in seen and not isinstance(leaf, nn.Module | type | torch.Generator):
+        elif id(leaf) not in seen and not (
+            _is_cache(leaf) or isinstance(leaf, nn.Module | type | torch.Generator)
+        ):
             # Of a type that torch does not know: a data class, a distribution, a mapping of another library.
             seen.add(id(leaf))
             held = list(leaf.values()) if isinstance(leaf, Mapping) else list(getattr(leaf, "__dict__", {}).values())
@@ -239,6 +233,8 @@ def _batch(batch: Any) -> Batch:
 
 def _split(whole: Batch, size: int, least: int) -> Iterator[Batch]:
     """Split a data set; tensors that do not count samples go with every batch."""
+    if any(tensor.layout is not torch.strided for tensor in whole.inputs.tensors):
+        raise TypeError(f"{DATA}; a sparse tensor cannot be split, so pass batches.")
     count = whole.inputs.batch
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] < least:

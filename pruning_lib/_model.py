@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import logging
 import os
 import sysconfig
@@ -12,7 +13,7 @@ import traceback
 import uuid
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.optim import Optimizer
 
 from pruning_lib._arguments import said
 from pruning_lib._inputs import Inputs, read
-from pruning_lib.units import is_layer, weighted
+from pruning_lib.units import BatchNorm, Units, is_layer, unit_axis, unwrapped, weighted
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -75,7 +76,7 @@ def check(model: nn.Module, example: Any, *, prunable: bool = True) -> Inputs:
     return call
 
 
-def check_holds(owner: str, model: nn.Module, **parts: object) -> None:
+def check_same_model(owner: str, model: nn.Module, **parts: object) -> None:
     """Raise ValueError if an optimizer or a regularizer holds none of a model's parameters: it would train nothing."""
     own = {id(parameter) for parameter in model.parameters()}
     for name, part in parts.items():
@@ -100,6 +101,27 @@ def _parameters_in(part: object, depth: int = 5) -> Iterator[Tensor]:
         inner = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else None
         for each in vars(part).values() if inner is None and hasattr(part, "__dict__") else inner or ():
             yield from _parameters_in(each, depth - 1)
+
+
+def before_batchnorm(model: nn.Module, layers: Iterable[str], units: Units | None = None) -> str | None:
+    """Return the first of these layers whose rows a BatchNorm divides by their length, if there is one.
+
+    Without units the BatchNorm is taken to be that which the model registers right behind the layer.
+    """
+    wanted = set(layers)
+    if units is not None:
+        normed = (group for group in units.values() if group.norms)
+        return next((m.layer for group in normed for m in group.writers if m.layer in wanted), None)
+    leaves = [(name, module) for name, module in unwrapped(model).named_modules() if not any(module.children())]
+    for (name, layer), (_, behind) in itertools.pairwise(leaves):
+        if (
+            name in wanted
+            and is_layer(layer)
+            and isinstance(behind, BatchNorm)
+            and behind.num_features == layer.weight.shape[unit_axis(layer)]
+        ):
+            return name
+    return None
 
 
 def clone(model: nn.Module, share: bool = False) -> nn.Module:

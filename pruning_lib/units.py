@@ -255,7 +255,7 @@ class Units(Mapping[str, Group]):
     def __init__(
         self, groups: Iterable[Group], fixed: Mapping[str, str] | None = None, macs: Mapping[str, int] | None = None
     ) -> None:
-        groups = list(groups) if isinstance(groups, Iterable) else [groups]
+        groups = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]
         if not all(isinstance(group, Group) for group in groups) or not all(
             isinstance(names, Mapping | None) for names in (fixed, macs)
         ):
@@ -284,8 +284,10 @@ class Units(Mapping[str, Group]):
         ValueError
             If `layer` writes no group; the message lists the names there are.
         """
-        if not isinstance(layer, str) or layer not in self._home:
-            why = f": it {self.fixed[layer]}" if isinstance(layer, str) and layer in self.fixed else ""
+        if not isinstance(layer, str):
+            raise TypeError(f"A layer is named by a text; got {type(layer).__name__}.")
+        if layer not in self._home:
+            why = f": it {self.fixed[layer]}" if layer in self.fixed else ""
             raise ValueError(
                 f"{layer!r:.100} names no prunable group{why}. The groups are {', '.join(self) or 'none'}."
             )

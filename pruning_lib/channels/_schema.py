@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from pruning_lib._arguments import checked
 from pruning_lib._model import tensors_of
 from pruning_lib.channels._constants import REPLACEABLE
 from pruning_lib.channels._graph import PARAMETRIZED
@@ -84,10 +85,11 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan; a ValueError says what is wrong with it."""
+        """Read a plan; a TypeError or ValueError says what is wrong with it."""
+        checked("Plan.from_json", text=text)
         plan = cls(**_parsed(text))
         if fault := next(_faults(plan), None):
-            raise ValueError(fault)
+            raise ValueError(f"{fault}.")
         return plan
 
 
@@ -96,15 +98,15 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError("the plan is not what `save` writes: it is no JSON, or nested too deep") from error
+        raise ValueError("the plan is not what `save` writes: it is no JSON, or nested too deep.") from error
     hints = get_type_hints(Plan)
     if not isinstance(data, dict) or type(number := data.pop("format", None)) is not int or "model" not in data:
-        raise ValueError("the plan is not what `save` writes: it names no format or no model")
+        raise ValueError("the plan is not what `save` writes: it names no format or no model.")
     if number not in FORMATS:
-        raise ValueError(f"it has format {number % 10**6}, this version reads {', '.join(map(str, FORMATS))}")
+        raise ValueError(f"it has format {number % 10**6}, this version reads {', '.join(map(str, FORMATS))}.")
     for name, value in data.items():
         if name not in hints or not _is(value, hints[name]):
-            raise ValueError(f"the plan is not what `save` writes: {quoted(name)} is unknown or of another type")
+            raise ValueError(f"the plan is not what `save` writes: {quoted(name)} is unknown or of another type.")
     return data
 
 
@@ -170,7 +172,7 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
         for name, after in numbers.items():
             before = getattr(modules[layer], name, None) if name in NAMES else None
             if type(before) is not int or not 1 <= after <= before:
-                yield f"the plan sets {quoted(name)} of {quoted(layer)} to {str(after)[:20]}, which does not count heads"
+                yield f"the plan sets {quoted(name)} of {quoted(layer)} to {str(after)[:20]}, which counts no heads"
     yield from _of_groups(plan, modules, tensors)
 
 

@@ -18,6 +18,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pruning_lib.companion._arguments import a_, checked
 from pruning_lib.diagnostics import Field
 
 if TYPE_CHECKING:
@@ -92,6 +93,12 @@ def plot_shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) 
     ['L2']
     >>> plt.close(figure)
     """
+    checked("plot_shrinkage_field", fields=fields, relative=relative)
+    for name, field in fields.items():
+        if not isinstance(field, Field):
+            raise TypeError(
+                f"plot_shrinkage_field got {a_(field)} for {name!r:.100}; it needs what `shrinkage_field` returned."
+            )
     figure, axes = plt.subplots(layout="constrained")
     for (name, field), color, marker in zip(fields.items(), COLORS, MARKERS, strict=False):
         x, y = field.importance, field.rate

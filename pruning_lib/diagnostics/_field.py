@@ -31,7 +31,7 @@ from torch.optim import SGD
 
 from pruning_lib._arguments import checked
 from pruning_lib._inputs import Inputs
-from pruning_lib._model import check_holds, run
+from pruning_lib._model import check_same_model, run
 from pruning_lib.regularizers import Regularizer
 
 Unit = Literal["lr × strength", "strength", "step"]
@@ -114,7 +114,7 @@ def shrinkage_field(
     [1.0, 1.0, 1.0]
     """
     checked("shrinkage_field", regularizer=regularizer, model=model, inputs=inputs, lr=lr, repeats=repeats)
-    check_holds("shrinkage_field", model, regularizer=regularizer)
+    check_same_model("shrinkage_field", model, regularizer=regularizer)
     strength = regularizer.strength
     with _in_float64(model):
         before = _flat(regularizer.importance())

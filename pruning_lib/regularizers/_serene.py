@@ -286,8 +286,7 @@ def _decay_scale(norm: BatchNorm, keep: Tensor, trained: Mapping[int, float]) ->
 
 def _check_outputs(outputs: Tensor) -> None:
     """Raise unless these are differentiable outputs of shape (examples, …)."""
-    if not isinstance(outputs, Tensor):
-        raise TypeError(f"SeReNe got a {type(outputs).__name__}; pass the tensor of outputs, (examples, …).")
+    checked("SeReNe", outputs=outputs)
     if outputs.ndim == 0:
         raise ValueError("SeReNe got a scalar; it needs the model's outputs, (examples, …), not the loss.")
     if outputs.grad_fn is None:

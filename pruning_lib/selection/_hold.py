@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib.selection._checks import check_kinds, check_optimizer
 from pruning_lib.units import BatchNorm, Weighted, bounded_scale, check_plain, is_layer, rows, weighted
 
 
@@ -91,10 +92,8 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
     tensor([[0.0000, 0.5000]])
     """
     masks: list[tuple[Tensor, Tensor]] = []
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"hold got a {type(optimizer).__name__} for optimizer; it needs the torch.optim.Optimizer or None."
-        )
+    check_kinds("hold", model=model)
+    check_optimizer(optimizer, model, "hold")
     layers = {**weighted(model), **{name: module for name, module in model.named_modules() if _written(module)}}
     check_plain(layers, "hold")
     for layer in layers.values():

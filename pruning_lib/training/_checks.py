@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lib._arguments import a_, has, said
-from pruning_lib._model import check_holds, clone, eval_mode, first_line, place
+from pruning_lib._model import check_same_model, clone, eval_mode, first_line, place
 from pruning_lib._types import TensorPair
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.units import BatchNorm
@@ -35,7 +35,7 @@ def check_run(run: Run, callbacks: Sequence[Callback]) -> None:
     for callback in callbacks:
         if not has(callback, ("start", "before_epoch", "after_epoch", "finish", "close", "state_dict")):
             raise TypeError(f"fit got {a_(callback)} among callbacks; they need the methods of `Callback`.")
-    check_holds("fit", run.model, optimizer=run.optimizer, regularizer=run.regularizer)
+    check_same_model("fit", run.model, optimizer=run.optimizer, regularizer=run.regularizer)
 
 
 @torch.no_grad()

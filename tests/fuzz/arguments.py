@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import pruning_lib as prl
+from pruning_lib.selection import cost
 from tests.fuzz.values import Named, anything, around, fits, is_not_finite
 from tests.fuzz.verdict import Try, tried
 
@@ -187,6 +188,7 @@ def cases() -> tuple[Case, ...]:
         method(prl.L2, "L2", apply="loss"),
         method(prl.GroupLasso, "GroupLasso", apply="prox", over="columns"),
         method(prl.GroupHoyer, "GroupHoyer", apply="loss", over="both"),
+        method(prl.GroupSL, "GroupSL", apply="decay", alpha=16.0),
         method(prl.Guided, "Guided", base=prl.L2, guidance="linear", side="both", apply="prox"),
         method(prl.Guided, "Guided by name", guidance={"0": torch.ones(6), "3": [1.0] * 5}),
         method(prl.NetworkSlimming, "NetworkSlimming", apply="loss"),
@@ -267,13 +269,85 @@ def cases() -> tuple[Case, ...]:
         Case("Plan.from_json", prl.Plan.from_json, lambda folder: {"text": prl.Plan("Sequential").to_json()}),
         Case("Units", prl.Units, lambda _: {"groups": list(units().values()), "fixed": {}, "macs": {"0": 24}}),
         Case("Units.translate", lambda layer: units().translate(layer), lambda _: {"layer": "1"}),
-        Case("random", prl.importance.random, lambda _: {"units": units(), "seed": 0}),
+        Case("find_units", prl.find_units, lambda _: {"model": network(), "example": X}, pure=True),
+        Case("shrink", prl.shrink, lambda _: shrinking(), pure=True),
+        Case("save", prl.save, lambda folder: {"shrunk": prl.shrink(dead(), X), "path": folder / "it.safetensors"}),
+        *selecting(),
     )
 
 
 def field_of(_: Path) -> dict[str, Any]:
     model = network()
     return {"regularizer": prl.L2(model, 0.1), "model": model, "inputs": X, "lr": 1e-4, "repeats": 1}
+
+
+def shrinking() -> dict[str, Any]:
+    model = dead()
+    return {"model": model, "example": X[:1], "optimizer": SGD(model.parameters(), 0.1)}
+
+
+def training(model: nn.Module) -> None:
+    """Train a little."""
+
+
+def judge(model: nn.Module) -> dict[str, Tensor]:
+    return prl.importance.magnitude(model, found(), of="folded")
+
+
+def loss(model: nn.Module) -> float:
+    return float(F.cross_entropy(model(X), Y).detach())
+
+
+def chosen_from(**target: Any) -> dict[str, Any]:
+    return {"importance": scores(), "units": units(), **target, "floor": 1, "kinds": ("inner",), "round_to": 1}
+
+
+def zeroing(**more: Any) -> dict[str, Any]:
+    model = network()
+    optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
+    return {"model": model, "chosen": chosen(), "units": units(), "optimizer": optimizer, **more}
+
+
+def selecting() -> Iterator[Case]:
+    """Yield the cases of the room that selects."""
+    of = prl.importance
+    yield Case("select", prl.select, lambda _: chosen_from(fraction=0.5, scope="local"))
+    yield Case("select macs_left", prl.select, lambda _: chosen_from(macs_left=0.5))
+    yield Case("select max_macs", prl.select, lambda _: chosen_from(max_macs=60))
+    yield Case("select threshold", prl.select, lambda _: chosen_from(threshold=0.5))
+    yield Case("select loss", prl.select, lambda _: chosen_from(loss_fn=loss, tolerance=0.1, model=network()))
+    yield Case("zero", prl.zero, lambda _: zeroing(shift="drop"))
+    yield Case("zero mean", prl.zero, lambda _: zeroing(shift="mean", inputs=X))
+    yield Case("hold", prl.hold, lambda _: {key: zeroing()[key] for key in ("model",)})
+    yield Case(
+        "threshold_weights",
+        prl.threshold_weights,
+        lambda _: {"model": network(), "loss_fn": loss, "tolerance": 0.1, "optimizer": None},
+    )
+    yield Case(
+        "iterative",
+        prl.iterative,
+        lambda _: (
+            {"model": network(), "units": units(), "importance": judge, "train": training, "rounds": 2}
+            | {"fraction": 0.5, "shift": "keep", "floor": 1}
+        ),
+    )
+    yield Case("magnitude", of.magnitude, lambda _: {"model": network(), "units": units(), "norm": 2, "of": "folded"})
+    yield Case(
+        "taylor",
+        of.taylor,
+        lambda _: {"model": network(), "units": units(), "data": (X, Y), "loss_fn": F.cross_entropy, "batch_size": 4},
+        pure=True,
+    )
+    for importance in (of.fluctuation, of.wanda):
+        yield Case(
+            importance.__name__,
+            importance,
+            lambda _: {"model": network(), "units": units(), "data": X, "batch_size": 4},
+            pure=True,
+        )
+    yield Case("random", of.random, lambda _: {"units": units(), "seed": 0})
+    yield Case("cost", cost, lambda _: {"chosen": chosen(), "units": units()})
 
 
 def fuzz(number: int, seed: int, folder: Path, only: str = "") -> Iterator[Try]:

@@ -292,7 +292,7 @@ def test_more_wrong_use_is_named():
     with pytest.raises(ValueError, match="that of '0' is computed from others"):
         SeReNe(nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
     reg = SeReNe(model)
-    with pytest.raises(TypeError, match="SeReNe got a tuple; pass the tensor of outputs"):
+    with pytest.raises(TypeError, match="SeReNe got a tuple for outputs; it needs the tensor"):
         reg.penalty((model(x), 1))
     reg.penalty(model(x))
     reg.strength = 2.5

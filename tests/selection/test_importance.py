@@ -267,7 +267,7 @@ def test_wrong_use_is_named():
         importance.magnitude(two_layers(), units)
     with pytest.raises(ValueError, match="found no group with a BatchNorm that has a scale; use of='weights'"):
         importance.magnitude(two_layers(), prl.find_units(two_layers(), torch.zeros(1, 8)), of="scales")
-    with pytest.raises(ValueError, match="0 examples and batch_size=128; it needs at least 1"):
+    with pytest.raises(ValueError, match="these hold no sample"):
         importance.taylor(model, units, (x[:0], y[:0]))
     model.bn_a.running_var = None
     with pytest.raises(ValueError, match="needs the running variance of 'bn_a'"):

@@ -19,7 +19,7 @@ from pruning_lib.channels._heads import follows
 from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, uniform, varies
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._elementwise import functional
-from pruning_lib.channels.rules._layers import channel_axis, merges
+from pruning_lib.channels.rules._layers import channel_axis, fill_up, merges
 from pruning_lib.channels.rules._registry import Rule, literal, rule
 
 CHANNELS = 1
@@ -98,6 +98,8 @@ class Movement(Rule):
         if literal(node) == "sizes" or node in state.unknown or follows(state, node):
             return
         before = {source: state.labels_of(source) for source in node.all_input_nodes}
+        if "chunk" in base(node):
+            _even_chunks(state, node, kept)
         # The forward will run this operator, with the same numbers, on what is left. So run it: `x[:, 8:]` of fewer
         # channels starts at another one, while a flip of all channels is a flip of those that are left.
         if all(bool(kept.of(labels).all()) for labels in before.values()):
@@ -125,6 +127,14 @@ def _hold_given(state: Analysis, node: Node, labels: Tensor) -> Tensor:
         return labels
     given = [axis for axis in range(start, start + len(sizes)) if axis != follows]
     return state.classes.hold(labels, given, f"passes `{base(node)}` with a literal size")
+
+
+def _even_chunks(state: Analysis, node: Node, kept: Kept) -> None:
+    """Keep as many channels of each part of a chunk, so that it is cut where it was."""
+    parts = [narrow(part) for part in flat(state.labels[node])]
+    axis = int(argument(node, 2, "dim", 0)) % parts[0].ndim
+    if len({part.shape for part in parts}) == 1 and parts[0].numel() == parts[0].shape[axis] > 1:
+        fill_up(torch.stack([part.flatten() for part in parts]), kept, "part of a chunk, cut in equal parts")
 
 
 def _listed(result: Any) -> Any:
