@@ -8,6 +8,7 @@ motion it shows its last picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,9 @@ def digit(image: Tensor) -> str:
     for y, x in (image > 0).nonzero().tolist():
         ink = 255 - round(255 * float(image[y, x]) / float(image.max()))
         fill = f"#{ink:02x}{ink:02x}{ink:02x}"
-        squares.append(f'<rect x="{left + size * x}" y="{top + size * y}" width="{size}" height="{size}" fill="{fill}"/>')
+        squares.append(
+            f'<rect x="{left + size * x}" y="{top + size * y}" width="{size}" height="{size}" fill="{fill}"/>'
+        )
     return "".join(squares)
 
 
@@ -163,53 +166,67 @@ def connections(film: Film, heights: list[list[float]], short: list[dict[int, fl
     return "".join(f'<path class="a {name}" d="{path}"/>' for name, path in owned.items()), left
 
 
-def draw(film: Film) -> str:
-    """Return the film as an SVG with its own style."""
-    tallest, longest = len(film.dead[0]), max(float(each.max()) for each in film.lengths[:-1])
-    heights = [places(len(dead), tallest) for dead in film.dead]
-    short = compact(film)
-    edges, left = connections(film, heights, short)
+def neurons(film: Film, heights: list[list[float]], short: list[dict[int, float]]) -> tuple[list[str], str]:
+    """Return the CSS of all neurons and of their connections, and the dots."""
+    longest = max(float(each.max()) for each in film.lengths[:-1])
     styles, dots = [], []
     for column, dead in enumerate(film.dead):
         for i, gone in enumerate(dead.tolist()):
             sizes = (film.lengths[column][:, i] / longest).clamp(0, 1)
-            name, y = f"n{column}x{i}", heights[column][i]
-            styles.append(neuron(name, sizes, gone, 0.0 if gone else short[column][i] - y))
-            if f'"a e{column}x{i}"' in edges:
-                styles.append(fading(f"e{column}x{i}", sizes.sqrt()))
+            x, y = COLUMNS[column], heights[column][i]
+            styles.append(neuron(f"n{column}x{i}", sizes, gone, 0.0 if gone else short[column][i] - y))
+            styles.append(fading(f"e{column}x{i}", sizes.sqrt()))
             look = f'fill="#fff" stroke="{GO}" stroke-width="2"' if gone else f'fill="{STAY}"'
-            at = f'cx="{COLUMNS[column]}" cy="{y:.1f}"'
-            origin = f'style="transform-origin:{COLUMNS[column]}px {y:.1f}px"'
-            dots.append(f'<circle class="a {name}" {at} r="{MOST}" {look} {origin}/>')
+            dots.append(
+                f'<circle class="a n{column}x{i}" cx="{x}" cy="{y:.1f}" r="{MOST}" {look} '
+                f'style="transform-origin:{x}px {y:.1f}px"/>'
+            )
+    return styles, "".join(dots)
+
+
+def scenes() -> list[str]:
+    """Return the CSS of what comes and goes with a scene: the words, the image's lines, the small network's."""
     on, off = "opacity:1", "opacity:0"
-    after = MOVED - 0.02
-    styles += [
-        still("small", [(0.0, off), (after, off), (MOVED + 0.03, on), (1.0, on)]),
+    begin, cut = TRAINED + 0.01, ZEROED + 0.01
+    return [
+        still("small", [(0.0, off), (MOVED - 0.02, off), (MOVED + 0.03, on), (1.0, on)]),
         still("fan", [(0.0, "opacity:.5"), (ZEROED, "opacity:.5"), (ZEROED + 0.03, off), (1.0, off)]),
-        still("said0", [(0.0, on), (TRAINED, on), (TRAINED + 0.01, off), (1.0, off)]),
-        still("said1", [(0.0, off), (TRAINED, off), (TRAINED + 0.01, on), (ZEROED, on), (ZEROED + 0.01, off), (1.0, off)]),
-        still("said2", [(0.0, off), (ZEROED, off), (ZEROED + 0.01, on), (1.0, on)]),
+        still("said0", [(0.0, on), (TRAINED, on), (begin, off), (1.0, off)]),
+        still("said1", [(0.0, off), (TRAINED, off), (begin, on), (ZEROED, on), (cut, off), (1.0, off)]),
+        still("said2", [(0.0, off), (ZEROED, off), (cut, on), (1.0, on)]),
     ]
-    words = "".join(
-        f'<text class="a said{i}" x="{WIDTH / 2:.0f}" y="{HEIGHT - 12}">{said}</text>' for i, said in enumerate(film.words)
-    )
+
+
+STYLE = (
+    f".film .a{{animation-duration:{SECONDS:g}s;animation-timing-function:linear;"
+    "animation-iteration-count:infinite}"
+    ".film path{stroke:#777;stroke-width:.5;fill:none}"
+    f".film text{{font:600 17px system-ui,sans-serif;fill:{INK};text-anchor:middle}}"
+    "@media (prefers-reduced-motion:reduce){.film .a{animation:none!important}}"
+)
+ABOUT = (
+    "A small network on a picture of a digit. While it trains, the neurons that recede become small rings and lose "
+    "their connections. Then they are removed, and a narrow network with the same outputs is left."
+)
+
+
+def draw(film: Film) -> str:
+    """Return the film as an SVG with its own style."""
+    heights = [places(len(dead), len(film.dead[0])) for dead in film.dead]
+    short = compact(film)
+    edges, left = connections(film, heights, short)
+    styles, dots = neurons(film, heights, short)
     fan = "".join(line(124, MIDDLE, COLUMNS[0], y) for y in heights[0])
     left += "".join(line(124, MIDDLE, COLUMNS[0], y) for y in short[0].values())
-    frame = (
-        f".film .a{{animation-duration:{SECONDS:g}s;animation-timing-function:linear;animation-iteration-count:infinite}}"
-        ".film path{stroke:#777;stroke-width:.5;fill:none}"
-        f".film text{{font:600 17px system-ui,sans-serif;fill:{INK};text-anchor:middle}}"
-        "@media (prefers-reduced-motion:reduce){.film .a{animation:none!important}}"
-    )
-    about = (
-        "A small network on a picture of a digit. While it trains, the neurons that recede become small rings and lose "
-        "their connections. Then they are removed, and a narrow network with the same outputs is left."
+    words = "".join(
+        f'<text class="a said{i}" x="{WIDTH / 2:.0f}" y="{HEIGHT - 12}">{escape(said)}</text>'
+        for i, said in enumerate(film.words)
     )
     return (
         f'<svg class="film" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{about}"><style>{frame}{"".join(styles)}</style>'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fff"/>{digit(film.image)}<path class="a fan" d="{fan}"/>{edges}'
-        f'<path class="a small" d="{left}"/>{"".join(dots)}{words}</svg>\n'
+        f'aria-label="{ABOUT}"><style>{STYLE}{"".join(styles + scenes())}</style>'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fff"/>{digit(film.image)}'
+        f'<path class="a fan" d="{fan}"/>{edges}<path class="a small" d="{left}"/>{dots}{words}</svg>\n'
     )
 
 
