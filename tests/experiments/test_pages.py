@@ -66,7 +66,7 @@ def test_a_row_says_where_its_runs_depart_from_the_paper() -> None:
     assert ledger.departure(mlp, "serene-sampled", "loop") == ""
 
 
-def test_another_folder_gets_the_same_bytes(tmp_path: Path, written: dict[str, str]) -> None:
+def test_pages_of_a_folder_without_records_say_so(tmp_path: Path, written: dict[str, str]) -> None:
     (tmp_path / "records").mkdir()
     empty = pages.write(tmp_path / "records", tmp_path / "pages")
     assert {path.stem for path in empty} == written.keys()
