@@ -24,6 +24,7 @@ from pruning_lib.selection import Hold as Hold
 from pruning_lib.selection import hold as hold
 from pruning_lib.selection import importance as importance
 from pruning_lib.selection import iterative as iterative
+from pruning_lib.selection import prune as prune
 from pruning_lib.selection import select as select
 from pruning_lib.selection import threshold_weights as threshold_weights
 from pruning_lib.selection import zero as zero

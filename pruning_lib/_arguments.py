@@ -178,6 +178,7 @@ KINDS: dict[str, Kind] = {
     "train": function("a function of the model"),
     "fraction": number("a number in [0, 1): the share of units that go", lambda value: 0 <= value < 1),
     "macs_left": number("a number in (0, 1]: the share of multiply-adds that stays", lambda value: 0 < value <= 1),
+    "prune.macs_left": number("a number in (0, 1): the share that stays", lambda value: 0 < value < 1),
     "max_macs": whole("1 or more multiply-adds for one example; macs_left names a share of the network's", 1),
     "threshold": number("a number, below which units go", lambda value: not math.isnan(value)),
     "floor": whole("0 or more units that every group keeps", 0),

@@ -153,12 +153,12 @@ def taylor(
     checked("taylor", model=model, units=units, loss_fn=loss_fn, batch_size=batch_size)
     modules = fitting(model, units.values(), "taylor", reading=True)
     model = unwrapped(model)
-    count = 0
     like = next(model.parameters())
     gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
     squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     readers = [(name, member) for name, group in units.items() for member in group.readers]
     handles: list[Any] = []
+    count = 0
     try:
         for name, member in readers:
             gate = gates[name].requires_grad_()
@@ -252,7 +252,9 @@ def _slopes(
         return {}
     call = batch.inputs.to(model)
     targets = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(call.tensors[0].device), batch.targets)
-    loss = loss_of(loss_fn, run(model, call, "taylor"), targets, "taylor")
+    outputs = run(model, call, "taylor")
+    outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
+    loss = loss_of(loss_fn, outputs, targets, "taylor")
     if not loss.requires_grad:
         raise ValueError("taylor got a loss that does not depend on the outputs, so that it has no slope.")
     slopes = torch.autograd.grad(loss, list(standing.values()), allow_unused=True)
