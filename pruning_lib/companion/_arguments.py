@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
 
-from pruning_lib._arguments import KINDS, Kind, instance, is_whole, number, numbered, said, whole
+from pruning_lib._arguments import KINDS, Kind, instance, is_whole, number, numbered, whole
 from pruning_lib._arguments import a_ as a_
 from pruning_lib._arguments import checked as checked
 from pruning_lib._arguments import optional as optional
+from pruning_lib._arguments import said as said
 
 MOST = 2**16
 """A layer of more units is a slip."""
@@ -26,6 +30,8 @@ KINDS |= {
     "maps": Kind("a tensor (n, height, width)", numbered),
     "scores": Kind("a tensor (n, classes)", numbered),
     "suite": instance("the name of a suite, such as 'mnist-lenet300'", str),
+    "measured.name": instance("the name of a measurement, such as 'zoo'", str),
+    "p": instance("p values by name", Mapping),
     "by": instance("the name of a column, such as 'val_error'", str),
     "fields": instance("what `shrinkage_field` returned, by name", Mapping),
     "relative": instance("True or False", bool),
@@ -41,3 +47,23 @@ def check_sizes(numbers: int = 0, **sizes: tuple[int, ...]) -> None:
             raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {said(name, values)}.")
         if numbers and len(values) != numbers:
             raise ValueError(f"{name} must be {numbers} numbers, got {len(values)}.")
+
+
+def numbers_of(values: Iterable[float], owner: str) -> list[float]:
+    """Return finite numbers as a list, or raise one sentence."""
+    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
+    for value in found:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{owner} got {said('a value', value)}; it needs a list of numbers.")
+        if not math.isfinite(value):
+            raise ValueError(f"{owner} got {value}; a mean takes finite numbers.")
+    return [float(value) for value in found if value is not None]
+
+
+def check_columns(row: Mapping[str, Any], owner: str, *columns: str) -> None:
+    """Raise one sentence unless a row of a table has these columns."""
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{owner} got {a_(row)} among its rows; each is a mapping of columns, as `load` gives them.")
+    for column in columns:
+        if not isinstance(column, str) or column not in row:
+            raise ValueError(f"{owner} got rows without a column {column!r:.100}.")

@@ -197,6 +197,7 @@ def measured(name: str, *, shipped: Path = SHIPPED) -> dict[str, Any]:
     >>> measured("latency-nuclei-unet")["provenance"]["batch"]
     32
     """
+    checked("measured", name=name)
     path = shipped / f"{MEASURED}{name}.json"
     if not path.is_file():
         there = sorted(p.stem.removeprefix(MEASURED) for p in shipped.glob(f"{MEASURED}*.json"))
