@@ -166,7 +166,9 @@ def _computed(state: Analysis, node: Node) -> Labels:
         return live
     if any(not isinstance(value, Tensor) or bool(narrow(value).isnan().any()) for value in known.values()):
         return live
-    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda source: state.values_of(source).to(source.meta["val"].dtype))
+    args, kwargs = map_arg(
+        (node.args, dict(node.kwargs)), lambda source: state.values_of(source).to(source.meta["val"].dtype)
+    )
     try:
         return functional(node)(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})}).double()
     except (RuntimeError, TypeError, IndexError):

@@ -153,12 +153,12 @@ def taylor(
     checked("taylor", model=model, units=units, loss_fn=loss_fn, batch_size=batch_size)
     modules = fitting(model, units.values(), "taylor", reading=True)
     model = unwrapped(model)
+    count = 0
     like = next(model.parameters())
     gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
     squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     readers = [(name, member) for name, group in units.items() for member in group.readers]
     handles: list[Any] = []
-    count = 0
     try:
         for name, member in readers:
             gate = gates[name].requires_grad_()

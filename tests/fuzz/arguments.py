@@ -219,6 +219,12 @@ def cases() -> tuple[Case, ...]:
             ),
         ),
         Case("ThresholdOnPlateau", prl.ThresholdOnPlateau, lambda _: {"patience": 1, "tolerance": 0.1, "slack": 0.01}),
+        Case("reach", prl.reach, lambda _: reaching(steps=10, schedule=prl.cosine)),
+        Case(
+            "TargetSize",
+            prl.TargetSize,
+            lambda _: reaching(units=units(), units_left=0.5, epochs=2, steps=8, within=0.5, threshold=0.1),
+        ),
         Case("ramp", prl.ramp, lambda _: {"share": 0.5}),
         Case(
             "steps",
@@ -250,6 +256,12 @@ def field_of(_: Path) -> dict[str, Any]:
 def shrinking() -> dict[str, Any]:
     model = dead()
     return {"model": model, "example": X[:1], "optimizer": SGD(model.parameters(), 0.1)}
+
+
+def reaching(**more: Any) -> dict[str, Any]:
+    model = network()
+    whole = {"model": model} if "units" in more else {}
+    return whole | {"reg": prl.L1(model, 0.1), "optimizer": SGD(model.parameters(), 0.1), **more}
 
 
 def training(model: nn.Module) -> None:

@@ -116,7 +116,9 @@ class OverAxes(Rule):
     def label(self, state: Analysis, node: Node) -> None:
         labels, axes = state.labels_of(operand(node)), self.axes(node)
         reason = f"feeds `{base(node)}`, whose statistics count every channel"
-        if bool(varies(labels, axes).any()) and not bool(varies(first_along(labels, axes, keepdim=True), range(labels.ndim)).any()):
+        if bool(varies(labels, axes).any()) and not bool(
+            varies(first_along(labels, axes, keepdim=True), range(labels.ndim)).any()
+        ):
             state.give_up(node, reason)
         else:
             # What has statistics of its own, as each head of a query, goes whole.
