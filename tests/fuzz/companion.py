@@ -85,5 +85,10 @@ def _records() -> Iterator[Case]:
     yield Case("records.validate", records.validate, lambda _: {"record": record()})
     yield Case("records.write", records.write, lambda folder: {"record": record(), "folder": folder})
     yield Case("records.identifier", records.identifier, lambda _: {"config": record()["config"]})
-    yield Case("verdicts.compare", verdicts.compare, lambda _: {"ours": [1.0, 2.0], "theirs": [2.0, 4.0]})
+    yield Case(
+        "verdicts.compare",
+        verdicts.compare,
+        lambda _: {"ours": [1.0, 2.0], "theirs": [2.0, 4.0]},
+        open=("ours", "theirs"),
+    )
     yield Case("verdicts.holm", verdicts.holm, lambda _: {"p": {"a": 0.01, "b": 0.04}})

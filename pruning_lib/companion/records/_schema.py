@@ -47,7 +47,7 @@ PROVENANCE: dict[str, type] = {
 }
 """Its seconds are those of the process that ended the run, not of what was interrupted."""
 KEYS: dict[str, type] = {"recipe": str, "method": str, "strength": float, "seed": int}
-NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+NAME = re.compile(r"\w[\w.+-]{0,150}", re.ASCII)
 
 
 def validate(record: Mapping[str, Any], name: str = "record") -> None:

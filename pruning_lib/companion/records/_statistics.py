@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from scipy import stats
 
-from pruning_lib.companion._arguments import check_columns, numbers_of
+from pruning_lib.companion._arguments import check_columns, numbers_of, rows_of
 from pruning_lib.companion.records._rows import Row
 
 CONFIDENCE = 0.95
@@ -69,7 +69,7 @@ def paired(ours: Iterable[Row], theirs: Iterable[Row], column: str) -> tuple[flo
 
 def _by_seed(rows: Iterable[Row], column: str) -> dict[int, float]:
     values: dict[int, float] = {}
-    for row in rows:
+    for row in rows_of(rows, "paired"):
         if row["seed"] in values:
             raise ValueError(f"paired got seed {row['seed']} twice; give one row a seed.")
         check_columns(row, "paired", column, "seed")
