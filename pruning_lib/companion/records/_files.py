@@ -155,19 +155,21 @@ def _summary(suite: str, folder: Path, shipped: Path) -> dict[str, Any]:
     path = shipped / f"{suite}.json"
     if not NAME.fullmatch(suite) or not path.is_file():
         there = sorted({*shipped_suites(shipped)} | {p.name for p in folder.glob("*") if p.is_dir()})
-        raise FileNotFoundError(
-            f"There are no records of {suite!r:.100}; there are {', '.join(there) or 'none at all'}."
-        )
+        raise FileNotFoundError(f"There are no records of {suite!r:.100}; there are {_listed(there)}.")
     summary = _parsed(path)
-    columns, rows = (part if isinstance(part := summary.get(name), list) else None for name in ("columns", "rows"))
-    if (
-        columns is None
-        or not all(isinstance(name, str) for name in columns)
-        or rows is None
-        or not all(isinstance(row, list) and len(row) == len(columns) for row in rows)
-    ):
+    if not _is_table(summary.get("columns"), summary.get("rows")):
         raise ValueError(f"{path} is damaged: its rows are no table; write it again or install the package anew.")
     return summary
+
+
+def _is_table(columns: Any, rows: Any) -> bool:
+    """Whether these are names of columns, and rows with a value for each."""
+    named = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+    return named and isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none at all"
 
 
 def _parsed(path: Path) -> dict[str, Any]:
