@@ -73,7 +73,9 @@ def _checkpoint(kind: str) -> Case:
         checkpoints.damage(rng, checkpoint(folder)[0], folder / "spoilt.pt", kind)
         return kind
 
-    wanted: Callable[[Path], Any] = lambda folder: None if kind == "structure" else checkpoint(folder)[1]  # noqa: E731
+    def read(folder: Path) -> str:
+        return checkpoints.outcome(folder / "spoilt.pt", None if kind == "structure" else checkpoint(folder)[1])
+
     return Case(f"checkpoint, {kind}", damage, lambda folder: checkpoints.outcome(folder / "spoilt.pt", wanted(folder)))
 
 
