@@ -76,7 +76,7 @@ def _checkpoint(kind: str) -> Case:
     def read(folder: Path) -> str:
         return checkpoints.outcome(folder / "spoilt.pt", None if kind == "structure" else checkpoint(folder)[1])
 
-    return Case(f"checkpoint, {kind}", damage, lambda folder: checkpoints.outcome(folder / "spoilt.pt", wanted(folder)))
+    return Case(f"checkpoint, {kind}", damage, read)
 
 
 def _text(rng: random.Random, path: Path, tree: Any) -> str:
