@@ -266,45 +266,41 @@ def test_dimensions_of_values_go_where_forward_counts_heads_and_lets_the_width_f
     assert_same(model, shrunk.model)
 
 
-@pytest.mark.parametrize(
-    ("attention", "why"),
-    [
-        (
-            lambda: nn.MultiheadAttention(WIDTH, 2, batch_first=True),
-            "takes the width of its heads from that of its input",
-        ),
-        (lambda: Literal(), "literal size"),
-    ],
-)
-def test_heads_that_cannot_follow_stay_with_the_reason(attention, why):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention, self.out = attention(), nn.Linear(WIDTH, 3)
-
-        def forward(self, x):
-            y = (
-                self.attention(x, x, x, need_weights=False)[0]
-                if isinstance(self.attention, nn.MultiheadAttention)
-                else self.attention(x)
-            )
-            return self.out(x + y)
-
-    torch.manual_seed(0)
-    model, x = Net().double().eval(), torch.randn(2, 6, WIDTH).double()
-    with torch.no_grad():
-        (
-            model.attention.out_proj if isinstance(model.attention, nn.MultiheadAttention) else model.attention.o
-        ).weight.zero_()
-    shrunk = shrink(model, x)
-    assert any(why in note for note in [*shrunk.plan.notes, *find_units(model, x).fixed.values()])
-    assert_same(model, shrunk.model)
-
-
 class Literal(Separate):
     def forward(self, x):
         q, k, v = (layer(x).view(*x.shape[:2], HEADS, DIM).transpose(1, 2) for layer in (self.q, self.k, self.v))
         return self.o(fused(q, k, v).transpose(1, 2).reshape(*x.shape[:2], HEADS * DIM))
+
+
+def test_heads_that_forward_counts_by_a_number_stay_and_the_line_is_named():
+    torch.manual_seed(0)
+    model, x = Residual(Literal()).double().eval(), torch.randn(2, 6, WIDTH).double()
+    with torch.no_grad():
+        model.attention.o.weight[:, : 2 * DIM] = 0
+    shrunk = shrink(model, x)
+    assert shrunk.removed == {"attention.q": 0}
+    assert "2 units that carry nothing stay: it passes `view` with a literal size (test_attention" in str(shrunk)
+    assert_same(model, shrunk.model)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_attention_of_torch_stays_and_the_reason_is_told(weights):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.out = nn.MultiheadAttention(WIDTH, 2, batch_first=True), nn.Linear(WIDTH, 3)
+
+        def forward(self, x):
+            return self.out(x + self.attention(x, x, x, need_weights=weights)[0])
+
+    torch.manual_seed(0)
+    model, x = Net().double().eval(), torch.randn(2, 6, WIDTH).double()
+    assert "takes the width of its heads from that of its input" in find_units(model, x).fixed["attention"]
+    with torch.no_grad():
+        model.attention.out_proj.weight[:, : WIDTH // 2] = 0
+    shrunk = shrink(model, x)
+    assert shrunk.plan.kept == {}
+    assert_same(model, shrunk.model)
 
 
 def test_load_counts_heads_as_shrink_did(tmp_path):
