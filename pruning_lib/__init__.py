@@ -31,12 +31,15 @@ from pruning_lib.selection import zero as zero
 from pruning_lib.training import Callback as Callback
 from pruning_lib.training import Evaluation as Evaluation
 from pruning_lib.training import History as History
+from pruning_lib.training import Reach as Reach
+from pruning_lib.training import TargetSize as TargetSize
 from pruning_lib.training import ThresholdOnPlateau as ThresholdOnPlateau
 from pruning_lib.training import cosine as cosine
 from pruning_lib.training import evaluate as evaluate
 from pruning_lib.training import fit as fit
 from pruning_lib.training import flushed as flushed
 from pruning_lib.training import ramp as ramp
+from pruning_lib.training import reach as reach
 from pruning_lib.training import steps as steps
 from pruning_lib.units import Group as Group
 from pruning_lib.units import Member as Member

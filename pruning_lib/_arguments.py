@@ -13,14 +13,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib.units import Kind as GroupKind
 from pruning_lib.units import Units
 
 MOST_THREADS = max(64, os.cpu_count() or 1)
@@ -56,6 +57,10 @@ def _is_float(value: Real) -> bool:
     except OverflowError:
         return False
     return True
+
+
+def _is_kind(value: object) -> bool:
+    return isinstance(value, str) and value in get_args(GroupKind)
 
 
 def is_whole(value: object) -> bool:
@@ -168,6 +173,21 @@ KINDS: dict[str, Kind] = {
     # Selection.
     "select.loss_fn": function("a function of the model that returns its validation loss"),
     "threshold_weights.loss_fn": function("a function of the model that returns its validation loss"),
+    "importance": instance("{layer or group: a number a unit}, as `importance()` of a method returns it", Mapping),
+    "iterative.importance": function("a function of the model that returns what `select` takes"),
+    "train": function("a function of the model"),
+    "fraction": number("a number in [0, 1): the share of units that go", lambda value: 0 <= value < 1),
+    "macs_left": number("a number in (0, 1]: the share of multiply-adds that stays", lambda value: 0 < value <= 1),
+    "max_macs": whole("1 or more multiply-adds for one example; macs_left names a share of the network's", 1),
+    "threshold": number("a number, below which units go", lambda value: not math.isnan(value)),
+    "floor": whole("0 or more units that every group keeps", 0),
+    "round_to": whole("1 or more, of which every group keeps a multiple", 1),
+    "kinds": Kind(
+        "a list or tuple of 'inner' and 'stream'",
+        lambda value: isinstance(value, Collection) and not isinstance(value, str) and all(map(_is_kind, value)),
+    ),
+    "rounds": whole("1 or more; 1 is one-shot pruning", 1),
+    "norm": number("a number ≥ 1, the p of ‖w‖_p", lambda value: value >= 1),
     "chosen": instance("the choice that `select` returns, {group: bool (units,)}", Mapping),
     # Diagnostics.
     "Dynamics.threshold": number("a norm, 0 or more", lambda value: 0 <= value < math.inf),

@@ -12,7 +12,7 @@ from pruning_lib._measure import recalibrate
 from pruning_lib._model import clone
 from pruning_lib.channels import Shrunk, find_units, shrink
 from pruning_lib.selection import importance as importances
-from pruning_lib.selection._budgets import cost, share_of
+from pruning_lib.selection._budgets import cost
 from pruning_lib.selection._select import select
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import BatchNorm, Group, Units, unwrapped
@@ -98,7 +98,7 @@ def prune(
         importance = importances.taylor(small, units, data, loss_fn)
     elif importance is None:
         importance = importances.magnitude(small, units, of="folded")
-    chosen = select(importance, units, macs=share_of(macs_left, sum(units.macs.values())), scope="local")
+    chosen = select(importance, units, macs_left=macs_left, scope="local")
     padded = {name for name, group in units.items() if _pads(small, group)}
     zero(small, {name: mask for name, mask in chosen.items() if name not in padded}, units)
     zero(small, {name: mask for name, mask in chosen.items() if name in padded}, units, shift="drop")

@@ -66,7 +66,7 @@ def test_it_is_the_steps_one_by_one():
     by_hand = copy.deepcopy(model)
     units = prl.find_units(by_hand, x)
     scores = prl.importance.taylor(by_hand, units, (x, y))
-    chosen = prl.select(scores, units, macs=sum(units.macs.values()) // 2, scope="local")
+    chosen = prl.select(scores, units, macs_left=0.5, scope="local")
     prl.zero(by_hand, chosen, units, shift="drop")  # every convolution here pads with zeros
     prl.recalibrate(by_hand, x)
     by_hand = prl.shrink(by_hand, x).model
