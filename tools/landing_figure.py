@@ -70,8 +70,8 @@ def record() -> Film:
     outputs = torch.full((FRAMES, layers[-1].out_features), float(norms.max()) / 2)
     receded = int(dead.sum())
     return Film(
-        lengths=[*frames.split(sizes, dim=1), outputs],
-        dead=[*dead.split(sizes), torch.zeros(layers[-1].out_features, dtype=torch.bool)],
+        lengths=[*torch.split(frames, sizes, dim=1), outputs],
+        dead=[*torch.split(dead, sizes), torch.zeros(layers[-1].out_features, dtype=torch.bool)],
         weights=[layer.weight.detach() for layer in layers[1:]],
         image=example[0].squeeze(),
         words=(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam
 
+from pruning_lib._model import parameters_in
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.training._checks import parameters_in
 from pruning_lib.training._schedules import Schedule, constant
 
 ADAM = (Adam, AdamW, NAdam, RAdam)
