@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import pruning_lib as prl
 from pruning_lib import find_units, load, save, shrink, zero
+from pruning_lib.selection import cost
 
 WIDTH, HEADS, DIM = 10, 4, 6
 
@@ -314,3 +318,50 @@ def test_load_counts_heads_as_shrink_did(tmp_path):
     again = load(dense, tmp_path / "small.safetensors")
     assert torch.equal(again(x), shrunk.model(x))
     assert dense.attention.num_heads == HEADS
+
+
+# What the rest of the library does with heads
+
+
+@pytest.mark.parametrize("name", ["fused", "grouped", "counted"])
+def test_group_lasso_takes_a_head_as_one_vector(name):
+    model, x = made(name), torch.randn(2, 6, WIDTH).double()
+    units = find_units(model, x)
+    (group,) = units.values()
+    assert group.kind == "heads"
+    layers = dict(model.named_modules())
+    for over, members in (("rows", [(m, 0) for m in group.writers]), ("coupled", [(m, 0) for m in group.writers])):
+        members += [(m, 1) for m in group.readers] if over == "coupled" else []
+        lengths = []
+        for unit in range(group.size):
+            parts = [
+                layers[m.layer].weight.index_select(axis, (m.index == unit).nonzero()[:, 0]) for m, axis in members
+            ]
+            lengths.append(torch.cat([part.flatten() for part in parts]).norm())
+        reg = prl.GroupLasso(model, strength=2.0, apply="loss", over=over, units=units)
+        torch.testing.assert_close(reg.penalty(x), 2 * torch.stack(lengths).sum())
+        shortest = int(torch.stack(lengths).argmin())
+        second = sorted(float(length) for length in lengths)[1]
+        trained = copy.deepcopy(model)
+        step = (float(min(lengths)) + second) / 2
+        reg = prl.GroupLasso(trained, strength=step, over=over, units=units)
+        reg.update(torch.optim.SGD(trained.parameters(), lr=1.0))
+        shrunk = shrink(trained, x)
+        assert shrunk.removed == {group.name: 1}
+        assert shortest not in shrunk.plan.units[group.name]
+        assert_same(trained, shrunk.model)
+
+
+@pytest.mark.parametrize("name", ["fused", "grouped", "counted"])
+def test_heads_are_ranked_selected_and_counted_like_other_units(name):
+    model, x = made(name), torch.randn(2, 6, WIDTH).double()
+    units = find_units(model, x)
+    (group,) = units.values()
+    scores = prl.importance.magnitude(model, units)
+    whole = prl.measure(model, x[:1]).macs
+    assert sum(units.macs.values()) == whole
+    chosen = prl.select(scores, units, fraction=0.5)
+    assert int(chosen[group.name].sum()) == group.size // 2
+    zero(model, chosen, units)
+    small = shrink(model, x).model
+    assert prl.measure(small, x[:1]).macs == cost(chosen, units)
