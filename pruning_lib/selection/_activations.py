@@ -23,10 +23,10 @@ from pruning_lib.units import Units, fitting, grouped_view, unwrapped
 
 
 def fluctuation(model: nn.Module, units: Units, data: Any, *, batch_size: int = 256) -> dict[str, Tensor]:
-    """Return how much of what layers compute varies with each unit, FLAP's criterion Var(x_k)·‖W_:,k‖².
+    """Return how much of what layers compute varies with each unit, FLAP's criterion ``Var(x_k)·‖W_:,k‖²``.
 
     It is the mean squared change of the sums of a linear layer when the unit emits its mean instead: with
-    ``zero(…, shift="mean")``, which is the paper's W_:,k·E[x_k] in the bias. A unit that emits a constant scores 0.
+    ``zero(…, shift="mean")``, which is the paper's ``W_:,k·E[x_k]`` in the bias. A unit that emits a constant scores 0.
 
     Parameters
     ----------
