@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from pruning_lib._model import check, clone
 from pruning_lib.channels._constants import stands_in
-from pruning_lib.channels._graph import avoidable, operand, shape_of
+from pruning_lib.channels._graph import avoidable, base, operand, shape_of
 from pruning_lib.channels._shapes import distinct
 from pruning_lib.channels._solve import label
 from pruning_lib.channels._state import Analysis, Call
@@ -19,6 +19,9 @@ from pruning_lib.channels._trace import trace_pair
 from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, unwrapped, weighted
+
+STACKED = ("bmm", "einsum", "grouped_mm")
+"""Parts of the names of products with several weights at once."""
 
 
 def find_units(model: nn.Module, example: Any) -> Units:
@@ -207,15 +210,24 @@ def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pi
             # A weight of the model itself goes by its own name.
             name = layer or state.graph.names.get(state.leaves[call.weight][0], layer)
             reasons.setdefault(name, reason or "has a weight that something else reads")
-    # Layers whose weight an operator reads that no rule covers.
+    # Layers whose weight forward computes, then those whose weight an operator reads that no rule covers.
+    stacks = set[str]()  # modules that hold the weights of several layers in one tensor, as experts
+    for node, why in state.unknown.items():
+        for source in _origins(state, operand(node, 1)) if weighs(node) else []:
+            reasons.setdefault(
+                state.graph.owner(source), why.replace("feeds a layer whose weight", "has a weight that")
+            )
+        if any(name in base(node) for name in STACKED):
+            stacks |= {_owner(state, source) for source in node.all_input_nodes} - {""}
     for node, why in state.unknown.items():
         for source in node.all_input_nodes:
-            if source in state.graph.tensors:  # an operator that no rule follows reads a layer's weight
-                reason = why if weighs(node) else f"is read by {why.removeprefix('feeds ')}"
-                reasons.setdefault(state.graph.owner(source), reason)
+            if owner := _owner(state, source):
+                reasons.setdefault(
+                    owner, f"is read by {why.removeprefix('feeds ')}" if why.startswith("feeds `") else why
+                )
     # Then layers that somebody wrote.
     modules = dict(state.graph.model.named_modules())
-    known = {layer for layer, _ in calls}
+    known = {layer for layer, _ in calls} | stacks
     own = [layer for layer in reasons if not type(modules.get(layer)).__module__.startswith("torch.")]
     own = [layer for layer in own if layer in known or layer not in modules or is_layer(modules[layer])]
     layers = [*weighted(state.graph.model), *(layer for layer in own if layer)]
@@ -224,6 +236,24 @@ def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pi
     training = {name.rpartition(".")[0] for name in state.graph.awake}
     idle = {True: "runs in training mode alone", False: "is not called by forward"}
     return fixed | {layer: idle[layer in training] for layer in layers if layer not in called}
+
+
+def _origins(state: Analysis, node: Node) -> set[Node]:
+    """Return the tensors of the model that a node is computed from, none if an input has a part in it."""
+    found, left = set[Node](), [node]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += node.all_input_nodes
+    return set() if any(state.graph.is_input(each) for each in found) else found & state.graph.owned
+
+
+def _owner(state: Analysis, node: Node) -> str:
+    """Return the module whose tensor a node is or moves, "" if it is anything else."""
+    while node not in state.graph.tensors and len(node.all_input_nodes) == 1:
+        node = operand(node)
+    return state.graph.owner(node) if node in state.graph.tensors else ""
 
 
 def _macs(state: Analysis) -> dict[str, int]:
