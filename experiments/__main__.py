@@ -1,4 +1,4 @@
-"""``python -m experiments run | status | check | table | verdicts | ledger | figure | latency | summary``."""
+"""``python -m experiments run | status | check | table | verdicts | ledger | rankings | pages | figure | …``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import _commands, figures
+from experiments import _commands, figures, pages, tidy
 from experiments.runner import WORK
 from experiments.suites import SUITES
 from pruning_lib.companion.records import CHECKOUT, SHIPPED
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     lines = argparse.RawDescriptionHelpFormatter
     for name, (action, text) in _commands.COMMANDS.items():
         command = actions.add_parser(name, help=text, description=text, epilog=about, formatter_class=lines)
-        few = "?" if name in _commands.OF_ALL else None
+        few = "?" if name in _commands.OF_ALL else "+" if name in _commands.OF_SOME else None
         if name not in _commands.OF_NONE:
             command.add_argument("suite", metavar="SUITE", choices=list(SUITES), nargs=few, help="one of those below")
         command.set_defaults(action=action)
@@ -57,11 +57,22 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--device", type=_device, default="cpu", help="where to compute, such as cuda")
     if name == "figure":
         command.add_argument("--out", type=Path, required=True, help="image to write")
-        command.add_argument("--against", choices=list(figures.AXES), default="macs", help="the horizontal axis")
+        kinds = (_commands.FRONT, *tidy.KINDS)
+        command.add_argument("--kind", choices=kinds, default=kinds[0], help=f"{kinds[0]}: a panel a family of methods")
+        command.add_argument(
+            "--against", choices=list(figures.AXES), default="macs", help="the front's horizontal axis"
+        )
+        command.add_argument("--methods", type=_names, default=tidy.MAIN, help="of the other kinds: rni,slimming,…")
     if name == "latency":
         command.add_argument("--rounds", type=int, default=15, help="how often each network has its turn")
+    if name == "pages":
+        command.add_argument("--out", type=Path, default=pages.FOLDER, help="folder to write to")
     if name in ("summary", "latency"):
         command.add_argument("--out", type=Path, default=SHIPPED, help="folder to write to")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _seeds(text: str) -> set[int]:

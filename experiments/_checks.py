@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from experiments import criteria
 from experiments.methods import Config
 from experiments.suites import Suite
 from pruning_lib.companion.records import Record, read_one
@@ -59,8 +60,10 @@ def changed(record: Record) -> list[str]:
     may hang on the last bit of two equal logits; the loss tells that from a change.
     """
     pairs = [("trained", record["stages"].get("trained"), record["stages"].get("shrunk"))]
-    whole = "dropped" if record["config"].get("shifts") == "drop" else "zeroed"
-    pairs += [(p["target"], p["stages"].get(whole), p["stages"].get("shrunk")) for p in record["prunings"]]
+    shifts = record["config"].get("shifts", "keep")
+    for p in record["prunings"]:
+        cut = {"keep": "zeroed", "drop": "dropped", "mean": "averaged"}[criteria.shift(p["criterion"], shifts)]
+        pairs.append((p["target"], p["stages"].get(cut), p["stages"].get("shrunk")))
     return [
         f"removal changed the {key} ({where}) from {before[key]} to {after[key]}."
         for where, before, after in pairs

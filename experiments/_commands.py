@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from experiments import figures, latency, ledger, tables
+from experiments import figures, latency, ledger, pages, rankings, tables, tidy
 from experiments.runner import Runner
 from experiments.suites import SUITES
-from pruning_lib.companion.records import load, measured, read, summarize, summary_text, write_text
+from pruning_lib.companion.records import load, read, summarize, summary_text, write_text
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -62,7 +62,7 @@ def check(options: argparse.Namespace) -> int:
 def table(options: argparse.Namespace) -> int:
     """Print every row."""
     head = SUITES[options.suite].head()
-    print(tables.table(load(options.suite, folder=options.records), head, _times(options.suite)))
+    print(tables.table(load(options.suite, folder=options.records), head, tables.times(options.suite)))
     return 0
 
 
@@ -78,11 +78,30 @@ def claims(options: argparse.Namespace) -> int:
     return 0
 
 
+def ranked(options: argparse.Namespace) -> int:
+    """Print which ranking is safe, and what each did to each network."""
+    print(f"{rankings.RULE}\n\n{rankings.table(options.records)}")
+    return 0
+
+
+def write_pages(options: argparse.Namespace) -> int:
+    """Write every table of the book."""
+    for path in pages.write(options.records, options.out):
+        print(path)
+    return 0
+
+
 def figure(options: argparse.Namespace) -> int:
-    """Write a picture of every front."""
-    rows, head = load(options.suite, folder=options.records), SUITES[options.suite].head()
-    picture = figures.figure(rows, head, options.against, _times(options.suite))
-    picture.savefig(options.out, bbox_inches="tight")
+    """Write a picture: every front of one suite, or one of those that `experiments.tidy` collects of several."""
+    suites = [SUITES[name] for name in options.suite]
+    if options.kind != FRONT:
+        drawn = tidy.picture(options.kind, suites, options.records, options.methods)
+    elif len(suites) == 1:
+        rows, name = load(suites[0].name, folder=options.records), suites[0].name
+        drawn = figures.figure(rows, suites[0].head(), options.against, tables.times(name))
+    else:
+        raise ValueError(f"A picture of every front takes one suite, not {len(suites)}; --kind fronts takes several.")
+    drawn.savefig(options.out, bbox_inches="tight")
     return 0
 
 
@@ -109,14 +128,6 @@ def _runners(options: argparse.Namespace) -> list[Runner]:
     return [Runner(SUITES[name], options.records, options.work) for name in names]
 
 
-def _times(suite: str) -> dict[str, float]:
-    """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
-    try:
-        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
-    except FileNotFoundError:
-        return {}
-
-
 COMMANDS: dict[str, tuple[Command, str]] = {
     "run": (run, "do the runs that have no record"),
     "status": (status, "how far a suite is"),
@@ -124,11 +135,17 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "table": (table, "a table in Markdown"),
     "verdicts": (verdicts, "of each method: is the published claim met, and is the method the reason"),
     "ledger": (claims, "both answers on every claim of the papers, and what is missing"),
-    "figure": (figure, "test error against multiply-adds, units or time"),
+    "rankings": (ranked, "which ranking is safe: the rule, and what each ranking did to each network"),
+    "pages": (write_pages, "write the book's pages of tables"),
+    "figure": (figure, "a picture: error against size, epochs or time, deaths, claims, methods by networks"),
     "latency": (time, "time the networks that the tables end in, all in turn; the machine should do nothing else"),
     "summary": (summary, "write the summary that ships with the package"),
 }
+FRONT = "front"
+"""The kind of picture that has a panel a family of methods."""
+OF_SOME = ("figure",)
+"""What may be asked of several suites together."""
 OF_ALL = ("status", "check")
 """What may be asked of all suites at once."""
-OF_NONE = ("ledger",)
-"""What is asked of the claims alone."""
+OF_NONE = ("ledger", "rankings", "pages")
+"""What is asked of no suite in particular."""

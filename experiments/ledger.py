@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.methods import Config
+from experiments.methods import METHODS, Config
 from experiments.suites import SUITES, Claim, Suite
-from experiments.tables import Head, called, line, plus_minus
+from experiments.tables import Head, called, markdown, plus_minus
+from experiments.targets import LOOP, is_budget, label
 from pruning_lib.companion.records import Row, load
 from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, reason
 
@@ -27,26 +28,24 @@ def verdicts(rows: list[Row], suite: Suite) -> str:
     """Return both answers on every method of a suite at every size, in Markdown."""
     head = suite.head()
     _, departs = dense_errors(rows)
-    lines = [" ".join([RULE, *departs]), "", *_head("method", "size")]
+    lines = []
     for method, target in _asked(rows):
         claims = [claim for claim in suite.claims if (claim.method, claim.target) == (method, target)]
-        names = [called(head, method), called(head, target)]
-        lines += [line([*names, *_answers(rows, head, method, target, claim)]) for claim in claims or (None,)]
-    return "\n".join(lines)
+        names = [called(head, method), label(None) if target == LOOP else called(head, target)]
+        lines += [[*names, *_answers(rows, suite, method, target, claim)] for claim in claims or (None,)]
+    return "\n\n".join([" ".join([RULE, *departs]), markdown(["method", "size", *COLUMNS], lines)])
 
 
 def ledger(records: Path) -> str:
     """Return both answers on every claim of the papers, and what is missing, in Markdown."""
-    lines = [RULE, "", *_head("arXiv", "claim", "tested on")]
+    lines = []
     for suite in SUITES.values():
         rows = _rows(suite.name, records)
         for claim in suite.claims:
-            answers = _answers(rows, suite.head(), claim.method, claim.target, claim)
-            answers[-1] = "; ".join(
-                filter(None, [claim.departs.rstrip("."), answers[-1], missing(suite, claim, records)])
-            )
-            lines.append(line([claim.paper, claim.says, suite.title, *answers]))
-    return "\n".join(lines)
+            answers = _answers(rows, suite, claim.method, claim.target, claim)
+            answers[-1] = "; ".join(filter(None, [answers[-1], missing(suite, claim, records)]))
+            lines.append([claim.paper, claim.says, suite.title, *answers])
+    return "\n\n".join([RULE, markdown(["arXiv", "claim", "tested on", *COLUMNS], lines)])
 
 
 def missing(suite: Suite, claim: Claim, records: Path) -> str:
@@ -74,7 +73,7 @@ def missing(suite: Suite, claim: Claim, records: Path) -> str:
 
 def _cuts(config: Config, target: str) -> bool:
     """Whether a run brings a network to a target."""
-    if target == "loop":
+    if target == LOOP:
         return bool(config["recipe"] == "loop")
     return target in [*config.get("targets", ()), *config.get("cuts", ())]
 
@@ -89,16 +88,12 @@ def _rows(suite: str, records: Path) -> list[Row]:
 def _asked(rows: Iterable[Row]) -> list[tuple[str, str]]:
     """Return the (method, size) of everything that was made small by a method, in the order of the rows."""
     small = (row for row in rows if row["recipe"] != "control" and row["criterion"] in ("own", None))
-    ways = ((row["method"], "loop" if row["recipe"] == "loop" else row["target"]) for row in small)
+    ways = ((row["method"], LOOP if row["recipe"] == "loop" else row["target"]) for row in small)
     return list(dict.fromkeys((method, size) for method, size in ways if size))
 
 
-def _head(*first: str) -> list[str]:
-    return [line([*first, *COLUMNS]), line(["---"] * (len(first) + len(COLUMNS)))]
-
-
-def _answers(rows: list[Row], head: Head, method: str, target: str, claim: Claim | None) -> list[str]:
-    """Return the cells of `COLUMNS`."""
+def _answers(rows: list[Row], suite: Suite, method: str, target: str, claim: Claim | None) -> list[str]:
+    """Return the cells of `COLUMNS`; the last one says, too, where our runs depart from the paper's."""
     asked: dict[str, Any] = {
         "method": method,
         "target": target,
@@ -111,10 +106,19 @@ def _answers(rows: list[Row], head: Head, method: str, target: str, claim: Claim
         asked = asdict(claim)
     first = claim_met(rows, asked)
     second = reason(rows, method, target, removed=asked["removed"], stage=asked["stage"])
-    said = [first.why, *first.departs] if claim and first.seeds else []
+    said = [claim.departs if claim else departure(suite, method, target)]
+    said += [first.why, *first.departs] if claim and first.seeds else []
     said += [*second.departs, f"lacks {', '.join(second.missing)}" if second.missing else ""]
     notes = "; ".join(text.rstrip(".") for text in said if text)
-    return [*_first(first, claim is not None), *_second(second, head), notes]
+    return [*_first(first, claim is not None), *_second(second, suite.head()), notes]
+
+
+def departure(suite: Suite, method: str, target: str) -> str:
+    """Return how a method's runs depart from its paper, where no claim says it better."""
+    if told := suite.departs.get(method):
+        return told
+    of = METHODS[method]
+    return " ".join(filter(None, [of.departs, of.uncut if is_budget(target) else ""]))
 
 
 def _first(answer: Answer, claimed: bool) -> list[str]:

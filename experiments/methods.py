@@ -5,6 +5,7 @@ A new method is one entry of `METHODS`, and, if its optimizer is special, a line
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from pruning_lib.regularizers import (
     L2,
     GroupHoyer,
     GroupLasso,
+    GroupSL,
     Guided,
     NetworkSlimming,
     Polarization,
@@ -49,12 +51,18 @@ class Method:
         What its configurations hold beside the strength.
     decayed : bool
         Whether its strength is the weight decay of the optimizer, which reaches scales, shifts and biases, too.
+    departs : str
+        How every run of it departs from its paper, in sentences.
+    uncut : str
+        How those do that rank its units and cut them to a budget.
     """
 
     label: str
     build: Build
     settings: Config = field(default_factory=dict)
     decayed: bool = False
+    departs: str = ""
+    uncut: str = ""
 
 
 def _nothing(model: nn.Module, config: Config, units: Units) -> None:
@@ -136,6 +144,7 @@ METHODS: dict[str, Method] = {
     "group-hoyer": Method(
         "group Hoyer", lambda model, config, units: GroupHoyer(model, config["strength"], units=units)
     ),
+    "group-sl": Method("Group-SL", lambda model, config, units: GroupSL(model, config["strength"], units=units)),
     "serene-exact": Method("SeReNe, exact", _serene(estimator="exact")),
     "serene-sampled": Method("SeReNe", _sampled_serene, SAMPLED),
     "serene-lower-bound": Method("SeReNe, lower bound", _serene(estimator="lower-bound")),
@@ -178,6 +187,14 @@ DEATHS: dict[str, tuple[str, Config]] = {
 }
 
 
+# How runs depart from papers: what every row of a verdict says unless a claim or its suite says more.
+DEPARTURES = {
+    "stochastic": ("Probability, temperature and decay are our reading.", "In the paper units die by themselves."),
+    "guided": ("Guidance and penalty are our reading of an abstract.", "The paper thresholds, and does not fine-tune."),
+    "serene": ("", "The paper thresholds weights at plateaus of the training, again and again."),
+}
+
+
 def _reading(of: str, called: str, **settings: Any) -> Method:
     """Return a method read otherwise."""
     method = METHODS[of]
@@ -206,6 +223,12 @@ METHODS |= {
     for reading, (called, settings) in DEATHS.items()
 }
 
+METHODS = {
+    name: replace(method, departs=departs, uncut=uncut)
+    for name, method in METHODS.items()
+    for departs, uncut in (DEPARTURES.get(name.partition("-")[0], ("", "")),)
+}
+
 
 def prepare(model: nn.Module, config: Config) -> None:
     """Bound or set the scales of a fresh model's BatchNorms as the method wants them, in place."""
@@ -229,7 +252,10 @@ def optimizer_of(model: nn.Module, config: Config, lr: float) -> Optimizer:
 
 def regularizer_of(model: nn.Module, config: Config, units: Units) -> Regularizer | None:
     """Return the regularizer of a run's method, or None where nothing is penalized."""
-    return METHODS[config["method"]].build(model, config, units)
+    with warnings.catch_warnings():
+        # Suites ask what a penalty on rows does in front of a BatchNorm, too.
+        warnings.filterwarnings("ignore", message=".*BatchNorm divides")
+        return METHODS[config["method"]].build(model, config, units)
 
 
 def label(name: str) -> str:

@@ -7,12 +7,13 @@ import statistics
 from typing import Any
 
 from experiments import targets
-from pruning_lib.companion.records import Row, architecture, choose, interval, paired
+from pruning_lib.companion.records import Row, architecture, choose, interval, measured, paired
 
 Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criterion, target, strength
 Head = dict[str, Any]
 """What `records.about` says of a suite."""
 
+BAR = r"\|"
 RECIPES = {
     "prune": "pruned",
     "natural": "died",
@@ -49,12 +50,20 @@ def judged_by(head: Head) -> str:
     return f"what the {head['scores'].get(head['judged_by'], head['judged_by'])} lacks to 100 %"
 
 
+def times(suite: str) -> dict[str, float]:
+    """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
+    try:
+        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
+    except FileNotFoundError:
+        return {}
+
+
 def table(rows: list[Row], head: Head, times: dict[str, float] | None = None) -> str:
     """Return a Markdown table a target: errors in percent on test data, mean ± half width of the 95 % interval.
 
     `times` gives the share of the whole network's time by architecture, where that was measured.
 
-    The columns of differences pair the seeds: with the whole network without a penalty, with that network pruned by
+    The columns of differences pair the seeds: with the dense network before the cut, with that network pruned by
     its own ranking to the same target, and with uniform width trained from its first step.
     """
     found = cases(rows)
@@ -69,9 +78,9 @@ def _section(aim: str | None, here: dict[Case, list[Row]], head: Head, times: di
     scores = {name: words for name, words in head["scores"].items() if name != head["judged_by"]}
     columns = ["kind", "method", "ranked by", "λ", "seeds", "units", "MACs", "without unused inputs", "parameters ≠ 0"]
     columns += ["time", *STAGES.values(), *(f"last {words}" for words in scores.values())]
-    columns += ["last − whole", "last − pruned without penalty", "last − uniform"]
+    columns += ["last − dense", "last − pruned without penalty", "last − uniform"]
     title = called(head, aim) if aim else targets.label(None)
-    lines = [f"### {title[0].upper()}{title[1:]}", "", line(columns), line(["---"] * len(columns))]
+    lines = []
     by_method = {case[:3]: its for case, its in here.items() if aim}
     dense = by_method.get(("prune", "dense", "own"))
     whole = [row | {"test_error": row["trained_test_error"]} for row in dense or []]
@@ -79,8 +88,8 @@ def _section(aim: str | None, here: dict[Case, list[Row]], head: Head, times: di
     others = [whole, dense, uniform]
     for case, its in here.items():
         names = [RECIPES[case[0]], called(head, case[1]), called(head, case[2])]
-        lines.append(line(names + _cells(case[4], its, list(scores), others, times)))
-    return "\n".join(lines)
+        lines.append(names + _cells(case[4], its, list(scores), others, times))
+    return f"### {title[0].upper()}{title[1:]}\n\n{markdown(columns, lines)}"
 
 
 def _cells(
@@ -94,7 +103,7 @@ def _cells(
     errors = [_mean(its, f"{stage}test_error") for stage in STAGES]
     errors += [plus_minus("{:.3f}", *interval(row[f"test_{score}"] for row in its), 3) for score in scores]
     differences = [_difference(its, other) for other in others]
-    return [f"{strength:.0e}", str(len(its)), units, *sizes, *errors, *differences]
+    return [f"{strength:g}", str(len(its)), units, *sizes, *errors, *differences]
 
 
 def _mean(rows: list[Row], column: str) -> str:
@@ -114,6 +123,13 @@ def plus_minus(form: str, mean: float, half: float, digits: int = 2) -> str:
     return form.format(mean) + (f" ± {half:.{digits}f}" if math.isfinite(half) else "")
 
 
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, without the columns in which no row has anything."""
+    filled = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    texts = [[cells[i] for i in filled] for cells in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join(map(line, texts))
+
+
 def line(cells: list[str]) -> str:
-    """Return a line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    """Return a line of a Markdown table; a bar in a cell is a letter there."""
+    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"

@@ -16,6 +16,8 @@ from pruning_lib.units import Chosen, Units
 
 NATURAL = "natural"
 """Units die by themselves, and nothing more is zeroed."""
+LOOP = "loop"
+"""What verdicts call the end of SeReNe's loop, whose runs have no target."""
 EPSILON = "epsilon-"
 """Begins the name of a cut that zeroes units all of whose incoming weights are smaller."""
 
@@ -42,7 +44,7 @@ class Target:
         """Return what `select` is to be told."""
         if self.kind == "fraction":
             return {"fraction": self.share}
-        return {"macs": round(self.share * sum(units.macs.values()))}
+        return {"max_macs": round(self.share * sum(units.macs.values()))}
 
     def choose(self, ranks: dict[str, Tensor], units: Units, names: set[str], **how: Any) -> Chosen:
         """Choose the units that go, by importance; `how` goes to `select`."""
@@ -62,7 +64,7 @@ class Target:
         if self.kind == "fraction":
             return {name: round(size * (1 - self.share)) for name, size in sizes.items()}
         first = next(iter(sizes.values()))
-        budget = self.budget(units)["macs"]
+        budget = self.budget(units)["max_macs"]
         for n in range(first, 0, -1):
             widths = {name: max(1, round(size * n / first)) for name, size in sizes.items()}
             if cost(fewer(units, widths), units) <= budget:
@@ -82,6 +84,11 @@ def label(target: str | None) -> str:
     if it.kind == "widths":
         return " · ".join(map(str, it.widths)) + " units"
     return f"{100 * it.share:g} % of the {'units removed' if it.kind == 'fraction' else 'MACs left'}"
+
+
+def is_budget(target: str) -> bool:
+    """Whether units are ranked and cut for a target, and do not go by themselves."""
+    return target not in (NATURAL, LOOP) and not target.startswith(EPSILON)
 
 
 def fewer(units: Units, widths: Mapping[str, int]) -> Chosen:

@@ -188,6 +188,14 @@ class Group:
     tables : tuple of Table
         Embeddings and parameters that write the units, too, as positions added to a stream. `zero` zeroes them along;
         they are neither penalized nor ranked.
+    products : tuple of Member
+        Products between activations, as in attention, that are made for each unit, by their names in `Units.macs`.
+    even : tuple of tuples of Tensor
+        Sets of units that lose equally many each, int64 (units,): the halves of a chunk, the groups of a grouped
+        convolution. `select` takes one of each set at a time, and `shrink` removes no more than all of them lost.
+    structure : str
+        The types and kernel sizes of its layers. Groups of the same structure can be ranked together; one without a
+        structure is like no other.
 
     Examples
     --------
@@ -206,6 +214,9 @@ class Group:
     readers: tuple[Member, ...]
     bypassed: bool = False
     tables: tuple[Table, ...] = ()
+    products: tuple[Member, ...] = ()
+    even: tuple[tuple[Tensor, ...], ...] = ()
+    structure: str = ""
 
     def __str__(self) -> str:
         path = " → ".join(member.layer for member in (*self.writers, *self.norms, *self.readers))
@@ -225,8 +236,8 @@ class Units(Mapping[str, Group]):
     fixed : mapping of str to str
         Layers whose units cannot go, each with the reason, as in ``{"fc3": "writes the model's output"}``.
     macs : mapping of str to int, optional
-        Multiply-adds for one example of every linear and convolution layer, fixed ones included; products between
-        activations (attention) and recurrent cells are not among them, as they are in `measure`.
+        Multiply-adds for one example, as `measure` counts them: of every linear and convolution layer by its name,
+        fixed ones included, and of what multiplies besides (attention, recurrent cells) by module and operator.
 
     Examples
     --------
@@ -244,6 +255,11 @@ class Units(Mapping[str, Group]):
     def __init__(
         self, groups: Iterable[Group], fixed: Mapping[str, str] | None = None, macs: Mapping[str, int] | None = None
     ) -> None:
+        groups = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]
+        if not all(isinstance(group, Group) for group in groups) or not all(
+            isinstance(names, Mapping | None) for names in (fixed, macs)
+        ):
+            raise TypeError("Units is made of groups and of mappings by layer, as `find_units` makes it.")
         self._groups = {group.name: group for group in groups}
         self.fixed = dict(fixed or {})
         self.macs = dict(macs or {})
@@ -268,9 +284,13 @@ class Units(Mapping[str, Group]):
         ValueError
             If `layer` writes no group; the message lists the names there are.
         """
+        if not isinstance(layer, str):
+            raise TypeError(f"A layer is named by a text; got {type(layer).__name__}.")
         if layer not in self._home:
             why = f": it {self.fixed[layer]}" if layer in self.fixed else ""
-            raise ValueError(f"'{layer}' names no prunable group{why}. The groups are {', '.join(self) or 'none'}.")
+            raise ValueError(
+                f"{layer!r:.100} names no prunable group{why}. The groups are {', '.join(self) or 'none'}."
+            )
         return self._home[layer]
 
     def __str__(self) -> str:

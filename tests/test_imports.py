@@ -21,6 +21,9 @@ BELOW = {
     "selection": FLOOR | {"_measure", "channels", "regularizers"},
     "training": FLOOR | {"_measure", "channels", "regularizers", "selection"},
     "diagnostics": FLOOR | {"_measure", "channels", "regularizers", "selection", "training"},
+    "integrations": set(),  # each bridge by its own name
+    "integrations.accelerate": FLOOR
+    | {"_measure", "channels", "regularizers", "selection", "training", "integrations"},
 }
 # A room is imported beneath an empty `pruning_lib`, whose own file would import all of them.
 SCRIPT = """

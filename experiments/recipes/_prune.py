@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from experiments import criteria
 from experiments.bench import EXAMPLES, Bench
-from experiments.methods import INPUTS, prepare, regularizer_of
+from experiments.criteria import Shift
+from experiments.methods import INPUTS, Config, prepare, regularizer_of
 from experiments.targets import Target, kinds, prunable
 from pruning_lib._measure import recalibrate
 from pruning_lib.channels import find_units, shrink
@@ -19,7 +20,7 @@ from pruning_lib.companion.records import Record
 from pruning_lib.regularizers import L2, SeReNe
 from pruning_lib.selection import zero
 from pruning_lib.training import constant, cosine
-from pruning_lib.units import BatchNorm, Units, weighted
+from pruning_lib.units import BatchNorm, Chosen, Units, weighted
 
 
 def run_prune(bench: Bench) -> Record:
@@ -45,7 +46,7 @@ def run_prune(bench: Bench) -> Record:
     prunings: list[dict[str, Any]] = []
     examples = TensorPair(*(part[:EXAMPLES] for part in bench.split.train))
     for criterion in config["criteria"]:
-        own_basis = criterion.removesuffix(criteria.RETRAINED) == criteria.OWN
+        own_basis = criteria.parts(criterion)[0] == criteria.OWN
         ranks = own if own_basis else criteria.ranks(criterion, model, units, examples, config["seed"])
         prunings += [_prune(bench, model, units, ranks, criterion, target) for target in config["targets"]]
     return bench.record(stages, prunings, history)
@@ -55,31 +56,47 @@ def _prune(
     bench: Bench, model: nn.Module, units: Units, ranks: dict[str, Tensor], criterion: str, target: str
 ) -> dict[str, Any]:
     config = bench.config
-    names = prunable(units, config)
-    # Scales are listed under their BatchNorm, weights under their layer.
-    left = {member.layer for name in units.keys() - names for member in units[name].writers} | set(units.fixed)
-    ranks = {name: rank for name, rank in ranks.items() if name not in left}
-    scope = criteria.scope(criterion, config.get("scope", "global"))
-    how = {"scope": scope, "floor": config.get("floor", 1), "kinds": kinds(config)}
-    chosen = Target.of(target).choose(ranks, units, names, **how)
-    dropped, zeroed = copy.deepcopy(model), copy.deepcopy(model)
-    zero(dropped, chosen, units, shift="drop")
-    zero(zeroed, chosen, units, shift="keep")
-    small = shrink(zeroed if config.get("shifts", "keep") == "keep" else dropped, bench.example).model
-    stages = {"zeroed": bench.stage(zeroed), "dropped": bench.stage(dropped), "shrunk": bench.stage(small)}
+    chosen = _choose(config, units, ranks, criterion, target)
+    shift = criteria.shift(criterion, config.get("shifts", "keep"))
+    # Bounded scales come without a shift.
+    averaged = shift == "mean" or (config.get("averaged", False) and config["method"] != "rni")
+    cut = _cut(bench, model, units, chosen, averaged=averaged)
+    small = shrink(cut[shift], bench.example).model
+    stages = {"zeroed": bench.stage(cut["keep"]), "dropped": bench.stage(cut["drop"]), "shrunk": bench.stage(small)}
     if any(isinstance(module, BatchNorm) for module in model.modules()):
-        recalibrate(dropped, bench.split.train.inputs[:EXAMPLES])
-        stages["recalibrated"] = bench.stage(dropped)
-    if config.get("averaged") and config["method"] != "rni":  # bounded scales come without a shift
-        averaged = copy.deepcopy(model)
-        zero(averaged, chosen, units, shift="mean", inputs=bench.split.train.inputs[:EXAMPLES])
-        stages["averaged"] = bench.stage(averaged)
+        again = copy.deepcopy(cut["mean" if shift == "mean" else "drop"])
+        recalibrate(again, bench.split.train.inputs[:EXAMPLES])
+        stages["recalibrated"] = bench.stage(again)
+    if averaged:
+        stages["averaged"] = bench.stage(cut["mean"])
     if config["finetune_epochs"]:
         if "inputs" in config:
             drop_inputs(small, config["inputs"])
         bench.finetune(small, f"{criterion}-{target}", anew=criterion.endswith(criteria.RETRAINED))
         stages["finetuned"] = bench.stage(small)
     return {"criterion": criterion, "target": target, "stages": stages}
+
+
+def _choose(config: Config, units: Units, ranks: dict[str, Tensor], criterion: str, target: str) -> Chosen:
+    """Return the units that go, of the groups that the suite prunes."""
+    names = prunable(units, config)
+    # Scales are listed under their BatchNorm, weights under their layer.
+    left = {member.layer for name in units.keys() - names for member in units[name].writers} | set(units.fixed)
+    ranks = {name: rank for name, rank in ranks.items() if name not in left}
+    scope = criteria.scope(criterion, config.get("scope", "global"))
+    how = {"scope": scope, "floor": config.get("floor", 1), "kinds": kinds(config)}
+    return Target.of(target).choose(ranks, units, names, **how)
+
+
+def _cut(bench: Bench, model: nn.Module, units: Units, chosen: Chosen, *, averaged: bool) -> dict[Shift, nn.Module]:
+    """Return copies of the network in which the chosen units emit what each shift says."""
+    networks: dict[Shift, nn.Module] = {}
+    shifts: tuple[Shift, ...] = ("keep", "drop", "mean") if averaged else ("keep", "drop")
+    for shift in shifts:
+        networks[shift] = copy.deepcopy(model)
+        examples = bench.split.train.inputs[:EXAMPLES] if shift == "mean" else None
+        zero(networks[shift], chosen, units, shift=shift, inputs=examples)
+    return networks
 
 
 def drop_inputs(model: nn.Module, count: int) -> None:

@@ -212,6 +212,8 @@ class Suite:
         What papers say that these runs test.
     labels : dict of str to str
         What people call a method, control, target or criterion here, if not what they call it everywhere.
+    departs : dict of str to str
+        How the runs of a method depart from its paper, in sentences, if more than everywhere.
     """
 
     protocol: Protocol
@@ -221,6 +223,7 @@ class Suite:
     scores: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    departs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

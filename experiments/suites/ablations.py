@@ -122,6 +122,7 @@ TEMPERATURE = replace(
     seeds=(0, 1, 2),
 )
 
+PAGE = "Ablations"
 SUITES = (
     Suite(
         protocol=CRITERIA,

@@ -164,20 +164,24 @@ RESNET56_CLAIM = Claim(
     slight=0.5,
     departs="40 + 40 epochs; weight decay 5e-4 for 1e-4; the last epoch, not the best of the test set; bfloat16.",
 )
+SHORTER = "The paper trains for 160 epochs, and retrains as long at the same rate; its network is "
 HOLDS = "Do half of the channels go at no loss, and nine of ten at a moderate one"
 
+PAGE = "CIFAR-10"
 SUITES = (
     Suite(
         protocol=QUARTER,
         title="VGG-16 of a quarter of the width on CIFAR-10",
         question=f"{HOLDS}, and does it take the method, 3 seeds?",
         margin=1.0,
+        departs=dict.fromkeys(("rni", "slimming"), f"{SHORTER}four times as wide."),
     ),
     Suite(
         protocol=RESNET20,
         title="ResNet-20 on CIFAR-10",
         question="Do half of the inner channels go at no loss, and does it take the method, 3 seeds?",
         margin=1.0,
+        departs={"rni": f"{SHORTER}ResNet-56, with b = 0.", "slimming": f"{SHORTER}ResNet-56."},
     ),
     Suite(
         protocol=WHOLE,

@@ -21,6 +21,7 @@ WITH_BATCHNORM = Protocol(
 )
 UNSCALED = tuple(reading for reading, (_, settings) in DEATHS.items() if not settings["scales"])
 
+PAGE = "Stochastic pruning: when do filters die?"
 SUITES = (
     Suite(
         protocol=WITH_BATCHNORM,

@@ -85,6 +85,7 @@ ESTIMATORS = {"serene-sampled": "SeReNe, sampled"}  # beside its other estimator
 WHICH = "Which penalties on weights leave units to spare in a convolutional network, 3 seeds?"
 SCALES = "Do penalties on the scales of BatchNorm do better than those on weights, 3 seeds?"
 
+PAGE = "LeNet-5 on MNIST and Fashion-MNIST"
 SUITES = (
     Suite(
         protocol=lenet5("mnist", bn=False),

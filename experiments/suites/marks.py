@@ -37,6 +37,7 @@ LENET5 = Protocol(
     more={"precision": "bfloat16", "weight_decay": 5e-4},
 )
 
+PAGE = "Published marks"
 SUITES = (
     Suite(
         protocol=LENET300,

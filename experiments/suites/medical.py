@@ -86,6 +86,7 @@ BY_SOURCE = DIAGNOSES | {
     "auroc_within": "AUROC within one collection",
 }
 
+PAGE = "Medical images"
 SUITES = (
     Suite(
         protocol=NUCLEI,

@@ -108,6 +108,7 @@ MLP_CLAIMS = (
     ),
 )
 
+PAGE = "LeNet-300 on MNIST"
 SUITES = (
     Suite(
         protocol=LENET300,

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.modules.conv import _ConvNd
 
 from pruning_lib._model import check, clone
+from pruning_lib.channels._binding import bind
 from pruning_lib.channels._constants import stands_in
-from pruning_lib.channels._graph import avoidable, base, operand, shape_of
+from pruning_lib.channels._costs import count_macs, products
+from pruning_lib.channels._graph import avoidable, operand
+from pruning_lib.channels._reasons import why_fixed
 from pruning_lib.channels._shapes import distinct
 from pruning_lib.channels._solve import label
-from pruning_lib.channels._state import Analysis, Call
+from pruning_lib.channels._state import Analysis, Call, layer_of
 from pruning_lib.channels._tables import find_tables
 from pruning_lib.channels._trace import trace_pair
 from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, unwrapped, weighted
-
-STACKED = ("bmm", "einsum", "grouped_mm")
-"""Parts of the names of products with several weights at once."""
 
 
 def find_units(model: nn.Module, example: Any) -> Units:
@@ -76,26 +78,44 @@ def describe(state: Analysis) -> Units:
     layer's rows name them.
     """
     calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)] if not _passes(state, call)]
+    bound = bind(state)
+    components = bound[:, 0].tolist()
     roots, pinned = state.classes.roots, {**_strangers(state, calls), **state.classes.pinned}
     numbers: dict[str, int] = {}  # of each group, by its name
+    names: dict[int, str] = {}  # of the group that a component of bound classes is in
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
+    placed: list[tuple[int, int, int]] = []
     sizes: list[int] = []
     free = torch.ones(len(roots), dtype=torch.bool)  # class 0 is none, and a pinned class cannot go
     free[torch.tensor([0, *pinned])] = False
     for layer, call in calls:
         # A class that has a place was written by a layer before.
-        rows = roots[call.rows]
-        fresh = list(dict.fromkeys(rows[free[rows]].tolist())) if writes(call) else []
-        if fresh:
-            if numbers.setdefault(layer, len(sizes)) == len(sizes):
+        rows = roots[call.rows] if writes(call) else roots[:0]
+        for root in dict.fromkeys(rows[free[rows]].tolist()):
+            name = names.setdefault(components[root], layer) if components[root] >= 0 else layer
+            if numbers.setdefault(name, len(sizes)) == len(sizes):
                 sizes.append(0)
-            group = numbers[layer]
-            place[fresh, 0], place[fresh, 1] = group, torch.arange(sizes[group], sizes[group] + len(fresh))
-            free[fresh] = False
-            sizes[group] += len(fresh)
-    groups = _groups(state, calls, list(numbers), sizes, place[roots])
+            placed.append((root, numbers[name], sizes[numbers[name]]))
+            sizes[numbers[name]] += 1
+        free[rows] = False
+    if placed:
+        which, groups_of, units_of = torch.tensor(placed).unbind(1)
+        place[which] = torch.stack([groups_of, units_of], dim=1)
+    even = [_even(place, bound, i) for i in range(len(sizes))]
+    groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
     written = {member.layer for group in groups for member in group.writers}
-    return Units(groups, _fixed(state, calls, written, pinned), _macs(state))
+    return Units(groups, why_fixed(state, calls, written, pinned), _macs(state))
+
+
+def _even(place: Tensor, bound: Tensor, group: int) -> tuple[tuple[Tensor, ...], ...]:
+    """Return the sets of a group's units that lose equally many each, by component and cell."""
+    mine = (place[:, 0] == group) & (bound[:, 0] >= 0)
+    units, cells = place[mine, 1], bound[mine]
+    return tuple(
+        tuple(units[(cells == torch.tensor([component, cell])).all(1)].sort().values for cell in inside)
+        for component in distinct(cells[:, 0]).tolist()
+        for inside in [distinct(cells[cells[:, 0] == component, 1]).tolist()]
+    )
 
 
 def _strangers(state: Analysis, calls: list[tuple[str, Call]]) -> dict[int, str]:
@@ -129,11 +149,6 @@ def writes(call: Call) -> bool:
     return call.groups == 1 or not transposed(call.node)
 
 
-def layer_of(state: Analysis, call: Call) -> str:
-    """Return the name of the layer that a call multiplies by."""
-    return state.graph.owner(state.leaves[call.weight][0])
-
-
 def first_calls(state: Analysis) -> dict[str, Node]:
     """Return the first call of each layer, by the layer's name."""
     first: dict[str, Node] = {}
@@ -143,9 +158,14 @@ def first_calls(state: Analysis) -> dict[str, Node]:
 
 
 def _groups(
-    state: Analysis, calls: list[tuple[str, Call]], names: list[str], sizes: list[int], place: Tensor
+    state: Analysis,
+    calls: list[tuple[str, Call]],
+    names: list[str],
+    sizes: list[int],
+    place: Tensor,
+    even: list[tuple[tuple[Tensor, ...], ...]],
 ) -> list[Group]:
-    """Build the groups; `place` holds group and unit of every label."""
+    """Build the groups; `place` holds group and unit of every label, `even` what is bound in each group."""
     writers: list[dict[str, Member]] = [{} for _ in names]
     norms: list[dict[str, Member]] = [{} for _ in names]
     readers: list[dict[str, Member]] = [{} for _ in names]
@@ -162,6 +182,11 @@ def _groups(
             _enter(readers, layer, place[call.columns])
     for node, labels in state.norms:
         _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
+    made: list[list[Member]] = [[] for _ in names]
+    for product, labels in products(state):
+        line = place[labels]
+        for i in {int(i) for i in line[:, 0].unique() if i >= 0}:
+            made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
@@ -174,9 +199,26 @@ def _groups(
             readers=tuple(readers[i].values()),
             bypassed=i in avoided,
             tables=tuple(table for number, table in tables if number == i),
+            products=tuple(made[i]),
+            even=even[i],
+            structure=_structure(state.graph.model, (writers[i], norms[i], readers[i])),
         )
         for i, name in enumerate(names)
     ]
+
+
+def _structure(model: nn.Module, sides: Iterable[Iterable[str]]) -> str:
+    """Return the types and kernel sizes of the layers of a group, side by side, in no order."""
+    return " → ".join(" + ".join(sorted(_layer_type(model.get_submodule(layer)) for layer in side)) for side in sides)
+
+
+def _layer_type(module: nn.Module) -> str:
+    """Return a layer's type and kernel size, and whether it is grouped."""
+    words = [type(module).__name__]
+    if isinstance(module, _ConvNd):
+        words.append("×".join(map(str, module.kernel_size)))
+        words += ["depthwise" if module.groups == module.in_channels else "grouped"] if module.groups > 1 else []
+    return " ".join(words)
 
 
 def _enter(members: list[dict[str, Member]], layer: str, place: Tensor, exposed: bool = False) -> list[int]:
@@ -200,76 +242,7 @@ def _erased(node: Node, erasing: set[Node]) -> bool:
     return True
 
 
-def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pinned: dict[int, str]) -> dict[str, str]:
-    """Say for each layer that writes no group why its units stay."""
-    reasons: dict[str, str] = {}
-    # Layers that were followed: some class of their rows is pinned, and the pin has the reason.
-    for layer, call in calls:
-        if layer not in written:
-            reason = next((pinned[root] for root in state.classes.roots[call.rows].tolist() if root in pinned), None)
-            # A weight of the model itself goes by its own name.
-            name = layer or state.graph.names.get(state.leaves[call.weight][0], layer)
-            reasons.setdefault(name, reason or "has a weight that something else reads")
-    # Layers whose weight forward computes, then those whose weight an operator reads that no rule covers.
-    stacks = set[str]()  # modules that hold the weights of several layers in one tensor, as experts
-    for node, why in state.unknown.items():
-        for source in _origins(state, operand(node, 1)) if weighs(node) else []:
-            reasons.setdefault(
-                state.graph.owner(source), why.replace("feeds a layer whose weight", "has a weight that")
-            )
-        if any(name in base(node) for name in STACKED):
-            stacks |= {_owner(state, source) for source in node.all_input_nodes} - {""}
-    for node, why in state.unknown.items():
-        for source in node.all_input_nodes:
-            if owner := _owner(state, source):
-                reasons.setdefault(
-                    owner, f"is read by {why.removeprefix('feeds ')}" if why.startswith("feeds `") else why
-                )
-    # Then layers that somebody wrote.
-    modules = dict(state.graph.model.named_modules())
-    known = {layer for layer, _ in calls} | stacks
-    own = [layer for layer in reasons if not type(modules.get(layer)).__module__.startswith("torch.")]
-    own = [layer for layer in own if layer in known or layer not in modules or is_layer(modules[layer])]
-    layers = [*weighted(state.graph.model), *(layer for layer in own if layer)]
-    fixed = {layer: reasons[layer] for layer in layers if layer in reasons and layer not in written}
-    called = {layer_of(state, call) for call in state.calls} | set(fixed)
-    training = {name.rpartition(".")[0] for name in state.graph.awake}
-    idle = {True: "runs in training mode alone", False: "is not called by forward"}
-    return fixed | {layer: idle[layer in training] for layer in layers if layer not in called}
-
-
-def _origins(state: Analysis, node: Node) -> set[Node]:
-    """Return the tensors of the model that a node is computed from, none if an input has a part in it."""
-    found, left = set[Node](), [node]
-    while left:
-        node = left.pop()
-        if node not in found:
-            found.add(node)
-            left += node.all_input_nodes
-    return set() if any(state.graph.is_input(each) for each in found) else found & state.graph.owned
-
-
-def _owner(state: Analysis, node: Node) -> str:
-    """Return the module whose tensor a node is or moves, "" if it is anything else."""
-    while node not in state.graph.tensors and len(node.all_input_nodes) == 1:
-        node = operand(node)
-    return state.graph.owner(node) if node in state.graph.tensors else ""
-
-
 def _macs(state: Analysis) -> dict[str, int]:
-    """Count multiply-adds for one sample: outputs times the taps that each of them reads."""
-    graph = state.graph
-    macs = dict.fromkeys(
-        [*weighted(graph.model), *(layer_of(state, each) for each in state.calls if _is_own(state, each))], 0
-    )
-    # The graph was traced on a whole batch.
-    batch = next(shape_of(node)[0] for node in graph.inputs if shape_of(node))
-    for node in graph.nodes:
-        if weighs(node):
-            weight = operand(node, 1)
-            layer = graph.owner(state.leaves.get(weight, [weight])[0])
-            if layer in macs:
-                # Every input of a transposed convolution meets every tap, as every output of the others does.
-                counted = operand(node) if transposed(node) else node
-                macs[layer] += shape_of(counted).numel() // batch * shape_of(weight)[1:].numel()
-    return macs
+    """Count multiply-adds for one sample, of every layer and of what multiplies besides."""
+    own = (layer_of(state, call) for call in state.calls if _is_own(state, call))
+    return count_macs(state, list(dict.fromkeys([*weighted(state.graph.model), *own])))

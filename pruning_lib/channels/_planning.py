@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._compensate import creates_bias, stand_in
-from pruning_lib.channels._find import layer_of
 from pruning_lib.channels._graph import caller
+from pruning_lib.channels._heads import counts
 from pruning_lib.channels._plan import Plan
 from pruning_lib.channels._shapes import by_channel, distinct
-from pruning_lib.channels._state import Analysis, Call, Kept
+from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
 from pruning_lib.channels.rules._layers import blocks, channel_axis, kept_groups
 from pruning_lib.units import Group, Units
 
@@ -41,11 +41,12 @@ def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node])
         model=type(graph.model).__name__,
         shapes={graph.names[node]: list(graph.tensors[node].shape) for node in changed},
         kept={graph.names[node]: axes for node, axes in indices.items() if axes},
-        units={name: _units_left(state, kept, calls[name], group) for name, group in units.items()},
+        units={name: _units_left(state, kept, calls, group) for name, group in units.items()},
         created=list(dict.fromkeys(layer_of(state, call) for call in state.calls if creates_bias(state, kept, call))),
         groups=_groups_left(state, kept),
         blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
         constants={caller(graph, node)[0]: _stand_in_channels(state, kept, node) for node in state.severed},
+        attributes=counts(state, kept),
         notes=[*_notes(state, kept), *_not_followed(state, units), *_nearly_zero(state, kept)],
     )
 
@@ -97,10 +98,13 @@ def _stand_in_channels(state: Analysis, kept: Kept, node: Node) -> int:
     return int(stay.sum()) * (1 if bool(stand_in(state, node)[stay].any()) else -1)
 
 
-def _units_left(state: Analysis, kept: Kept, call: Node, group: Group) -> list[int]:
-    index = next(member for member in group.writers if member.layer == group.name).index
-    stay = torch.zeros(group.size, dtype=torch.bool)
-    stay[index[index >= 0]] = kept.of(_channels(state, call))[index >= 0]
+def _units_left(state: Analysis, kept: Kept, calls: dict[str, Node], group: Group) -> list[int]:
+    stay, known = torch.zeros(2, group.size, dtype=torch.bool)
+    for member in group.writers:
+        # The first writer of a unit tells; a unit of several channels is there as long as one of them is.
+        mine = (member.index >= 0) & ~known[member.index]
+        stay[member.index[mine & kept.of(_channels(state, calls[member.layer]))]] = True
+        known[member.index[mine]] = True
     return _indices(stay)
 
 

@@ -111,6 +111,15 @@ def finite(values: Tensor) -> Tensor:
     return values.masked_fill(~values.isfinite(), NAN)
 
 
+def reduced(used: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return what is used of an operand that was broadcast: an element is if any of those that it met is."""
+    lead = used.ndim - len(shape)
+    part = used.any(dim=list(range(lead))) if lead else used
+    for axis, size in enumerate(shape):
+        part = part.any(dim=axis, keepdim=True) if size == 1 < part.shape[axis] else part
+    return part.expand(shape)
+
+
 def align(tensor: Tensor, dims: int) -> Tensor:
     """Give a broadcast operand the leading axes that it lacks."""
     return tensor.reshape((1,) * (dims - tensor.ndim) + tuple(tensor.shape)) if tensor.ndim < dims else tensor

@@ -13,6 +13,7 @@ from whatever reads y as well. So every operator says which labels it makes the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,21 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._graph import Graph, base, shape_of
-from pruning_lib.channels._shapes import NAN, NO_CLASS, Labels, align, by_channel, common, distinct, flat, like, narrow
+from pruning_lib.channels._shapes import (
+    NAN,
+    NO_CLASS,
+    Labels,
+    align,
+    by_channel,
+    common,
+    distinct,
+    first_along,
+    flat,
+    like,
+    narrow,
+    repeated,
+    varies,
+)
 
 FEW = 1 << 16  # elements of a parameter that are followed one by one
 
@@ -64,6 +79,20 @@ class Classes:
         self._pins.append((distinct(narrow(labels).reshape(-1)), reason))
         self._joined = None
 
+    def hold(self, labels: Tensor, axes: Sequence[int], reason: str) -> Tensor:
+        """Keep the length of some axes: channels that differ along them alone stay, all others go along them as one.
+
+        Returns the labels as they are then, the same along these axes where channels were joined.
+        """
+        if not bool(varies(labels, axes).any()):
+            return labels
+        first = first_along(labels, axes, keepdim=True)
+        if narrow(repeated(first)).numel() == 1:
+            self.pin(labels, reason)
+            return labels
+        self.union(first, labels, reason)
+        return first.expand(labels.shape)
+
     @property
     def roots(self) -> Tensor:
         """The class of every label, named by its smallest label."""
@@ -77,7 +106,7 @@ class Classes:
     def _join(self) -> tuple[Tensor, dict[int, str]]:
         if self._joined is None:
             pairs = torch.cat([torch.zeros((2, 0), dtype=torch.int64), *self._pairs], 1)
-            roots = _components(self._count, pairs[0], pairs[1])
+            roots = components(self._count, pairs[0], pairs[1])
             pinned: dict[int, str] = {}
             for labels, reason in self._pins:
                 for root in distinct(roots[labels]).tolist():
@@ -87,7 +116,7 @@ class Classes:
         return self._joined
 
 
-def _components(count: int, left: Tensor, right: Tensor) -> Tensor:
+def components(count: int, left: Tensor, right: Tensor) -> Tensor:
     """Return the smallest node that each of `count` nodes is connected with, by the edges (left, right)."""
     roots = torch.arange(count)
     while True:
@@ -117,6 +146,15 @@ class Call:
         return self.groups > 1 and len(self.columns) == self.groups
 
 
+@dataclass(frozen=True)
+class Heads:
+    """The labels of the heads of queries and of those that they share, (heads,), and the widths of a head."""
+
+    queries: Tensor
+    shared: Tensor
+    widths: tuple[int, ...]
+
+
 @dataclass
 class Analysis:
     """Labels, values and uses of a traced network; `rules` fill it.
@@ -137,6 +175,8 @@ class Analysis:
         Of parameters: along the first two axes of a layer's weight, else one for each element.
     leaves : dict of Node to list of Node
         The tensors that a layer's weight is computed from.
+    heads : dict of Node to Heads
+        Of products that attention is made of, the heads and their widths.
     frozen, unknown : dict of Node to str
         Parameters and operators that keep their size, and why.
     """
@@ -156,6 +196,7 @@ class Analysis:
     axes: dict[Node, list[Tensor]] = field(default_factory=dict)
     leaves: dict[Node, list[Node]] = field(default_factory=dict)
     elements: dict[Node, Tensor] = field(default_factory=dict)
+    heads: dict[Node, Heads] = field(default_factory=dict)
     frozen: dict[Node, str] = field(default_factory=dict)
     unknown: dict[Node, str] = field(default_factory=dict)
 
@@ -254,6 +295,11 @@ class Analysis:
             self.used[node] = [torch.ones((), dtype=torch.bool).expand(part.shape) for part in flat(self.labels[node])]
         elif isinstance(self.labels.get(node), Tensor):
             self.used[node] = torch.ones((), dtype=torch.bool).expand(self.labels_of(node).shape)
+
+
+def layer_of(state: Analysis, call: Call) -> str:
+    """Return the name of the layer that a call multiplies by."""
+    return state.graph.owner(state.leaves[call.weight][0])
 
 
 def _one(labels: Labels) -> Tensor:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pruning_lib.companion._arguments import checked, said
+
 
 def dice(predicted: Tensor, targets: Tensor) -> float:
     """Return the Dice coefficient of two maps, pooled over all pixels of all images (Dice, 1945).
@@ -114,6 +116,7 @@ def components(maps: Tensor) -> Tensor:
     """
     from scipy.ndimage import label  # slow to import
 
+    checked("components", maps=maps)
     if maps.dim() != 3:
         raise ValueError(f"components expects maps of shape (n, height, width), got {tuple(maps.shape)}.")
     foreground = (maps != 0).cpu().numpy()
@@ -152,6 +155,10 @@ def auroc(scores: Tensor, targets: Tensor) -> float:
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
+    checked("auroc", scores=scores, targets=targets)
+    whole = not targets.is_floating_point() and not targets.is_complex()
+    if scores.ndim != 2 or targets.shape != scores.shape[:1] or not whole or not bool((targets >= 0).all()):
+        raise ValueError(f"auroc needs scores (n, classes) and n classes; got {said('scores', scores)}.")
     classes = scores.shape[1]
     counts = targets.bincount(minlength=classes)
     if len(counts) > classes or counts.min() == 0 or classes < 2:
@@ -210,5 +217,6 @@ def _numbered(maps: Tensor) -> Tensor:
 
 
 def _same_shape(name: str, one: Tensor, other: Tensor) -> None:
+    checked(name, predicted=one, targets=other)
     if one.shape != other.shape:
         raise ValueError(f"{name} got shapes {tuple(one.shape)} and {tuple(other.shape)}, which have to be equal.")

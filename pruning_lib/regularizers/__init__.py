@@ -8,6 +8,7 @@ from pruning_lib.regularizers._bound_batchnorm import bound_batchnorm as bound_b
 from pruning_lib.regularizers._bound_batchnorm import unbind_batchnorm as unbind_batchnorm
 from pruning_lib.regularizers._group_hoyer import GroupHoyer as GroupHoyer
 from pruning_lib.regularizers._group_lasso import GroupLasso as GroupLasso
+from pruning_lib.regularizers._group_sl import GroupSL as GroupSL
 from pruning_lib.regularizers._guided import Guided as Guided
 from pruning_lib.regularizers._l1 import L1 as L1
 from pruning_lib.regularizers._l2 import L2 as L2

@@ -7,12 +7,14 @@ w_i: the weights of unit i without bias, by default those that it reads.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pruning_lib._model import before_batchnorm
 from pruning_lib.regularizers._base import snap
 from pruning_lib.regularizers._groups import GroupPenalty, viewed
 from pruning_lib.regularizers._weights import Apply
@@ -51,6 +53,9 @@ class GroupLasso(GroupPenalty):
 
     Notes
     -----
+    A BatchNorm behind a row divides by its length, so that the penalty costs nothing there; a warning names the first
+    such layer. To do so on purpose, ``warnings.filterwarnings("ignore", message=".*BatchNorm divides")``.
+
     The proximal map is exact for every group, also where its parts have learning rates of their own, as γ may: each
     part then shrinks by n/(n + ηλ), with n the length that the group is left with. Coupled groups of neighbouring
     layers overlap, and are mapped one after another in the order of computation, which is the map of their sum up to
@@ -82,6 +87,13 @@ class GroupLasso(GroupPenalty):
         units: Units | None = None,
     ) -> None:
         super().__init__(model, strength, apply, over, units)
+        if over == "rows" and (layer := before_batchnorm(model, self.importance(), units)):
+            warnings.warn(
+                f"GroupLasso penalizes the length of rows, and behind '{layer}' a BatchNorm divides by it: rows shrink "
+                "there at no cost, whether they matter or not. Penalize scales (NetworkSlimming), or take "
+                "over='coupled' with units=.",
+                stacklevel=2,
+            )
 
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}; by group, the length of its units' columns, or of the coupled groups."""
@@ -93,6 +105,14 @@ class GroupLasso(GroupPenalty):
             square = length.square()
             squares[block.name] = squares[block.name] + square if block.name in squares else square
         return {name: square.sqrt() for name, square in squares.items()}
+
+    def distance(self) -> dict[str, Tensor]:
+        """Return the lengths of the groups; of a unit that is several groups, the longest."""
+        lengths = self._lengths([module.weight.detach() for module in self._penalized])
+        found: dict[str, Tensor] = {}
+        for block, length in zip(self._blocks, lengths, strict=True):
+            found[block.name] = torch.maximum(found[block.name], length) if block.name in found else length
+        return found
 
     def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         return torch.stack([length.sum() for length in lengths]).sum()

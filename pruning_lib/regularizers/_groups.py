@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers._base import checked_choice
+from pruning_lib._arguments import one_of
 from pruning_lib.regularizers._weights import WeightPenalty
 from pruning_lib.units import (
     BatchNorm,
@@ -140,7 +140,7 @@ class GroupPenalty(WeightPenalty):
     choices: tuple[str, ...]
 
     def __init__(self, model: nn.Module, strength: float, apply: str, over: str, units: Units | None) -> None:
-        self.over = checked_choice(over, "over", self.choices)
+        self.over = one_of(over, "over", self.choices)
         if over != "rows" and units is None:
             name = type(self).__name__
             raise ValueError(

@@ -1,21 +1,27 @@
-"""What units cost, and the order in which they go to meet a number or a budget."""
+"""What a choice costs, and the fewest units that meet a budget."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from pruning_lib.units import Chosen, Units
+from pruning_lib._arguments import checked, said
+from pruning_lib.selection._ranking import Ranking
+from pruning_lib.units import Chosen, Group, Member, Units
+
+CLOSE, FAR = 0.01, 0.02
+"""Shares of a network's multiply-adds by which a budget may be missed: in search of a closer choice, and in silence."""
 
 
 def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     """Return the multiply-adds for one example that are left once `chosen` is removed.
 
-    A layer costs in proportion to the channels it writes and to those it reads; a depthwise one is a writer alone.
+    A layer costs in proportion to the channels it writes and to those it reads; a depthwise one is a writer alone. Of
+    bound units, as the halves of a chunk, as many count as `shrink` can remove.
 
     Parameters
     ----------
@@ -23,6 +29,11 @@ def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
         {group: bool (units,)}, True = prune, for every group of `units`.
     units : Units
         From `pruning_lib.find_units(model, example)`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a group has no such mask.
 
     Examples
     --------
@@ -34,80 +45,89 @@ def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     >>> cost({"0": torch.tensor([True, False, False, False])}, units)  # 8 · 3 + 3 · 3
     33
     """
+    _check_choice(chosen, units)
     share = {layer: [1.0, 1.0] for layer in units.macs}
+    products = dict.fromkeys(units.macs, 1.0)
     for name, group in units.items():
-        pruned = chosen[name].cpu()
+        pruned = going(chosen[name].cpu(), group)
         for side, members in enumerate((group.writers, group.readers)):
             for member in members:
                 if member.layer in share:
-                    known = member.index >= 0
-                    lost = pruned[member.index[known]].sum().item()
-                    share[member.layer][side] -= lost / len(member.index)
-    return round(sum(units.macs[layer] * write * read for layer, (write, read) in share.items()))
+                    share[member.layer][side] -= _lost(pruned, member)
+        for member in group.products:
+            products[member.layer] *= 1 - _lost(pruned, member)
+    return round(sum(macs * math.prod(share[layer]) * products[layer] for layer, macs in units.macs.items()))
 
 
-def share_of(fraction: float, count: int) -> int:
-    """Return ⌊fraction · count⌋; 0.29 of 100 is 29, although its nearest double times 100 lies below."""
-    return math.floor(fraction * count + 1e-9)
+def _check_choice(chosen: Mapping[str, Tensor], units: Units) -> None:
+    """Raise one sentence unless every group has its mask."""
+    checked("cost", chosen=chosen, units=units)
+    for name, group in units.items():
+        mask = chosen.get(name)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (group.size,) or mask.is_meta:
+            raise ValueError(f"cost got {said(f'{name!r}', mask)}; it needs a bool tensor of shape ({group.size},).")
 
 
-def quantiles(score: Tensor) -> Tensor:
-    """Return where each unit stands among its group, in (0, 1); ties by index."""
-    return (torch.argsort(torch.argsort(score, stable=True)) + 0.5) / len(score)
+def _lost(pruned: Tensor, member: Member) -> float:
+    """Return the share of a member's channels that units hold which are pruned."""
+    known = member.index >= 0
+    return int(pruned[member.index[known]].sum()) / len(member.index)
 
 
-class Ranking:
-    """All candidate units from least to most important; a group's `floor` best are no candidates."""
-
-    def __init__(self, scores: Mapping[str, Tensor], units: Units, floor: int, round_to: int) -> None:
-        self.scores, self.units, self.floor, self.round_to = scores, units, floor, round_to
-        self.total = sum(len(score) for score in scores.values())
-        self.order = {name: torch.argsort(score, stable=True) for name, score in scores.items()}
-        names = list(scores)
-        free = [self.order[name][: max(len(scores[name]) - floor, 0)] for name in names]
-        flat = torch.cat([scores[name][indices] for name, indices in zip(names, free, strict=True)])
-        owner = torch.cat([torch.full((len(indices),), i) for i, indices in enumerate(free)])
-        # Stable on (group order, order within the group): equal scores go by index.
-        self.owners = [names[int(i)] for i in owner[torch.argsort(flat, stable=True)]]
-
-    def lowest(self, count: int, warn: bool = False) -> Chosen:
-        """Choose the `count` least important candidates."""
-        if warn:
-            self._report(count, len(self.owners))
-        taken = dict.fromkeys(self.scores, 0)
-        for name in self.owners[:count]:
-            taken[name] += 1
-        return self.masks(taken)
-
-    def masks(self, counts: Mapping[str, int], warn: bool = False) -> Chosen:
-        """Choose the `counts` least important units of each group, as far as `floor` and `round_to` let them go."""
-        if warn:
-            free = {name: max(len(score) - self.floor, 0) for name, score in self.scores.items()}
-            self._report(sum(counts.values()), sum(min(counts[name], free[name]) for name in counts))
-        chosen = {}
-        for name, group in self.units.items():
-            chosen[name] = torch.zeros(group.size, dtype=torch.bool)
-            if name in counts:
-                stay = max(group.size - counts[name], min(self.floor, group.size))
-                stay = min(math.ceil(stay / self.round_to) * self.round_to, group.size)
-                chosen[name][self.order[name][: group.size - stay]] = True
-        return chosen
-
-    def _report(self, wanted: int, may_go: int) -> None:
-        if wanted > may_go:
-            message = f"{wanted} units were to go, but floor={self.floor} a group leaves {may_go}."
-            warnings.warn(message, stacklevel=4)
+def going(pruned: Tensor, group: Group) -> Tensor:
+    """Return which of the units `pruned` can go: of bound sets each loses as many as all of them do."""
+    if not group.even:
+        return pruned
+    going = pruned.clone()
+    for sets in group.even:
+        least = min(int(pruned[units].sum()) for units in sets)
+        for units in sets:
+            going[units[pruned[units]][least:]] = False
+    return going
 
 
 def within_budget(ranking: Ranking, units: Units, macs: int) -> Chosen:
     """Choose as few of the least important units as bring the cost to `macs`."""
     most = ranking.lowest(len(ranking.owners))
+    full = sum(units.macs.values())
     if cost(most, units) > macs:
         raise ValueError(
-            f"macs={macs} cannot be met: with floor={ranking.floor} the smallest network costs {cost(most, units)}."
+            f"A budget of {macs} multiply-adds, {macs / full:.1%} of the network's {full}, cannot be met: with "
+            f"floor={ranking.floor} the smallest network costs {cost(most, units)}, {cost(most, units) / full:.1%}."
         )
-    low, high = -1, len(ranking.owners)  # high meets the budget, low does not
+    owners, best = ranking.owners, most
+    while cost(ranking.lowest(len(owners), owners), units) <= macs:
+        count = _fewest(ranking, owners, units, macs)
+        found = ranking.lowest(count, owners)
+        best = max(best, found, key=lambda chosen: cost(chosen, units))
+        # Channels that are bound go at once, and may overshoot by far: then less important ones elsewhere go instead.
+        if not count or macs - cost(found, units) <= CLOSE * full or not _bound(units[owners[count - 1]]):
+            break
+        owners = [name for i, name in enumerate(owners) if i < count - 1 or name != owners[count - 1]]
+    _report_distance(best, units, macs)
+    return best
+
+
+def _fewest(ranking: Ranking, owners: Sequence[str], units: Units, macs: int) -> int:
+    """Return how many candidates meet the budget, by bisection."""
+    low, high = -1, len(owners)  # high meets the budget, low does not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if cost(ranking.lowest(middle), units) <= macs else (middle, high)
-    return ranking.lowest(high)
+        low, high = (low, middle) if cost(ranking.lowest(middle, owners), units) <= macs else (middle, high)
+    return high
+
+
+def _bound(group: Group) -> bool:
+    """Whether several channels of one layer go at once."""
+    return bool(group.even) or any(int((member.index >= 0).sum()) > group.size for member in group.writers)
+
+
+def _report_distance(chosen: Chosen, units: Units, macs: int) -> None:
+    """Warn if the units that go at once cost so much that far less is left than was asked for."""
+    full, left = sum(units.macs.values()), cost(chosen, units)
+    if any(mask.any() for mask in chosen.values()) and macs - left > FAR * full:
+        warnings.warn(
+            f"{left / full:.1%} of the multiply-adds are left where {macs / full:.1%} were to stay: no choice in this "
+            "order comes closer, since a unit, or a block of units that can only go at once, costs more than that.",
+            stacklevel=4,
+        )

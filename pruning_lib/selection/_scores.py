@@ -7,16 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pruning_lib._arguments import checked, numbers
 from pruning_lib.units import Kind, Units
 
 
 def scores_by_group(importance: Mapping[str, Tensor], units: Units, kinds: frozenset[Kind]) -> dict[str, Tensor]:
     """Return {group: (units,)} on the CPU, in graph order; layers of one group are averaged unit by unit."""
+    checked("select", importance=importance)
     collected: dict[str, list[Tensor]] = {}
     for layer, given in importance.items():
         if layer in units.fixed:
             continue
-        score = torch.as_tensor(given)
+        score = numbers(given, f"importance of '{layer}'")
         name = _group_of(layer, units)
         group = units[name]
         index = next(member.index for member in (*group.writers, *group.norms) if member.layer == layer)

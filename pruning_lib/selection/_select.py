@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import get_args
 
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked, one_of, optional
 from pruning_lib._model import clone
-from pruning_lib.selection._budgets import Ranking, quantiles, share_of, within_budget
+from pruning_lib.selection._budgets import within_budget
+from pruning_lib.selection._ranking import Ranking, Scope
 from pruning_lib.selection._scores import scores_by_group
-from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest
+from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import Chosen, Kind, Units
 
 Loss = Callable[[nn.Module], float]
+THIN = 0.05  # a group that is left with a smaller share of its units is warned of
 
 
 def select(
@@ -23,12 +26,13 @@ def select(
     units: Units,
     *,
     fraction: float | None = None,
-    macs: int | None = None,
+    macs_left: float | None = None,
+    max_macs: int | None = None,
     threshold: float | None = None,
     loss_fn: Loss | None = None,
     tolerance: float = 0.0,
     model: nn.Module | None = None,
-    scope: Literal["global", "local"] = "global",
+    scope: Scope = "global",
     floor: int = 1,
     kinds: Iterable[Kind] = ("inner", "stream"),
     round_to: int = 1,
@@ -45,17 +49,21 @@ def select(
         From `pruning_lib.find_units(model, example)`. Groups without importance stay whole and do not count.
     fraction : float, optional
         In [0, 1): exactly ⌊fraction · N⌋ of the N units go, ties by order.
-    macs : int, optional
-        As few units go as bring the multiply-adds of linear and convolution layers, for one example, to this budget.
+    macs_left : float, optional
+        In (0, 1]: as few units go as leave at most this share of the network's multiply-adds.
+    max_macs : int, optional
+        As few units go as leave at most so many multiply-adds for one example.
     threshold : float, optional
         Units below it go.
     loss_fn, tolerance, model : optional
         As many units go as leave ``loss_fn(model)``, a validation loss, within (1 + tolerance) of the loss before,
-        found by bisection on copies of `model`. Give exactly one of `fraction`, `macs`, `threshold`, `loss_fn`.
-    scope : {"global", "local"}
-        Rank all units together, or each group by itself: a fraction then holds in each group, and a budget or a loss
-        takes the same share of every group, to within a unit. Lengths of rows, and first-order losses, compare badly
-        between convolutions and linear layers: look at the widths, or take ``"local"`` (chapter *What held*).
+        found by bisection on copies of `model`. Give exactly one of `fraction`, `macs_left`, `max_macs`,
+        `threshold`, `loss_fn`.
+    scope : {"global", "isomorphic", "local"}
+        Rank all units together; or those of groups of the same structure, whose layers have the same types and kernel
+        sizes (Fang et al., 2024, arXiv 2407.04616); or each group by itself. A fraction then holds in each such class,
+        and a budget or a loss takes the same share of every class, to within a unit. Lengths of rows, and first-order
+        losses, compare badly between unlike layers: look at the widths, or take ``"local"`` (chapter *What held*).
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
     kinds : iterable of {"inner", "stream"}
@@ -83,34 +91,47 @@ def select(
     >>> scores = {"0": torch.tensor([0.3, 0.1, 0.9, 0.2])}
     >>> prl.select(scores, units, fraction=0.5)
     {'0': tensor([False,  True, False,  True])}
-    >>> prl.select(scores, units, macs=33)  # 8 · 3 + 3 · 3
+    >>> prl.select(scores, units, max_macs=33)  # 8 · 3 + 3 · 3
     {'0': tensor([False,  True, False, False])}
     """
     check_target(
-        fraction=fraction, macs=macs, threshold=threshold, loss_fn=loss_fn, model=model,
+        fraction=fraction, macs_left=macs_left, max_macs=max_macs, threshold=threshold, loss_fn=loss_fn, model=model,
         scope=scope, floor=floor, round_to=round_to,
     )  # fmt: skip
-    scores = scores_by_group(importance, units, frozenset(kinds))
-    ranking = Ranking(scores, units, floor, round_to)
+    checked("select", importance=importance, units=units, kinds=kinds)
+    ranking = Ranking(scores_by_group(importance, units, frozenset(kinds)), units, scope, floor, round_to)
     if threshold is not None:
-        return ranking.masks({name: int((score < threshold).sum()) for name, score in scores.items()}, warn=True)
-    if scope == "local" and fraction is not None:
-        return ranking.masks({name: share_of(fraction, len(score)) for name, score in scores.items()}, warn=True)
-    if scope == "local":
-        ranking = Ranking({name: quantiles(score) for name, score in scores.items()}, units, floor, round_to)
-    if fraction is not None:
-        return ranking.lowest(share_of(fraction, ranking.total), warn=True)
-    if macs is not None:
-        return within_budget(ranking, units, macs)
-    assert model is not None
-    assert loss_fn is not None
-    return _within_loss(ranking, units, model, loss_fn, tolerance)
+        chosen = ranking.below(threshold)
+    elif fraction is not None:
+        chosen = ranking.fraction(fraction)
+    elif loss_fn is not None:
+        assert model is not None
+        chosen = _within_loss(ranking, units, model, loss_fn, tolerance)
+    else:
+        full = sum(units.macs.values())
+        chosen = within_budget(ranking, units, round(macs_left * full) if macs_left is not None else int(max_macs or 0))
+    _report_thin(chosen, units)
+    return chosen
+
+
+def _report_thin(chosen: Chosen, units: Units) -> None:
+    """Warn of groups that are nearly gone, by name."""
+    left = {name: int((~mask).sum()) for name, mask in chosen.items() if mask.any()}
+    thin = [f"'{name}' ({n} of {units[name].size})" for name, n in left.items() if n < THIN * units[name].size]
+    if thin:
+        more = f" and {len(thin) - 5} more" if len(thin) > 5 else ""
+        warnings.warn(
+            f"Under {THIN:.0%} of the units are left of {', '.join(thin[:5])}{more}: such layers seldom recover. Rank "
+            "among like layers, by scope='isomorphic' or 'local', or let every group keep more, by floor=.",
+            stacklevel=3,
+        )
 
 
 def check_target(
     *,
     fraction: float | None = None,
-    macs: int | None = None,
+    macs_left: float | None = None,
+    max_macs: int | None = None,
     threshold: float | None = None,
     loss_fn: Loss | None = None,
     model: nn.Module | None = None,
@@ -118,33 +139,27 @@ def check_target(
     floor: int = 1,
     round_to: int = 1,
 ) -> None:
-    """Raise ValueError unless exactly one target is given and every number is in range."""
-    given = [target for target in (fraction, macs, threshold, loss_fn) if target is not None]
+    """Raise one sentence unless exactly one target is given and every number is in range."""
+    given = [target for target in (fraction, macs_left, max_macs, threshold, loss_fn) if target is not None]
     if len(given) != 1:
-        raise ValueError(f"select got {len(given)} targets; give exactly one of fraction, macs, threshold, loss_fn.")
-    if fraction is not None and not 0 <= fraction < 1:
-        raise ValueError(f"select got fraction={fraction!r}; it must be in [0, 1): the share of units that go.")
-    if macs is not None and not macs > 0:
-        raise ValueError(f"select got macs={macs!r}; the budget is a positive number of multiply-adds for one example.")
-    if threshold is not None and math.isnan(threshold):
-        raise ValueError("select got threshold=nan; units below a number go.")
+        raise ValueError(
+            f"select got {len(given)} targets; give exactly one of fraction, macs_left, max_macs, threshold, loss_fn."
+        )
+    optional("select", fraction=fraction, macs_left=macs_left, max_macs=max_macs, threshold=threshold)
+    optional("select", loss_fn=loss_fn, model=model)
+    checked("select", floor=floor, round_to=round_to)
+    one_of(scope, "scope", get_args(Scope))
     if loss_fn is not None and model is None:
         raise ValueError("select got loss_fn without model; pass model= so that copies of it can be evaluated.")
-    if not (floor >= 0 and round_to >= 1 and floor == int(floor) and round_to == int(round_to)):
-        raise ValueError(
-            f"select got floor={floor}, round_to={round_to}; they are whole numbers, floor ≥ 0 and round_to ≥ 1."
-        )
-    if scope not in ("global", "local"):
-        raise ValueError(f"scope={scope!r} is unknown; choose 'global' or 'local'.")
 
 
 def _within_loss(ranking: Ranking, units: Units, model: nn.Module, loss_fn: Loss, tolerance: float) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
-    limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
+    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, model)
 
     def holds(count: int) -> bool:
         trial = clone(model)
         zero(trial, ranking.lowest(count), units)
-        return float(loss_fn(trial)) <= limit
+        return loss_of(loss_fn, trial) <= limit
 
     return ranking.lowest(largest(holds, len(ranking.owners)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from pruning_lib._types import LossFn, TensorPair
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._evaluate import Evaluation, evaluate
+from pruning_lib.training._schedules import Schedule, constant
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
 
     def __getitem__(self, column: str) -> list[float]:
+        if column not in (known := [each.name for each in fields(Epoch)]):
+            raise ValueError(f"A history has no column {column!r}; it has {', '.join(known)}.")
         return [getattr(epoch, column) for epoch in self.epochs]
 
     def __len__(self) -> int:
@@ -53,7 +56,11 @@ class History:
 
 @dataclass(eq=False)
 class Run:
-    """A training in progress, as callbacks see it; set `stop` to end it after the current epoch."""
+    """A training in progress, as callbacks see it; set `stop` to end it after the current epoch.
+
+    `batches` are the steps of an epoch, and `schedule` multiplies the learning rates. Between epochs a callback may set
+    the strength of the regularizer, which the strength schedule then multiplies.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -64,6 +71,8 @@ class Run:
     epochs: int
     history: History = field(default_factory=History)
     stop: bool = False
+    batches: int = 1
+    schedule: Schedule = constant
 
     @property
     def epoch(self) -> int:

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from pruning_lib._model import check_threads
+from pruning_lib._arguments import checked, optional
 from pruning_lib._types import Augment, LossFn, TensorPair
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._callbacks import Callback, Epoch, History, Run
 from pruning_lib.training._checkpoint import Checkpoint, Settings, describe
-from pruning_lib.training._checks import check_data, check_run, checked, pair, trained
+from pruning_lib.training._checks import check_data, check_run, pair, trained
 from pruning_lib.training._schedules import Schedule, constant
 from pruning_lib.training._threads import compute
 from pruning_lib.units import BatchNorm
@@ -126,12 +126,10 @@ def fit(
     >>> history["val_accuracy"][-1]
     1.0
     """
-    checked(
-        **{"model": model, "optimizer": optimizer, "regularizer": regularizer, "loss_fn": loss_fn, "augment": augment},
-        **{"schedule": schedule, "strength_schedule": strength_schedule, "autocast": autocast, "callbacks": callbacks},
-        **{"checkpoint": checkpoint, "epochs": epochs, "batch_size": batch_size, "seed": seed},
-    )
-    check_threads(threads, "fit")
+    checked("fit", model=model, epochs=epochs, optimizer=optimizer, loss_fn=loss_fn, batch_size=batch_size)
+    checked("fit", callbacks=callbacks, seed=seed, progress=progress, threads=threads)
+    optional("fit", regularizer=regularizer, augment=augment, autocast=autocast, checkpoint=checkpoint)
+    optional("fit", schedule=schedule, strength_schedule=strength_schedule)
     run = Run(model, optimizer, regularizer, pair(train, "train"), pair(val, "val"), loss_fn, int(epochs))
     settings = Settings(
         batch_size=int(batch_size),
@@ -174,19 +172,24 @@ class _Loop:
 
     def go(self) -> None:
         """Resume where the checkpoint ends, train, and put back what the training borrowed."""
-        run, callbacks = self.run, self.settings.callbacks
+        run, callbacks, given = self.run, self.settings.callbacks, self.strength
         check_data(run)
+        run.batches = len(_split(torch.arange(len(run.train.targets)), self.settings.batch_size, run.model))
+        run.schedule = self.settings.schedule
         done = self.resume()
+        self.scale(1.0, 1.0)  # callbacks see the strength before the schedule multiplies it, and may set another one
         # Not `eval_mode`: until the first epoch, callbacks see the model in the mode that it came in.
         modes = {module: module.training for module in run.model.modules()}
         try:
             for callback in callbacks:
                 callback.start(run)
+            self.steer()
             if not done:
                 self.train()
         finally:
             for callback in callbacks:
                 callback.close()
+            self.strength = given
             self.scale(1.0, 1.0)
             for module, mode in modes.items():
                 module.training = mode
@@ -202,9 +205,8 @@ class _Loop:
 
     def train(self) -> None:
         run, settings = self.run, self.settings
-        batches = len(_split(torch.arange(len(run.train.targets)), settings.batch_size, run.model))
-        total = run.epochs * batches
-        with tqdm(total=total, initial=run.epoch * batches, disable=not self.progress, unit="step") as bar:
+        total = run.epochs * run.batches
+        with tqdm(total=total, initial=run.epoch * run.batches, disable=not self.progress, unit="step") as bar:
             while run.epoch < run.epochs and not run.stop:
                 self.epoch(bar, total)
                 if run.epoch < run.epochs and not run.stop:
@@ -222,6 +224,7 @@ class _Loop:
         run, settings, start, loss_sum = self.run, self.settings, time.perf_counter(), 0.0
         for callback in settings.callbacks:
             callback.before_epoch(run)
+        self.steer()
         run.model.train()
         order = torch.randperm(len(run.train.targets), generator=self.generator).to(run.train.targets.device)
         batches = _split(order, settings.batch_size, run.model)
@@ -234,10 +237,17 @@ class _Loop:
         loss, accuracy = run.evaluate()
         seconds = time.perf_counter() - start
         lr = float(run.optimizer.param_groups[0]["lr"])
+        self.scale(1.0, 1.0)
         run.history.epochs.append(Epoch(run.epoch, loss_sum / len(order), loss, accuracy, lr, seconds))
         bar.set_postfix(val_loss=f"{loss:.4f}", val_accuracy=f"{accuracy:.4f}")
         for callback in settings.callbacks:
             callback.after_epoch(run)
+        self.steer()
+
+    def steer(self) -> None:
+        """Take over the strength that a callback has set."""
+        if self.run.regularizer is not None:
+            self.strength = self.run.regularizer.strength
 
     def scale(self, rate_factor: float, strength_factor: float) -> None:
         for group, rate in zip(self.run.optimizer.param_groups, self.rates, strict=True):

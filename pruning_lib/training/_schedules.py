@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from pruning_lib._arguments import checked
+
 Schedule = Callable[[float], float]
 """Progress in [0, 1) → factor on a learning rate or a strength."""
 
@@ -31,6 +33,7 @@ def cosine(progress: float) -> float:
     >>> [cosine(progress) for progress in (0.0, 0.5, 1.0)]
     [1.0, 0.5, 0.0]
     """
+    checked("cosine", progress=progress)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -55,8 +58,9 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
     >>> [schedule(progress) for progress in (0.0, 0.5, 0.9)]
     [1, 0.5, 0.25]
     """
-    if any(not 0 <= milestone <= 1 for milestone in milestones):
-        raise ValueError(f"milestones are shares of the training in [0, 1], got {milestones}.")
+    for milestone in milestones:
+        checked("steps", milestone=milestone)
+    checked("steps", factor=factor)
 
     def schedule(progress: float) -> float:
         return math.prod(factor for milestone in milestones if progress >= milestone)
@@ -84,8 +88,7 @@ def ramp(share: float) -> Schedule:
     >>> [schedule(progress) for progress in (0.0, 0.25, 0.75)]
     [0.0, 0.5, 1.0]
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"ramp got share={share}; it is a share of the training in (0, 1].")
+    checked("ramp", share=share)
 
     def schedule(progress: float) -> float:
         return min(1.0, progress / share)

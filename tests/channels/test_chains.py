@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +72,7 @@ def plant(model: nn.Sequential, seed: int) -> dict[str, int]:
     return dead
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(chain=chains(), seed=st.integers(0, 10**6))
 def test_random_chains_keep_their_outputs_and_lose_their_dead_units(chain, seed):

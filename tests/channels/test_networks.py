@@ -164,6 +164,7 @@ def failures(seeds: range) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_random_networks_keep_their_outputs() -> None:
     assert failures(range(FAST)) == []
 
@@ -174,6 +175,7 @@ def test_a_thousand_random_networks_keep_their_outputs(start: int) -> None:
     assert failures(range(start, start + CHUNK)) == []
 
 
+@pytest.mark.slow
 def test_random_networks_lose_their_dead_units() -> None:
     dead = lost = 0
     for seed in range(10):

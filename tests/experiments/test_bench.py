@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments._checks import changed
 from experiments._provenance import provenance
 from experiments.bench import Bench, LoggedTest
 from experiments.methods import METHODS, optimizer_of, prepare
@@ -26,6 +27,7 @@ from pruning_lib.selection import cost, zero
 from pruning_lib.training import Run
 from pruning_lib.units import BatchNorm, bounded_scale
 
+pytestmark = pytest.mark.slow
 SMALL = replace(
     SUITES["digits-tiny"].protocol, network={"model": "lenet300-bn", "widths": [32, 16]}, epochs=1, finetune_epochs=1
 )
@@ -41,6 +43,23 @@ def test_a_narrow_network_is_the_one_its_constructor_would_draw(tmp_path: Path) 
     expected = LeNet300(10, (1, 8, 8), (5, 3))
     narrow = bench.narrow({"fc1": 5, "fc2": 3})
     assert all(torch.equal(a, b) for a, b in zip(narrow.parameters(), expected.parameters(), strict=True))
+
+
+def test_flaps_ranking_removes_units_that_emit_their_mean(tmp_path: Path) -> None:
+    """What is removed is what emits its mean; BatchNorm statistics are computed anew of that, too."""
+    names = ["fluctuation-standardized", "folded-isomorphic", "folded-normalized"]
+    record = run_prune(Bench(config(criteria=names, targets=["macs-0.5"], shifts="drop", finetune_epochs=0), tmp_path))
+    first, *others = [pruning["stages"] for pruning in record["prunings"]]
+    assert first["shrunk"]["val_loss"] == pytest.approx(first["averaged"]["val_loss"], rel=1e-4)
+    assert first["averaged"]["val_loss"] != pytest.approx(first["dropped"]["val_loss"], rel=1e-3)
+    assert first["recalibrated"]["val_loss"] != first["averaged"]["val_loss"]
+    for stages in others:
+        assert "averaged" not in stages
+        assert stages["shrunk"]["val_loss"] == pytest.approx(stages["dropped"]["val_loss"], rel=1e-4)
+    assert changed(record) == []
+    first["shrunk"]["val_accuracy"] = first["dropped"]["val_accuracy"] = 0.5
+    (fault,) = changed(record)
+    assert fault.startswith("removal changed the val_accuracy (macs-0.5)")
 
 
 def test_a_narrow_residual_network_keeps_its_stream(tmp_path: Path) -> None:

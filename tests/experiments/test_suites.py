@@ -52,6 +52,14 @@ HASHES = {
     "mnist-mlp": "e7eee72e02ad3255",
     "nuclei-deaths": "abab63fbdec3f369",
     "nuclei-unet": "c4355930bac1e173",
+    "rankings-fashion-lenet300": "6610a369da80d5f0",
+    "rankings-fashion-lenet5": "b78fd31ee333eecd",
+    "rankings-mnist-lenet300": "57887be20562c800",
+    "rankings-mnist-lenet5": "e4c20e159697fc8d",
+    "rankings-nuclei": "5e4dd1227a9aff4f",
+    "rankings-resnet20": "2e47fb33fa7dd62e",
+    "rankings-vgg16-quarter": "190605ce3aaf31aa",
+    "rankings-xrays": "8d2a53a6cb8663f0",
 }
 
 
@@ -122,3 +130,4 @@ def test_labels_are_peoples_words() -> None:
     assert (targets.label("natural"), targets.label("epsilon-0.01")) == ("units that died", "units below 0.01")
     assert criteria.label("magnitude-local") == "length, equal shares"
     assert criteria.label("own-retrained") == "its own importance, retrained as long"
+    assert criteria.label("folded-isomorphic") == "length times scale, among layers of one structure"

@@ -17,8 +17,14 @@ def test_cost_counts_what_each_layer_writes_and_reads():
 
 def test_budget_is_met_by_as_few_units_as_the_order_allows():
     units = groups_of_chain()
-    chosen = select(SCORES, units, macs=400)
+    chosen = select(SCORES, units, max_macs=400)
     # order 0.5, 1, 2, (2.5), 3: after one 576 + 32 + 4, after two 432 + 24 + 4, after three 288 + 16 + 4
     assert indices(chosen) == {"0": [1, 3], "5": [0]}
-    with pytest.raises(ValueError, match=r"macs=10 cannot be met: with floor=1 the smallest network costs 150"):
-        select(SCORES, units, macs=10)  # 144 + 4 + 2
+    with pytest.raises(ValueError, match="budget of 10 .* cannot be met: with floor=1 the smallest network costs 150"):
+        select(SCORES, units, max_macs=10)  # 144 + 4 + 2
+
+
+def test_a_share_of_the_multiply_adds_is_what_stays():
+    units = groups_of_chain()
+    assert indices(select(SCORES, units, macs_left=400 / 630)) == indices(select(SCORES, units, max_macs=400))
+    assert indices(select(SCORES, units, macs_left=1.0)) == {"0": [], "5": []}

@@ -51,14 +51,14 @@ def test_rounds_meet_a_budget_by_equal_factors_and_one_round_is_one_shot():
         costs.append(prl.measure(prl.shrink(model, x).model, x[:1]).macs)
 
     twice = copy.deepcopy(model)
-    prl.iterative(twice, units, judge, train, rounds=2, macs=18, shift="drop")
+    prl.iterative(twice, units, judge, train, rounds=2, max_macs=18, shift="drop")
     assert costs[0] <= 36
     assert costs[1] <= 18
     once = copy.deepcopy(model)
-    chosen = prl.iterative(once, units, judge, lambda _: None, rounds=1, macs=18)
-    expected = prl.select(judge(model), units, macs=18)
+    chosen = prl.iterative(once, units, judge, lambda _: None, rounds=1, max_macs=18)
+    expected = prl.select(judge(model), units, max_macs=18)
     assert all(torch.equal(chosen[name], expected[name]) for name in units)
-    with pytest.raises(ValueError, match="rounds=0; it needs at least 1"):
-        prl.iterative(model, units, judge, train, rounds=0, macs=18)
-    with pytest.raises(ValueError, match="exactly one of fraction and macs"):
-        prl.iterative(model, units, judge, train, rounds=1, macs=18, fraction=0.5)
+    with pytest.raises(ValueError, match="rounds=0; it needs a whole number, 1 or more"):
+        prl.iterative(model, units, judge, train, rounds=0, max_macs=18)
+    with pytest.raises(ValueError, match="exactly one of fraction, macs_left and max_macs"):
+        prl.iterative(model, units, judge, train, rounds=1, max_macs=18, fraction=0.5)

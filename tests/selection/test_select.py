@@ -62,9 +62,9 @@ def test_scores_may_come_by_group_one_a_unit():
 def test_scope_local_takes_equal_shares_to_a_budget_and_to_a_loss():
     units, model = groups_of_chain(), chain()
     # By standing in its group, (i + ½)/n: ⅛ in "0", ⅙ in "5", ⅜ in "0", ½ in "5" …
-    assert indices(select(SCORES, units, macs=500, scope="local")) == {"0": [1], "5": []}  # 432 + 36 + 6
-    assert indices(select(SCORES, units, macs=470, scope="local")) == {"0": [1], "5": [0]}  # 432 + 24 + 4
-    assert indices(select(SCORES, units, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}  # 288 + 16 + 4
+    assert indices(select(SCORES, units, max_macs=500, scope="local")) == {"0": [1], "5": []}  # 432 + 36 + 6
+    assert indices(select(SCORES, units, max_macs=470, scope="local")) == {"0": [1], "5": [0]}  # 432 + 24 + 4
+    assert indices(select(SCORES, units, max_macs=400, scope="local")) == {"0": [1, 3], "5": [0]}  # 288 + 16 + 4
 
     def count(m: nn.Module) -> float:
         return 1.0 + sum((row == 0).all().item() for layer in (m[0], m[5]) for row in layer.weight.flatten(1))
@@ -72,7 +72,7 @@ def test_scope_local_takes_equal_shares_to_a_budget_and_to_a_loss():
     found = select(SCORES, units, loss_fn=count, tolerance=2.0, model=model, scope="local")
     assert indices(found) == {"0": [1], "5": [0]}
     shifted = {"0": SCORES["0"], "5": SCORES["5"] + 100}
-    assert indices(select(shifted, units, macs=400, scope="local")) == {"0": [1, 3], "5": [0]}, "scale says nothing"
+    assert indices(select(shifted, units, max_macs=400, scope="local")) == {"0": [1, 3], "5": [0]}, "scale says nothing"
 
 
 def test_stream_writers_are_averaged():
@@ -115,12 +115,12 @@ def test_any_fraction_takes_the_lowest_and_exactly_so_many(data):
 def test_wrong_use_of_select_is_named():
     units = groups_of_chain()
     for fraction in (1.0, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=r"fraction=.*; it must be in \[0, 1\)"):
+        with pytest.raises(ValueError, match=r"fraction=.*; it needs a number in \[0, 1\)"):
             select(SCORES, units, fraction=fraction)
     with pytest.raises(ValueError, match="got 0 targets; give exactly one of fraction"):
         select(SCORES, units)
     with pytest.raises(ValueError, match="got 2 targets"):
-        select(SCORES, units, fraction=0.5, macs=100)
+        select(SCORES, units, fraction=0.5, max_macs=100)
     for layer in ("conv9", "bn_of_the_output"):
         with pytest.raises(
             ValueError, match=f"importance of '{layer}', which writes .* units=units.* The groups are 0, 5"
@@ -170,10 +170,15 @@ def test_wrappers_are_looked_through(wrap):
 
 def test_numbers_that_are_none_are_named():
     units = groups_of_chain()
-    for wrong in ({"macs": float("nan")}, {"fraction": 0.5, "floor": 1.5}, {"fraction": 0.5, "round_to": 2.5}):
+    for wrong in (
+        {"macs_left": float("nan")},
+        {"max_macs": float("nan")},
+        {"fraction": 0.5, "floor": 1.5},
+        {"fraction": 0.5, "round_to": 2.5},
+    ):
         with pytest.raises(ValueError, match="select got"):
             select(SCORES, units, **wrong)
-    for wrong in ({"fraction": 1.5}, {"macs": -5}):
+    for wrong in ({"fraction": 1.5}, {"max_macs": -5}):
         with pytest.raises(ValueError, match="select got"):
             prl.iterative(chain(), units, lambda _: SCORES, lambda _: None, rounds=2, **wrong)
     assert indices(select({name: score.numpy() for name, score in SCORES.items()}, units, fraction=0.5)) == indices(
@@ -181,3 +186,34 @@ def test_numbers_that_are_none_are_named():
     )
     with pytest.raises(TypeError, match="the choice for '0' is a list; it must be a bool tensor"):
         zero(chain(), {"0": [True, False, False, False]}, units)
+
+
+def test_scope_isomorphic_ranks_groups_of_one_structure_together():
+    """Two convolutions of one structure and a linear layer: each class loses the same share, by score within it."""
+
+    def group(name: str, size: int, structure: str) -> Group:
+        return Group(name, size, "inner", (Member(name, torch.arange(size)),), (), (), structure=structure)
+
+    units = Units([group("a", 4, "conv"), group("b", 4, "conv"), group("c", 4, "linear")], {})
+    scores = {
+        "a": torch.tensor([1.0, 2.0, 3.0, 9.0]),
+        "b": torch.tensor([10.0, 11.0, 12.0, 4.0]),
+        "c": torch.arange(4.0),
+    }
+    assert indices(select(scores, units, fraction=0.5, scope="isomorphic")) == {"a": [0, 1, 2], "b": [3], "c": [0, 1]}
+    assert indices(select(scores, units, fraction=0.25, scope="isomorphic")) == {"a": [0, 1], "b": [], "c": [0]}
+    alone = Units([group(name, 4, "") for name in "abc"], {})
+    local = select(scores, alone, fraction=0.5, scope="local")
+    assert indices(select(scores, alone, fraction=0.5, scope="isomorphic")) == indices(local), (
+        "no structure, no likeness"
+    )
+
+
+def test_structures_are_types_and_kernel_sizes_of_layers():
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU()),
+        *(nn.Conv2d(6, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 3)),
+    )
+    units = prl.find_units(model, torch.ones(1, 3, 12, 12))
+    assert units["0"].structure == units["2"].structure, "widths make no difference"
+    assert len({group.structure for group in units.values()}) == 3

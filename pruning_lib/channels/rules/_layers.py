@@ -146,12 +146,17 @@ def balance(call: Call, kept: Kept) -> None:
     sides = [labels.reshape(call.groups, -1) for labels in (call.rows, call.columns)]
     stays = [kept.of(labels) for labels in sides]
     occupied = stays[0].any(1) | stays[1].any(1)
-    for labels, stay in zip(sides, stays, strict=True):
+    for labels in sides:
         # All groups are filled up to the fullest: their weights have to fit into one tensor.
-        most = max(int(stay.sum(1).max()), 1)
-        for group in occupied.nonzero()[:, 0].tolist():
-            spare = labels[group][~stay[group]]
-            kept.add(spare[: most - int(stay[group].sum())], "one of a group, whose sizes must stay equal")
+        fill_up(labels[occupied], kept, "one of a group, whose sizes must stay equal")
+
+
+def fill_up(parts: Tensor, kept: Kept, reason: str) -> None:
+    """Keep as many labels of each part, (parts, labels), as of the fullest, at least one."""
+    stays = kept.of(parts)
+    most = max([1, *stays.sum(1).tolist()])
+    for labels, stay in zip(parts, stays, strict=True):
+        kept.add(labels[~stay][: most - int(stay.sum())], reason)
 
 
 def kept_groups(call: Call, kept: Kept) -> Tensor:

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pruning_lib._model import atomic_draft
+from pruning_lib._model import atomic_draft, first_line
+from pruning_lib.companion._arguments import checked
 from pruning_lib.companion.records._rows import Row, judged_by, summarize
-from pruning_lib.companion.records._schema import Record, file_name, identifier, scores, validate
+from pruning_lib.companion.records._schema import Record, check_row, file_name, identifier, scores, validate
 
 CHECKOUT = Path(__file__).parents[3] / "experiments" / "records"
 SHIPPED = Path(__file__).parents[1] / "_records"
@@ -24,8 +25,8 @@ def write(record: Record, folder: Path) -> Path:
     ValueError
         If the record is out of shape, or its suite or its name would lead out of the folder.
     """
+    validate(record)
     name = identifier(record["config"])
-    validate(record, name)
     path = folder / file_name(record["suite"]) / f"{file_name(name)}.json"
     text = json.dumps(record, separators=(",", ":"), allow_nan=False)
     # A line a part: short enough to read, long enough to keep the file small.
@@ -94,10 +95,14 @@ def load(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> lis
     >>> sorted({row["target"] for row in rows})
     ['fraction-0.6', 'fraction-0.8']
     """
+    checked("load", suite=suite)
     if found := read(suite, folder):
         return summarize(found)
     summary = _summary(suite, folder, shipped)
-    return [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]]
+    rows = [dict(zip(summary["columns"], row, strict=True)) for row in summary["rows"]]
+    for row in rows:
+        check_row(row, f"{shipped / suite}.json")
+    return rows
 
 
 def about(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> dict[str, Any]:
@@ -132,6 +137,7 @@ def about(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> di
     >>> head["labels"]["fraction-0.6"]
     '60 % of the units removed'
     """
+    checked("about", suite=suite)
     if not (shipped / f"{suite}.json").is_file() and (records := read(suite, folder)):
         own = dict.fromkeys(key.partition("_")[2] for key in scores(records[0]["stages"]["trained"]))
         judge = judged_by(records[0]["config"])
@@ -147,8 +153,23 @@ def _summary(suite: str, folder: Path, shipped: Path) -> dict[str, Any]:
     if not path.is_file():
         there = sorted({*shipped_suites(shipped)} | {p.name for p in folder.glob("*") if p.is_dir()})
         raise FileNotFoundError(f"There are no records of '{suite}'; there are {', '.join(there) or 'none at all'}.")
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    summary = _parsed(path)
+    columns, rows = (part if isinstance(part := summary.get(name), list) else None for name in ("columns", "rows"))
+    if columns is None or rows is None or not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+        raise ValueError(f"{path} is damaged: its rows are no table; write it again or install the package anew.")
     return summary
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """Return what a file that ships with the package holds."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        said = first_line(error)
+        raise ValueError(f"{path} is damaged ({said}); write it again or install the package anew.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it is a {type(found).__name__}; install the package anew.")
+    return found
 
 
 def shipped_suites(shipped: Path = SHIPPED) -> list[str]:
@@ -180,8 +201,7 @@ def measured(name: str, *, shipped: Path = SHIPPED) -> dict[str, Any]:
     if not path.is_file():
         there = sorted(p.stem.removeprefix(MEASURED) for p in shipped.glob(f"{MEASURED}*.json"))
         raise FileNotFoundError(f"Nothing was measured as '{name}'; there are {', '.join(there) or 'none at all'}.")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return _parsed(path)
 
 
 def summary_text(rows: list[Row], head: dict[str, Any]) -> str:

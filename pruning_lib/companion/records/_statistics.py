@@ -28,6 +28,8 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     (2.0, 2.4841)
     """
     values = list(values)
+    if not values:
+        raise ValueError("interval got no number; a mean takes at least one.")
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, math.inf
@@ -69,5 +71,7 @@ def _by_seed(rows: Iterable[Row], column: str) -> dict[int, float]:
     for row in rows:
         if row["seed"] in values:
             raise ValueError(f"paired got seed {row['seed']} twice; give one row a seed.")
+        if column not in row:
+            raise ValueError(f"paired got rows without a column {column!r:.100}.")
         values[row["seed"]] = row[column]
     return values

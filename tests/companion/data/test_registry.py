@@ -58,6 +58,7 @@ def test_what_is_missing_to_download_is_named(
     assert "fetch needs torchvision, which is not installed: pip install torchvision" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_line_warns_of_nothing_and_takes_the_name_of_the_function(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "pruning_lib.companion.data"]
     for name in ("chest_xrays", "chest-xrays"):

@@ -1,0 +1,75 @@
+"""The pages of the book that hold every table of the records: `python -m experiments pages` writes `book/tables/`.
+
+A page a family of suites that names one (`PAGE`, its title), one for the ledger, one for the rankings. The same records
+give the same bytes; a test says when a page is older than its records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments import ledger, rankings, tables
+from experiments.methods import Config
+from experiments.suites import PAGES, SUITES, Suite
+from pruning_lib.companion.records import Row, load, read, write_text
+
+FOLDER = Path(__file__).parents[1] / "book" / "tables"
+AGAIN = "% Written by `python -m experiments pages` from the records; do not edit it.\n\n"
+
+
+def write(records: Path, folder: Path = FOLDER) -> list[Path]:
+    """Write every page; return their paths."""
+    paths = []
+    for name, text in pages(records).items():
+        paths.append(folder / f"{name}.md")
+        write_text(paths[-1], text)
+    return paths
+
+
+def pages(records: Path) -> dict[str, str]:
+    """Return {name: text} of every page."""
+    found = {"ledger": _page("The claims of the papers", _about_ledger(), ledger.ledger(records))}
+    found["rankings"] = _page("Which ranking is safe?", rankings.RULE, rankings.table(records))
+    for name, (title, suites) in PAGES.items():
+        found[name] = _page(title, *(_suite(SUITES[suite], records) for suite in suites))
+    return found
+
+
+def _page(title: str, *parts: str) -> str:
+    return AGAIN + "\n\n".join([f"# {title}", *parts]) + "\n"
+
+
+def _about_ledger() -> str:
+    links = ", ".join(f"[{title}]({name}.md)" for name, (title, _) in PAGES.items())
+    return (
+        "Two questions are asked of each headline claim. *Is it met?* The small network is compared with its own "
+        "dense network before the cut, and with a dense network trained as long as everything that was done to the "
+        "small one. *Is the method the reason?* It is compared with what anybody could have had instead: uniform "
+        "width, the same small network trained from its first step, random units. Claims and margins were written "
+        f"down before the runs. The tables of all runs: {links}, [rankings](rankings.md)."
+    )
+
+
+def _suite(suite: Suite, records: Path) -> str:
+    """Return the part of a page on one suite: what it asks, how it runs, both answers, and every row."""
+    total, done = len(suite.configs()), len(read(suite.name, records))
+    parts = [f"## {suite.title}", f"{suite.question} {_protocol(suite.configs())} {done} of {total} runs are there."]
+    if done:
+        rows = load(suite.name, folder=records)
+        parts += ["### Both questions", ledger.verdicts(rows, suite)] if _is_judged(rows) else []
+        parts.append(tables.table(rows, suite.head(), tables.times(suite.name)))
+    return "\n\n".join(parts)
+
+
+def _is_judged(rows: list[Row]) -> bool:
+    """Whether there is something to compare a method with: ablations have no controls."""
+    return any(row["recipe"] == "control" or row["criterion"] == "random" for row in rows)
+
+
+def _protocol(configs: list[Config]) -> str:
+    """Return in a sentence how long the runs train."""
+    longest = max(configs, key=lambda config: config.get("finetune_epochs", 0))
+    tuned = longest.get("finetune_epochs", 0)
+    seeds = len({config["seed"] for config in configs})
+    again = f", then {tuned} of fine-tuning" if tuned else ""
+    return f"{longest['epochs']} epochs of training{again}; {seeds} seed{'s' * (seeds > 1)}."
