@@ -288,6 +288,11 @@ class Analysis:
             self.used[node] = torch.ones((), dtype=torch.bool).expand(self.labels_of(node).shape)
 
 
+def layer_of(state: Analysis, call: Call) -> str:
+    """Return the name of the layer that a call multiplies by."""
+    return state.graph.owner(state.leaves[call.weight][0])
+
+
 def _one(labels: Labels) -> Tensor:
     assert isinstance(labels, Tensor), "the operator returns several tensors"
     return labels
