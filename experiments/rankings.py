@@ -136,7 +136,7 @@ def table(records: Path) -> str:
     order = standings(found)
     parts = [_standings(order)]
     for suite, by_ranking in found.items():
-        parts += [f"### {SUITES[suite].title}", _suite(suite, {name: by_ranking[name] for name in order})]
+        parts += [f"## {SUITES[suite].title}", _suite(suite, {name: by_ranking[name] for name in order})]
     missing = [suite.title for suite in RANKED if suite.name not in found]
     if missing:
         parts.append(f"Not run yet: {'; '.join(missing)}.")
