@@ -137,9 +137,7 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     for leaf in pytree.tree_leaves(value, is_leaf=_is_cache):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif id(leaf) not in seen and not (
-            _is_cache(leaf) or isinstance(leaf, nn.Module | type | torch.Generator)
-        ):
+        elif id(leaf) not in seen and not (_is_cache(leaf) or isinstance(leaf, nn.Module | type | torch.Generator)):
             # Of a type that torch does not know: a data class, a distribution, a mapping of another library.
             seen.add(id(leaf))
             held = list(leaf.values()) if isinstance(leaf, Mapping) else list(getattr(leaf, "__dict__", {}).values())

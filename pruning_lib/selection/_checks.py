@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 from torch import nn
 from torch.optim import Optimizer
 
-from pruning_lib._model import check_holds
+from pruning_lib._model import check_same_model
 from pruning_lib.units import Units
 
 
@@ -40,4 +40,4 @@ def check_optimizer(optimizer: Any, model: nn.Module, owner: str) -> None:
         raise TypeError(
             f"{owner} got a {type(optimizer).__name__} for optimizer; it needs the torch.optim.Optimizer or None."
         )
-    check_holds(owner, model, optimizer=optimizer)
+    check_same_model(owner, model, optimizer=optimizer)
