@@ -13,14 +13,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib.units import Kind as GroupKind
 from pruning_lib.units import Units
 
 MOST_THREADS = max(64, os.cpu_count() or 1)
@@ -49,7 +50,25 @@ def _real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _numbered(value: object) -> bool:
+def _is_float(value: Real) -> bool:
+    """Whether a number is one in double precision, too; one of thousands of digits is not."""
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _is_kind(value: object) -> bool:
+    return isinstance(value, str) and value in get_args(GroupKind)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, of Python or of NumPy; True is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def numbered(value: object) -> bool:
     """Whether a value is a tensor whose numbers can be worked with, unlike a sparse one or one on the meta device."""
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
@@ -58,7 +77,7 @@ def _call(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def a(words: str, *types: type) -> Kind:
+def instance(words: str, *types: type) -> Kind:
     """Return the kind of what is an instance of these types."""
     return Kind(words, lambda value: isinstance(value, types))
 
@@ -75,31 +94,31 @@ def function(words: str) -> Kind:
 
 def number(words: str, holds: Callable[[float], bool] = math.isfinite) -> Kind:
     """Return the kind of numbers in a range; True is none, nor is a tensor."""
-    return Kind(words, _real, holds)
+    return Kind(words, _real, lambda value: _is_float(value) and holds(value))
 
 
 def whole(words: str, least: int, most: int = 2**62) -> Kind:
     """Return the kind of whole numbers in a range."""
     return Kind(
         f"a whole number, {words}",
-        lambda value: isinstance(value, Integral) and not isinstance(value, bool),
+        is_whole,
         lambda value: least <= value <= most,
     )
 
 
 METHODS = ("penalty", "update", "importance", "state_dict", "load_state_dict")
 KINDS: dict[str, Kind] = {
-    "model": a("a torch.nn.Module", nn.Module),
-    "optimizer": a("a torch.optim.Optimizer", Optimizer),
-    "units": a("the units that `find_units(model, example)` returns", Units),
+    "model": instance("a torch.nn.Module", nn.Module),
+    "optimizer": instance("a torch.optim.Optimizer", Optimizer),
+    "units": instance("the units that `find_units(model, example)` returns", Units),
     "regularizer": doing("a regularizer such as `L2(model, 1e-4)`", *METHODS),
-    "generator": a("a torch.Generator", torch.Generator),
-    "outputs": Kind("the tensor of the model's outputs", _numbered),
-    "inputs": Kind("a tensor of inputs (examples, …)", _numbered),
-    "state": a("what state_dict() returned", Mapping),
-    "text": a("the text that `to_json` returned", str),
-    "path": a("a path", str, os.PathLike),
-    "latency": a("True or False", bool),
+    "generator": instance("a torch.Generator", torch.Generator),
+    "outputs": Kind("the tensor of the model's outputs", numbered),
+    "inputs": Kind("a tensor of inputs (examples, …)", numbered),
+    "state": instance("what state_dict() returned", Mapping),
+    "text": instance("the text that `to_json` returned", str),
+    "path": instance("a path", str, os.PathLike),
+    "latency": instance("True or False", bool),
     "loss_fn": function("a function of (outputs, targets)"),
     # Numbers.
     "strength": number("a finite number ≥ 0 (0 switches it off)", lambda value: 0 <= value < math.inf),
@@ -112,14 +131,14 @@ KINDS: dict[str, Kind] = {
     "seed": whole("−2^63 … 2^64 − 1", -(2**63), 2**64 - 1),
     # fit.
     "epochs": whole("1 or more", 1),
-    "fit.progress": a("True or False", bool),
+    "fit.progress": instance("True or False", bool),
     "progress": number("a finite number, the share that is done"),
     "augment": function("a function of (inputs, generator)"),
     "schedule": function("a function of the progress, such as `cosine`"),
     "strength_schedule": function("a function of the progress, such as `ramp(0.2)`"),
-    "autocast": a("a dtype such as `torch.bfloat16`", torch.dtype),
+    "autocast": instance("a dtype such as `torch.bfloat16`", torch.dtype),
     "callbacks": doing("a list of callbacks", "__iter__"),
-    "checkpoint": a("a path", str, os.PathLike),
+    "checkpoint": instance("a path", str, os.PathLike),
     "milestone": number("a share of the training in [0, 1]", lambda value: 0 <= value <= 1),
     "factor": number("a finite number"),
     "share": number("a share of the training in (0, 1]", lambda value: 0 < value <= 1),
@@ -138,7 +157,7 @@ KINDS: dict[str, Kind] = {
     "activation": function("a function of a tensor, such as `torch.relu`"),
     "guidance": Kind(
         "a name, a function of i/n, or a mapping of groups to tensors",
-        lambda it: isinstance(it, str | Mapping) or _call(it),
+        lambda it: isinstance(it, str | Mapping) or (_call(it) and not isinstance(it, nn.Module)),
     ),
     "base": Kind(
         "a method's class, or a function of (model, strength)",
@@ -150,24 +169,26 @@ KINDS: dict[str, Kind] = {
         lambda value: all(map(_real, value.values() if isinstance(value, Mapping) else [value])),
     ),
     "StochasticPruning.seed": whole("0 or more, the same on every rank", 0),
-    "scales": a("True or False", bool),
-    # The companion.
-    "root": a("a folder", str, os.PathLike),
-    "originals": a("a folder", str, os.PathLike),
-    "validation": whole("how many examples to carve", 0),
-    "noncommercial": a("True or False", bool),
-    "padding": whole("0 or more pixels", 0, 2**16),
-    "bn": a("True or False", bool),
-    "UNet.depth": whole("1 … 8", 1, 8),
-    "VGG16.width": number("a positive factor", lambda value: 0 < value <= 2**8),
-    "predicted": Kind("a tensor", _numbered),
-    "targets": Kind("a tensor", _numbered),
-    "maps": Kind("a tensor (n, height, width)", _numbered),
-    "scores": Kind("a tensor (n, classes)", _numbered),
-    "suite": a("the name of a suite, such as 'mnist-lenet300'", str),
-    "by": a("the name of a column, such as 'val_error'", str),
-    "fields": a("what `shrinkage_field` returned, by name", Mapping),
-    "relative": a("True or False", bool),
+    "scales": instance("True or False", bool),
+    # Selection.
+    "select.loss_fn": function("a function of the model that returns its validation loss"),
+    "threshold_weights.loss_fn": function("a function of the model that returns its validation loss"),
+    "importance": instance("{layer or group: a number a unit}, as `importance()` of a method returns it", Mapping),
+    "iterative.importance": function("a function of the model that returns what `select` takes"),
+    "train": function("a function of the model"),
+    "fraction": number("a number in [0, 1): the share of units that go", lambda value: 0 <= value < 1),
+    "macs_left": number("a number in (0, 1]: the share of multiply-adds that stays", lambda value: 0 < value <= 1),
+    "max_macs": whole("1 or more multiply-adds for one example; macs_left names a share of the network's", 1),
+    "threshold": number("a number, below which units go", lambda value: not math.isnan(value)),
+    "floor": whole("0 or more units that every group keeps", 0),
+    "round_to": whole("1 or more, of which every group keeps a multiple", 1),
+    "kinds": Kind(
+        "a list or tuple of 'inner' and 'stream'",
+        lambda value: isinstance(value, Collection) and not isinstance(value, str) and all(map(_is_kind, value)),
+    ),
+    "rounds": whole("1 or more; 1 is one-shot pruning", 1),
+    "norm": number("a number ≥ 1, the p of ‖w‖_p", lambda value: value >= 1),
+    "chosen": instance("the choice that `select` returns, {group: bool (units,)}", Mapping),
     # Diagnostics.
     "Dynamics.threshold": number("a norm, 0 or more", lambda value: 0 <= value < math.inf),
     "time": number("a finite number"),
@@ -250,6 +271,7 @@ def _text(value: object) -> str:
 
 
 def has(value: object, methods: Iterable[str]) -> bool:
+    """Whether a value, which is no class, has these methods."""
     return not isinstance(value, type) and all(callable(getattr(value, method, None)) for method in methods)
 
 

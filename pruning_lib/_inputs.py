@@ -231,6 +231,8 @@ def _batch(batch: Any) -> Batch:
 
 def _split(whole: Batch, size: int, least: int) -> Iterator[Batch]:
     """Split a data set; tensors that do not count samples go with every batch."""
+    if any(tensor.layout is not torch.strided for tensor in whole.inputs.tensors):
+        raise TypeError(f"{DATA}; a sparse tensor cannot be split, so pass batches.")
     count = whole.inputs.batch
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] < least:

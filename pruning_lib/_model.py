@@ -80,7 +80,7 @@ def check_same_model(owner: str, model: nn.Module, **parts: object) -> None:
     """Raise ValueError if an optimizer or a regularizer holds none of a model's parameters: it would train nothing."""
     own = {id(parameter) for parameter in model.parameters()}
     for name, part in parts.items():
-        held = {id(parameter) for parameter in _parameters_in(part)}
+        held = {id(parameter) for parameter in parameters_in(part)}
         # A method of the reader's own may hold none where this can see it.
         if held and own and own.isdisjoint(held):
             raise ValueError(
@@ -89,7 +89,7 @@ def check_same_model(owner: str, model: nn.Module, **parts: object) -> None:
             )
 
 
-def _parameters_in(part: object, depth: int = 5) -> Iterator[Tensor]:
+def parameters_in(part: object, depth: int = 5) -> Iterator[Tensor]:
     """Yield the parameters that an object holds, in modules, containers and objects of its own."""
     if isinstance(part, nn.Parameter):
         yield part
@@ -100,7 +100,7 @@ def _parameters_in(part: object, depth: int = 5) -> Iterator[Tensor]:
     elif depth and not isinstance(part, str | bytes | Tensor | type | Callable):
         inner = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else None
         for each in vars(part).values() if inner is None and hasattr(part, "__dict__") else inner or ():
-            yield from _parameters_in(each, depth - 1)
+            yield from parameters_in(each, depth - 1)
 
 
 def before_batchnorm(model: nn.Module, layers: Iterable[str], units: Units | None = None) -> str | None:

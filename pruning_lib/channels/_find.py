@@ -211,10 +211,15 @@ def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pi
             if source in state.graph.tensors:  # an operator that no rule follows reads a layer's weight
                 reason = why if weighs(node) else f"is read by {why.removeprefix('feeds ')}"
                 reasons.setdefault(state.graph.owner(source), reason)
-    # Then layers that somebody wrote.
+    # Then layers that somebody wrote, and torch's attention, which multiplies by weights of its own.
     modules = dict(state.graph.model.named_modules())
     known = {layer for layer, _ in calls}
-    own = [layer for layer in reasons if not type(modules.get(layer)).__module__.startswith("torch.")]
+    own = [
+        layer
+        for layer in reasons
+        if not type(modules.get(layer)).__module__.startswith("torch.")
+        or isinstance(modules[layer], nn.MultiheadAttention)
+    ]
     own = [layer for layer in own if layer in known or layer not in modules or is_layer(modules[layer])]
     layers = [*weighted(state.graph.model), *(layer for layer in own if layer)]
     fixed = {layer: reasons[layer] for layer in layers if layer in reasons and layer not in written}

@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Node
 
 from pruning_lib._inputs import Inputs
 from pruning_lib._model import check, clone
 from pruning_lib.channels._constants import stands_in
-from pruning_lib.channels._find import describe, first_calls, layer_of
-from pruning_lib.channels._graph import base, computes
+from pruning_lib.channels._find import describe, layer_of
 from pruning_lib.channels._plan import apply
-from pruning_lib.channels._planning import make_plan
-from pruning_lib.channels._shapes import flat, narrow, repeated
-from pruning_lib.channels._solve import Pins, grow, label, propagate
+from pruning_lib.channels._planning import cuts
+from pruning_lib.channels._shapes import NAN, like
+from pruning_lib.channels._solve import Pins, grow, label
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels._suspects import suspects
 from pruning_lib.channels._trace import trace_pair
@@ -25,7 +23,6 @@ from pruning_lib.channels._verify import Comparison
 from pruning_lib.units import Units, unwrapped
 
 ROUNDS = 12  # each names at least one literal size more
-VIEWS = ("view", "reshape", "unflatten")
 
 
 def find_units(model: nn.Module, example: Any) -> Units:
@@ -82,33 +79,18 @@ def find_units(model: nn.Module, example: Any) -> Units:
 
 
 def _counted(state: Analysis, units: Units, pins: Pins, inputs: Inputs) -> Pins:
-    """Name operators with sizes that forward wrote down, by cutting some units of every group and running the rest."""
-    if not any(_sized(state, node) for node in state.graph.nodes) or not units:
+    """Name operators that count channels, as views of written sizes do, by running what is left without a few units."""
+    if not units:
         return []
-    propagate(state)
     kept = _trial(state, units)
     small = clone(state.graph.model, share=True)
-    apply(make_plan(state, kept, units, first_calls(state)), small)
+    apply(cuts(state, kept), small)
     try:
         with torch.no_grad():
             inputs.call(small.eval())
     except Exception as error:
         return suspects(state, kept, pins, Comparison(difference=str(error), raised=error), small, inputs)
     return []
-
-
-def _sized(state: Analysis, node: Node) -> bool:
-    """Whether a view was given a size along an axis of channels that may go."""
-    if not computes(node) or base(node) not in VIEWS or node in state.unknown:
-        return False
-    sizes = next((argument for argument in node.args if isinstance(argument, list | tuple)), ())
-    # The size of the first axis alone is that of the batch.
-    for labels in flat(state.labels.get(node)):
-        thin = narrow(repeated(state.classes.roots[narrow(labels)]))
-        free = [axis for axis, size in enumerate(thin.shape) if size > 1]
-        if len(sizes) != thin.ndim or any(sizes[axis] != -1 for axis in free):
-            return bool(free) and not set(thin.flatten().tolist()) <= {0, *state.classes.pinned}
-    return False
 
 
 def _trial(state: Analysis, units: Units) -> Kept:
@@ -123,5 +105,7 @@ def _trial(state: Analysis, units: Units) -> Kept:
         for member in group.writers:
             classes[rows[member.layer][gone[member.index]]] = False
     kept = Kept(roots, classes, torch.ones_like(classes))
+    for node in state.graph.nodes:  # all is live: what is constant makes no difference to sizes
+        state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
     grow(state, kept, constants=False)
     return kept

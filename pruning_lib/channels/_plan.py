@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from pruning_lib.units import BatchNorm, inputs_first
 
 @dataclass
 class Shrunk:
-    """What `shrink` returns.
+    """What `shrink` and `prune` return. Print it; a notebook shows it as a table.
 
     Parameters
     ----------
@@ -36,6 +36,8 @@ class Shrunk:
         Units removed from each group.
     max_error : float
         Largest difference of the outputs in float64, relative to the largest output.
+    notes : list of str
+        What `prune` has to say beside ``plan.notes``.
 
     Examples
     --------
@@ -51,6 +53,8 @@ class Shrunk:
     2: 2 removed, 2 left
     largest relative error ...
     0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel
+    >>> shrunk.widths
+    {'0': (3, 3), '2': (4, 2)}
     """
 
     model: nn.Module
@@ -58,10 +62,17 @@ class Shrunk:
     plan: Plan
     removed: dict[str, int]
     max_error: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """The units of each group before and after."""
+        left = {name: len(self.plan.units[name]) for name in self.removed}
+        return {name: (left[name] + count, left[name]) for name, count in self.removed.items()}
 
     def __str__(self) -> str:
-        lines = [f"{name}: {count} removed, {len(self.plan.units[name])} left" for name, count in self.removed.items()]
-        return "\n".join([*lines, f"largest relative error {self.max_error:.1e}", *self.plan.notes])
+        lines = [f"{name}: {before - after} removed, {after} left" for name, (before, after) in self.widths.items()]
+        return "\n".join([*lines, f"largest relative error {self.max_error:.1e}", *self.notes, *self.plan.notes])
 
 
 def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> None:

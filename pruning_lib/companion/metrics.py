@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruning_lib._arguments import checked, said
+from pruning_lib.companion._arguments import checked, said
 
 
 def dice(predicted: Tensor, targets: Tensor) -> float:

@@ -18,7 +18,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pruning_lib._arguments import a_, checked
+from pruning_lib.companion._arguments import a_, checked
 from pruning_lib.diagnostics import Field
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def plot_shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) 
     return figure
 
 
-def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str], *, name: str, title: str) -> HTML:
+def slider(
+    figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str], *, name: str, title: str, start: int = 0
+) -> HTML:
     """Return figures as one that moves: a range input over images, without server, script file or network.
 
     Its value is shown where it is the last expression of a cell. Every frame must have the same size, and should have
@@ -132,11 +134,13 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         Unique on the page; letters, digits and hyphens.
     title : str
         What the slider moves, as in ``"Epoch"``.
+    start : int
+        The frame that it opens on: one that shows something.
 
     Raises
     ------
     ValueError
-        If there are no frames, or not one label and one text for each.
+        If there are no frames, not one label and one text for each, or no frame of the number `start`.
 
     Examples
     --------
@@ -149,17 +153,19 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         raise ValueError(
             f"slider got {len(figures)} figures, {len(labels)} labels, {len(alts)} alts; it needs one of each a frame."
         )
+    if not 0 <= start < len(figures):
+        raise ValueError(f"slider got start={start}; it has frames 0 to {len(figures) - 1}.")
     from IPython.display import HTML  # notebooks have it; the library does without
 
     frames = []
     for i, (figure, alt) in enumerate(zip(figures, alts, strict=True)):
         source = f"data:image/png;base64,{base64.b64encode(_small_png(figure)).decode()}"
-        shown = "block" if i == 0 else "none"
+        shown = "block" if i == start else "none"
         frames.append(
             f'<img class="dark-light" src="{source}" alt="{html.escape(alt)}" '
             f'style="max-width:100%;height:auto;display:{shown}">'
         )
-    first, last = html.escape(labels[0]), len(figures) - 1
+    first, last = html.escape(labels[start]), len(figures) - 1
     # Inline, because a notebook's output may bring no script of its own; JupyterLab strips `hidden`, not `display`.
     # JupyterLab's shortcuts would take the arrow keys from the range input: `onkeydown` keeps them.
     move = (
@@ -173,7 +179,7 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         f'color:#1a1a1a;color-scheme:light;border-radius:.25rem;padding:.5rem;max-width:44rem">'
         f'<div class="frames-view">{"".join(frames)}</div>'
         f'<p><label for="{name}-range">{html.escape(title)}: <output for="{name}-range">{first}</output></label><br>'
-        f'<input id="{name}-range" type="range" min="0" max="{last}" value="0" step="1" '
+        f'<input id="{name}-range" type="range" min="0" max="{last}" value="{start}" step="1" '
         f'style="width:100%;max-width:36rem" data-labels="{html.escape(json.dumps(list(labels)))}" '
         f'aria-valuetext="{first}" onkeydown="event.stopPropagation()" oninput="{html.escape(move)}"></p></div>'
     )

@@ -14,26 +14,38 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.training import Callback, Run
+from pruning_lib.training import Callback, Run, Schedule, constant
 from pruning_lib.units import unwrapped
 
 PARTS = ("penalty", "update", "state_dict", "load_state_dict")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a loop is going to do, for callbacks that plan."""
+
+    epochs: int
+    steps: int  # of the optimizer, in all; 0 where the loop does not know
+    schedule: Schedule  # progress → factor on the learning rates
+
+
 class OutsideRun(Run):
     """What a callback sees of a training that `fit` does not run: no data in tensors, and no history of losses."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, regularizer: Regularizer, epochs: int) -> None:
-        self.model, self.optimizer, self.regularizer, self.epochs = model, optimizer, regularizer, epochs
+    def __init__(self, model: nn.Module, optimizer: Optimizer, regularizer: Regularizer, plan: Plan, done: int) -> None:
+        self.model, self.optimizer, self.regularizer = model, optimizer, regularizer
+        self.epochs, self.batches, self.schedule = plan.epochs, plan.steps // max(plan.epochs, 1), plan.schedule
         self.stop = False
-        self.done = 0
+        self.done = done
 
     @property
     def epoch(self) -> int:
@@ -64,7 +76,7 @@ class Attached:
         self._outputs: Any = None
         self._handles: list[Any] = []
 
-    def start(self, network: nn.Module, optimizer: Optimizer, epochs: int, epoch: int = 0) -> None:
+    def start(self, network: nn.Module, optimizer: Optimizer, plan: Plan, epoch: int = 0) -> None:
         """Follow the optimizer's steps from now on; after a resume `load_state_dict` came first, else begin here."""
         self.stop_following()
         if not self._loaded:
@@ -72,8 +84,7 @@ class Attached:
         # Wrappers that place tensors or accumulate hold the optimizer that takes the steps.
         optimizer = getattr(optimizer, "optimizer", optimizer)
         self._check(network, optimizer)
-        self.run = OutsideRun(unwrapped(network), optimizer, self.regularizer, epochs)
-        self.run.done = self.epoch
+        self.run = OutsideRun(unwrapped(network), optimizer, self.regularizer, plan, self.epoch)
         for callback in self.callbacks:
             if self._loaded and not getattr(callback, "fits", lambda _: True)(self.run):
                 raise ValueError(f"{self.owner}: the checkpoint's {type(callback).__name__} belongs to another run.")
@@ -141,6 +152,11 @@ class Attached:
         for callback in self.callbacks:
             callback.close()
 
+    @property
+    def following(self) -> bool:
+        """Whether the training is under way."""
+        return bool(self._handles)
+
     def stop_following(self) -> None:
         """Take off the hooks."""
         for handle in self._handles:
@@ -201,6 +217,23 @@ class Attached:
             )
         if any(hasattr(parameter, "placements") for parameter in trained):
             raise ValueError(f"{self.owner}: weights are sharded over processes, which is not supported; use DDP.")
+
+
+def schedule_of(scheduler: Any, times: int) -> Schedule:
+    """Return what a scheduler of torch that is stepped so many times does to the learning rates."""
+    if scheduler is None:
+        return constant
+    if isinstance(scheduler, LambdaLR):
+        factor = scheduler.lr_lambdas[0]
+        return lambda progress: float(factor(int(progress * times)))
+
+    def unknown(progress: float) -> float:
+        raise ValueError(
+            f"A callback plans with the learning rate, and what {type(scheduler).__name__} will do to it is not known "
+            "in advance; pass `schedule=`, a function of the progress such as `cosine`."
+        )
+
+    return unknown
 
 
 def _logits(outputs: Any) -> Any:

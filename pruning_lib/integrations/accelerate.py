@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from pruning_lib.integrations._attached import Attached
+from pruning_lib.integrations._attached import Attached, Plan
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.training import Callback
+from pruning_lib.training import Callback, Schedule, constant
 
 
 class Epochs:
@@ -20,15 +20,15 @@ class Epochs:
     checkpoint.
     """
 
-    def __init__(self, attached: Attached, model: nn.Module, optimizer: Optimizer, epochs: int) -> None:
-        self._attached, self._model, self._optimizer, self._epochs = attached, model, optimizer, epochs
+    def __init__(self, attached: Attached, model: nn.Module, optimizer: Optimizer, plan: Plan) -> None:
+        self._attached, self._model, self._optimizer, self._plan = attached, model, optimizer, plan
 
     def __iter__(self) -> Iterator[int]:
         attached = self._attached
         try:
-            attached.start(self._model, self._optimizer, self._epochs)
+            attached.start(self._model, self._optimizer, self._plan)
             stop = False
-            while attached.epoch < self._epochs and not stop:
+            while attached.epoch < self._plan.epochs and not stop:
                 epoch = attached.epoch
                 attached.before_epoch(epoch)
                 yield epoch
@@ -58,6 +58,8 @@ def regularize(
     *,
     epochs: int,
     callbacks: Iterable[Callback] = (),
+    steps: int = 0,
+    schedule: Schedule = constant,
 ) -> Epochs:
     """Let a regularizer follow an optimizer of Accelerate, and return the epochs to train.
 
@@ -80,6 +82,10 @@ def regularize(
     callbacks : iterable of pruning_lib.Callback
         Around each epoch, as in `fit`; ``run`` has no data and no history here. One that sets ``run.stop`` ends the
         iteration.
+    steps : int
+        Steps of the optimizer in all, for callbacks that plan (`TargetSize`).
+    schedule : callable
+        Progress in [0, 1) → factor on the learning rate, for the same.
 
     Returns
     -------
@@ -112,6 +118,7 @@ def regularize(
         raise TypeError(f"regularize got a {type(accelerator).__name__}; it needs an accelerate.Accelerator.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"regularize got a {type(model).__name__} for the model; it needs an nn.Module.")
-    training = Epochs(Attached(regularizer, callbacks, "regularize"), model, optimizer, epochs)
+    plan = Plan(epochs, steps, schedule)
+    training = Epochs(Attached(regularizer, callbacks, "regularize"), model, optimizer, plan)
     accelerator.register_for_checkpointing(training)
     return training

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning_lib.integrations._attached import Attached
+from pruning_lib.integrations._attached import Attached, Plan, schedule_of
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.training import Callback
+from pruning_lib.training import Callback, Schedule, constant
 
 
 def _base() -> Any:
@@ -48,6 +48,9 @@ class RegularizerCallback(_base()):  # type: ignore[misc]
     logits : callable, optional
         What of the network's outputs the penalty reads, a tensor. Default: the outputs, or
         their ``logits``.
+    schedule : callable, optional
+        Progress in [0, 1) → factor on the learning rate, for callbacks that plan. Default: that of a `LambdaLR`;
+        constant, where there is no scheduler.
 
     Raises
     ------
@@ -76,12 +79,13 @@ class RegularizerCallback(_base()):  # type: ignore[misc]
         callbacks: Iterable[Callback] = (),
         *,
         logits: Callable[[Any], Tensor] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         if not isinstance(network, nn.Module):
             raise TypeError(f"RegularizerCallback got a {type(network).__name__}; it needs the nn.Module to watch.")
         self._attached = Attached(regularizer, callbacks, "RegularizerCallback")
         self._network, self._logits = network, logits
-        self._own_step: Any = None  # of the instance, where one was put there before
+        self._schedule = schedule
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Follow the optimizer, watch the network, and let `training_step` return the loss with its penalty."""
@@ -91,10 +95,8 @@ class RegularizerCallback(_base()):  # type: ignore[misc]
                 "`reg.penalty(outputs)` and call `reg.update(optimizer)` in its training_step."
             )
         attached, step = self._attached, pl_module.training_step
-        epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-        attached.start(self._network, trainer.optimizers[0], epochs, trainer.current_epoch)
+        attached.start(self._network, trainer.optimizers[0], self._plan(trainer), trainer.current_epoch)
         attached.watch(self._network)
-        self._own_step = vars(pl_module).get("training_step")
 
         @functools.wraps(step)
         def training_step(*arguments: Any, **named: Any) -> Any:
@@ -106,7 +108,17 @@ class RegularizerCallback(_base()):  # type: ignore[misc]
                 return {**result, "loss": result["loss"] + attached.penalty(self._logits)}
             return result + attached.penalty(self._logits)
 
+        vars(training_step).update(attached=attached, before=vars(pl_module).get("training_step"))
         pl_module.training_step = training_step
+
+    def _plan(self, trainer: Any) -> Plan:
+        known = trainer.max_epochs is not None and 0 < trainer.max_epochs < float("inf")
+        epochs, steps = (trainer.max_epochs, int(trainer.estimated_stepping_batches)) if known else (0, 0)
+        schedule = self._schedule or constant
+        for config in () if self._schedule else trainer.lr_scheduler_configs:
+            times = (steps if config.interval == "step" else epochs) // config.frequency
+            schedule = schedule_of(config.scheduler, times)
+        return Plan(epochs, steps, schedule)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Call the callbacks."""
@@ -123,11 +135,14 @@ class RegularizerCallback(_base()):  # type: ignore[misc]
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take everything off the module again, after an error too."""
-        if self._attached.run is not None:
-            vars(pl_module).pop("training_step", None)
-            if self._own_step is not None:
-                pl_module.training_step = self._own_step
         self._attached.close()
+        # Several regularizers wrap each other, and end in the order in which they began.
+        step = vars(pl_module).get("training_step")
+        while isinstance(attached := getattr(step, "attached", None), Attached) and not attached.following:
+            step = step.before
+        vars(pl_module).pop("training_step", None)
+        if step is not None:
+            pl_module.training_step = step
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Take everything off, for then Lightning does not call `teardown`."""
@@ -135,11 +150,16 @@ class RegularizerCallback(_base()):  # type: ignore[misc]
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of a training without this regularizer, which Lightning passes over."""
-        if self.state_key not in checkpoint.get("callbacks", {}):
+        if trainer.state.fn == "fit" and self.state_key not in checkpoint.get("callbacks", {}):
             raise ValueError(
                 "The checkpoint holds no state of the regularizer, so that a resumed training would not equal an "
                 "uninterrupted one; load its weights into the module and start a new training."
             )
+
+    @property
+    def state_key(self) -> str:
+        """Return the name in a checkpoint: several regularizers of different kinds may train together."""
+        return f"RegularizerCallback[{type(self._attached.regularizer).__name__}]"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the regularizer and of the callbacks, for the trainer's checkpoint."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning_lib.integrations._attached import Attached
+from pruning_lib.integrations._attached import Attached, Plan, schedule_of
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.training import Callback
 
@@ -86,8 +86,10 @@ def regularize(
         backward(loss + attached.penalty(logits) / batches, **named)
 
     trainer.accelerator.backward = with_penalty
-    # A class of its own, since the Trainer may make its callbacks anew from a checkpoint, with no argument.
-    trainer.add_callback(type(KEY, (_Following,), {"attached": attached})())
+    # A class of its own, since the Trainer may make its callbacks anew from a checkpoint, with no argument; and of its
+    # own name, by which the checkpoint knows it.
+    others = sum(isinstance(callback, _Following) for callback in trainer.callback_handler.callbacks)
+    trainer.add_callback(type(f"{KEY}{others or ''}", (_Following,), {"attached": attached})())
 
 
 class _Following(TrainerCallback, ExportableState):  # type: ignore[misc]
@@ -97,8 +99,10 @@ class _Following(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         if state.global_step:
-            self.attached.load_state_dict(_unpacked(state.stateful_callbacks.get(KEY)))
-        self.attached.start(named["model"], named["optimizer"], state.num_train_epochs)
+            self.attached.load_state_dict(_unpacked(state.stateful_callbacks.get(type(self).__name__)))
+        scheduler = getattr(named["lr_scheduler"], "scheduler", named["lr_scheduler"])
+        plan = Plan(state.num_train_epochs, state.max_steps, schedule_of(scheduler, state.max_steps))
+        self.attached.start(named["model"], named["optimizer"], plan)
         self.attached.watch(named["model"])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
@@ -131,7 +135,6 @@ def _packed(state: dict[str, Any]) -> str:
 
 def _unpacked(entry: Any) -> dict[str, Any]:
     """Return the state in an entry of ``trainer_state.json``."""
-    entry = entry[-1] if isinstance(entry, list) else entry
     if not entry:
         raise ValueError(
             "The checkpoint holds no state of the regularizer, so that a resumed training would not equal an "

@@ -83,6 +83,18 @@ class Regularizer(Protocol):
         """
         ...
 
+    def distance(self) -> dict[str, Tensor]:
+        """Return {layer or group: (units,)}: how much pull brings each unit to zero, by methods that pull on all alike.
+
+        A unit at distance d is zero after a pull, rate times strength, of d in all, if the loss does not resist.
+
+        Raises
+        ------
+        TypeError
+            If the method has no such pull.
+        """
+        raise TypeError(f"{type(self).__name__} does not pull on every unit alike: how far it moves them is not known.")
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to equal an uninterrupted one."""
         return {"strength": self.strength}

@@ -106,6 +106,14 @@ class GroupLasso(GroupPenalty):
             squares[block.name] = squares[block.name] + square if block.name in squares else square
         return {name: square.sqrt() for name, square in squares.items()}
 
+    def distance(self) -> dict[str, Tensor]:
+        """Return the lengths of the groups; of a unit that is several groups, the longest."""
+        lengths = self._lengths([module.weight.detach() for module in self._penalized])
+        found: dict[str, Tensor] = {}
+        for block, length in zip(self._blocks, lengths, strict=True):
+            found[block.name] = torch.maximum(found[block.name], length) if block.name in found else length
+        return found
+
     def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         return torch.stack([length.sum() for length in lengths]).sum()
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning_lib.regularizers._weights import Apply, WeightPenalty
-from pruning_lib.units import Units
+from pruning_lib.units import Units, rows
 
 
 class L1(WeightPenalty):
@@ -51,6 +51,11 @@ class L1(WeightPenalty):
 
     def __init__(self, model: nn.Module, strength: float, *, apply: Apply = "prox", units: Units | None = None) -> None:
         super().__init__(model, strength, apply, units)
+
+    @torch.no_grad()
+    def distance(self) -> dict[str, Tensor]:
+        """Return the largest |w| that each unit reads."""
+        return {name: rows(layer).abs().flatten(1).amax(1) for name, layer in self._layers.items()}
 
     def _value(self, weights: list[Tensor], lengths: list[Tensor]) -> Tensor:
         return torch.stack([weight.abs().sum() for weight in weights]).sum()

@@ -71,6 +71,10 @@ class NetworkSlimming(ScalePenalty):
             return nothing(outputs, self)
         return self.strength * self._scales().abs().sum()
 
+    def distance(self) -> dict[str, Tensor]:
+        """Return |γ|."""
+        return self.importance()
+
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
         """Take the proximal step of every scale that `optimizer` trains, at its own learning rate."""

@@ -1,6 +1,7 @@
 """SELECT: from importances to units, set to zero and held there; used first in the chapter `from-zeros-to-smaller`.
 
-Statistics decide here *what* to zero; what may then be removed is logic, and lives in `pruning_lib.channels`.
+Statistics decide here *what* to zero; what may then be removed is logic, and lives in `pruning_lib.channels`. `prune`
+alone calls both.
 """
 
 from pruning_lib.selection import importance as importance
@@ -8,6 +9,7 @@ from pruning_lib.selection._budgets import cost as cost
 from pruning_lib.selection._hold import Hold as Hold
 from pruning_lib.selection._hold import hold as hold
 from pruning_lib.selection._iterative import iterative as iterative
+from pruning_lib.selection._prune import prune as prune
 from pruning_lib.selection._select import select as select
 from pruning_lib.selection._threshold_weights import threshold_weights as threshold_weights
 from pruning_lib.selection._zero import zero as zero

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.selection._checks import check_kinds, check_optimizer
+from pruning_lib._arguments import checked, optional
+from pruning_lib._model import check_same_model
 from pruning_lib.units import BatchNorm, Weighted, bounded_scale, check_plain, is_layer, rows, weighted
 
 
@@ -92,8 +93,9 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
     tensor([[0.0000, 0.5000]])
     """
     masks: list[tuple[Tensor, Tensor]] = []
-    check_kinds("hold", model=model)
-    check_optimizer(optimizer, model, "hold")
+    checked("hold", model=model)
+    optional("hold", optimizer=optimizer)
+    check_same_model("hold", model, optimizer=optimizer)
     layers = {**weighted(model), **{name: module for name, module in model.named_modules() if _written(module)}}
     check_plain(layers, "hold")
     for layer in layers.values():

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.selection._checks import check_kinds, check_optimizer, is_count
+from pruning_lib._arguments import checked, one_of, optional
+from pruning_lib._model import check_same_model
 from pruning_lib.selection._hold import hold
 from pruning_lib.selection._scores import scores_by_group
 from pruning_lib.selection._select import check_target, select
@@ -117,10 +118,7 @@ def _checked_target(
     rounds: int, targets: Mapping[str, Any], options: Mapping[str, Any], full: int
 ) -> Callable[[int], dict[str, Any]]:
     """Return what `select` is to be told in each round, after all checks of numbers."""
-    if not is_count(rounds, 1):
-        raise ValueError(
-            f"iterative got rounds={rounds!r}; it needs at least 1, a whole number; 1 is one-shot pruning."
-        )
+    checked("iterative", rounds=rounds)
     if unknown := [name for name in options if name not in OPTIONS]:
         raise TypeError(
             f"iterative got {unknown[0]}=, which it does not know; of select it takes {', '.join(OPTIONS)}."
@@ -146,14 +144,11 @@ def _check_all(
     model: nn.Module, units: Units, importance: object, train: object, shift: str, optimizer: Optimizer | None
 ) -> None:
     """Raise before the first round what `zero`, `hold` and the calls would raise in it."""
-    check_kinds("iterative", model=model, units=units)
+    checked("iterative", model=model, units=units, importance=importance, train=train)
+    one_of(shift, "shift", ("keep", "drop"))
+    optional("iterative", optimizer=optimizer)
+    check_same_model("iterative", model, optimizer=optimizer)
     fitting(model, units.values(), "iterative")
-    check_optimizer(optimizer, model, "iterative")
-    for name, function in (("importance", importance), ("train", train)):
-        if not callable(function):
-            raise TypeError(f"iterative got a {type(function).__name__} for {name}; it needs a function of the model.")
-    if shift not in ("keep", "drop"):
-        raise ValueError(f"iterative got shift={shift!r}; choose 'keep' or 'drop'.")
 
 
 def _check_reachable(units: Units, target: dict[str, Any], options: dict[str, Any]) -> None:

@@ -7,24 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pruning_lib._arguments import checked, numbers
 from pruning_lib.units import Kind, Units
 
 
 def scores_by_group(importance: Mapping[str, Tensor], units: Units, kinds: frozenset[Kind]) -> dict[str, Tensor]:
     """Return {group: (units,)} on the CPU, in graph order; layers of one group are averaged unit by unit."""
-    if not isinstance(importance, Mapping):
-        raise TypeError(
-            f"select got a {type(importance).__name__} for importance; it needs {{layer or group: a number a unit}}, "
-            "as `importance()` of a method returns it."
-        )
+    checked("select", importance=importance)
     collected: dict[str, list[Tensor]] = {}
     for layer, given in importance.items():
         if layer in units.fixed:
             continue
-        try:
-            score = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"importance of '{layer}' is a {type(given).__name__}; it must be a tensor.") from None
+        score = numbers(given, f"importance of '{layer}'")
         name = _group_of(layer, units)
         group = units[name]
         index = next(member.index for member in (*group.writers, *group.norms) if member.layer == layer)

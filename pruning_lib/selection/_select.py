@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import get_args
 
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked, one_of, optional
 from pruning_lib._model import clone
 from pruning_lib.selection._budgets import within_budget
-from pruning_lib.selection._checks import check_kinds, is_count, is_number
 from pruning_lib.selection._ranking import Ranking, Scope
 from pruning_lib.selection._scores import scores_by_group
-from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest
+from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import Chosen, Kind, Units
 
@@ -99,8 +98,8 @@ def select(
         fraction=fraction, macs_left=macs_left, max_macs=max_macs, threshold=threshold, loss_fn=loss_fn, model=model,
         scope=scope, floor=floor, round_to=round_to,
     )  # fmt: skip
-    check_kinds("select", model=model, units=units)
-    ranking = Ranking(scores_by_group(importance, units, _checked_kinds(kinds)), units, scope, floor, round_to)
+    checked("select", importance=importance, units=units, kinds=kinds)
+    ranking = Ranking(scores_by_group(importance, units, frozenset(kinds)), units, scope, floor, round_to)
     if threshold is not None:
         chosen = ranking.below(threshold)
     elif fraction is not None:
@@ -112,14 +111,6 @@ def select(
         full = sum(units.macs.values())
         chosen = within_budget(ranking, units, round(macs_left * full) if macs_left is not None else int(max_macs or 0))
     _report_thin(chosen, units)
-    return chosen
-
-
-def _checked_kinds(kinds: Iterable[Kind]) -> frozenset[Kind]:
-    """Return the kinds of groups that may lose units, or raise ValueError."""
-    known = get_args(Kind)
-    if isinstance(kinds, str) or not isinstance(kinds, Iterable) or not (chosen := frozenset(kinds)) <= {*known}:
-        raise ValueError(f"select got kinds={kinds!r}; it is a list or tuple of {' and '.join(map(repr, known))}.")
     return chosen
 
 
@@ -148,44 +139,27 @@ def check_target(
     floor: int = 1,
     round_to: int = 1,
 ) -> None:
-    """Raise ValueError unless exactly one target is given and every number is in range."""
+    """Raise one sentence unless exactly one target is given and every number is in range."""
     given = [target for target in (fraction, macs_left, max_macs, threshold, loss_fn) if target is not None]
     if len(given) != 1:
         raise ValueError(
             f"select got {len(given)} targets; give exactly one of fraction, macs_left, max_macs, threshold, loss_fn."
         )
-    if fraction is not None and not (is_number(fraction) and 0 <= fraction < 1):
-        raise ValueError(f"select got fraction={fraction!r}; it must be in [0, 1): the share of units that go.")
-    if macs_left is not None and not (is_number(macs_left) and 0 < macs_left <= 1):
-        raise ValueError(
-            f"select got macs_left={macs_left!r}; it must be in (0, 1]: the share of multiply-adds that stays."
-        )
-    if max_macs is not None and not is_count(max_macs, 1):
-        raise ValueError(
-            f"select got max_macs={max_macs!r}; it is a whole number of multiply-adds for one example, 1 or more. "
-            "A share of the network's is named by macs_left."
-        )
-    if threshold is not None and (not is_number(threshold) or math.isnan(threshold)):
-        raise ValueError(f"select got threshold={threshold!r}; units below a number go.")
-    if loss_fn is not None and not callable(loss_fn):
-        raise TypeError(f"select got a {type(loss_fn).__name__} for loss_fn; it needs a function of a model.")
+    optional("select", fraction=fraction, macs_left=macs_left, max_macs=max_macs, threshold=threshold)
+    optional("select", loss_fn=loss_fn, model=model)
+    checked("select", floor=floor, round_to=round_to)
+    one_of(scope, "scope", get_args(Scope))
     if loss_fn is not None and model is None:
         raise ValueError("select got loss_fn without model; pass model= so that copies of it can be evaluated.")
-    if not (is_count(floor, 0) and is_count(round_to, 1)):
-        raise ValueError(
-            f"select got floor={floor}, round_to={round_to}; they are whole numbers, floor ≥ 0 and round_to ≥ 1."
-        )
-    if not isinstance(scope, str) or scope not in get_args(Scope):
-        raise ValueError(f"scope={scope!r} is unknown; choose 'global', 'isomorphic' or 'local'.")
 
 
 def _within_loss(ranking: Ranking, units: Units, model: nn.Module, loss_fn: Loss, tolerance: float) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
-    limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
+    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, model)
 
     def holds(count: int) -> bool:
         trial = clone(model)
         zero(trial, ranking.lowest(count), units)
-        return float(loss_fn(trial)) <= limit
+        return loss_of(loss_fn, trial) <= limit
 
     return ranking.lowest(largest(holds, len(ranking.owners)))

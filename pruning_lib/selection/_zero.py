@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, one_of, optional
 from pruning_lib._inputs import Inputs, batches
-from pruning_lib._model import eval_mode
-from pruning_lib.selection._checks import check_kinds, check_optimizer
+from pruning_lib._model import check_same_model, eval_mode, run
 from pruning_lib.selection._scores import unit_mean
 from pruning_lib.units import (
     BatchNorm,
@@ -75,10 +75,10 @@ def zero(
     >>> (model[0].weight == 0).all(1)
     tensor([ True, False])
     """
-    if shift not in ("keep", "drop", "mean"):
-        raise ValueError(f"shift={shift!r} is unknown; choose 'keep', 'drop' or 'mean'.")
-    check_kinds("zero", model=model, units=units)
-    check_optimizer(optimizer, model, "zero")
+    one_of(shift, "shift", ("keep", "drop", "mean"))
+    checked("zero", model=model, chosen=chosen, units=units)
+    optional("zero", optimizer=optimizer)
+    check_same_model("zero", model, optimizer=optimizer)
     layers = _checked_layers(model, chosen, units, reading=shift == "mean")
     if shift == "mean":
         if inputs is None:
@@ -111,12 +111,8 @@ def _checked_layers(
 ) -> dict[str, nn.Module]:
     """Return the modules of the chosen groups by name, after every check that can fail."""
     layers: dict[str, nn.Module] = {}
-    if not isinstance(chosen, Mapping):
-        raise TypeError(
-            f"zero got a {type(chosen).__name__} for chosen; it needs {{group: bool (units,)}}, as of `select`."
-        )
     for name, mask in chosen.items():
-        if not isinstance(mask, Tensor):
+        if not isinstance(mask, Tensor) or mask.is_meta:
             raise TypeError(f"the choice for '{name}' is a {type(mask).__name__}; it must be a bool tensor.")
         if name not in units:
             units.translate(name)
@@ -240,7 +236,7 @@ def _emissions(
         with eval_mode(model):
             for batch in inputs:
                 weight = batch.batch / samples
-                batch.to(model).call(model)
+                run(model, batch.to(model), "zero")
     finally:
         for handle in handles:
             handle.remove()

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pruning_lib._arguments import checked, one_of
 from pruning_lib._inputs import Batch, batches
-from pruning_lib._model import before_batchnorm, eval_mode
+from pruning_lib._model import before_batchnorm, eval_mode, loss_of, run
 from pruning_lib.selection._activations import fluctuation as fluctuation
 from pruning_lib.selection._activations import wanda as wanda
-from pruning_lib.selection._checks import check_kinds, is_count, is_number
 from pruning_lib.selection._scores import unit_mean
 from pruning_lib.units import BatchNorm, Member, Units, fitting, is_layer, rows, unwrapped
 
@@ -73,11 +73,8 @@ def magnitude(
     >>> prl.importance.magnitude(model, prl.find_units(model, torch.zeros(1, 2)))
     {'0': tensor([5.0000, 0.5000, 0.0000])}
     """
-    if of not in ("weights", "scales", "folded"):
-        raise ValueError(f"magnitude got of={of!r}; choose 'weights', 'scales' or 'folded'.")
-    if not (is_number(norm) and norm >= 1):
-        raise ValueError(f"magnitude got norm={norm!r}; it is p ≥ 1 of ‖w‖_p.")
-    check_kinds("magnitude", model=model, units=units)
+    checked("magnitude", model=model, units=units, norm=norm)
+    one_of(of, "of", ("weights", "scales", "folded"))
     modules = fitting(model, units.values(), "magnitude")
     if of == "weights" and (layer := before_batchnorm(model, modules, units)):
         warnings.warn(
@@ -153,15 +150,9 @@ def taylor(
     >>> prl.importance.taylor(model, units, (x, x), loss_fn=lambda outputs, targets: outputs.mean())
     {'0': tensor([2.0000, 1.5000, 0.0000])}
     """
-    check_kinds("taylor", model=model, units=units)
+    checked("taylor", model=model, units=units, loss_fn=loss_fn, batch_size=batch_size)
     modules = fitting(model, units.values(), "taylor", reading=True)
     model = unwrapped(model)
-    if not is_count(batch_size, 1):
-        raise ValueError(f"taylor got batch_size={batch_size!r}; it needs a whole number, 1 or more.")
-    if not callable(loss_fn):
-        raise TypeError(
-            f"taylor got a {type(loss_fn).__name__} for loss_fn; it needs a function of outputs and targets."
-        )
     count = 0
     like = next(model.parameters())
     gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
@@ -173,7 +164,7 @@ def taylor(
             gate = gates[name].requires_grad_()
             handles.append(modules[member.layer].register_forward_pre_hook(_gated(gate, member)))
         with eval_mode(model):
-            for batch in batches(data, batch_size):
+            for batch in batches(data, int(batch_size)):
                 count += batch.inputs.batch
                 for name, slope in _slopes(model, gates, loss_fn, batch).items():
                     squares[name] += slope.square() * batch.inputs.batch
@@ -213,8 +204,8 @@ def random(units: Units, seed: int = 0) -> dict[str, Tensor]:
     >>> torch.equal(first["0"], again["0"]), first["0"].shape
     (True, torch.Size([3]))
     """
-    check_kinds("random", units=units)
-    generator = torch.Generator().manual_seed(seed)
+    checked("random", units=units, seed=seed)
+    generator = torch.Generator().manual_seed(int(seed))
     return {name: torch.rand(group.size, generator=generator) for name, group in units.items()}
 
 
@@ -261,7 +252,12 @@ def _slopes(
         return {}
     call = batch.inputs.to(model)
     targets = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(call.tensors[0].device), batch.targets)
-    slopes = torch.autograd.grad(loss_fn(call.call(model), targets), list(standing.values()), allow_unused=True)
+    outputs = run(model, call, "taylor")
+    outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
+    loss = loss_of(loss_fn, outputs, targets, "taylor")
+    if not loss.requires_grad:
+        raise ValueError("taylor got a loss that does not depend on the outputs, so that it has no slope.")
+    slopes = torch.autograd.grad(loss, list(standing.values()), allow_unused=True)
     for name, slope in zip(standing, slopes, strict=True):
         if slope is None:
             raise ValueError(f"taylor saw no layer read the units of '{name}'; a weight is used without its module.")

@@ -6,7 +6,9 @@ from pruning_lib.training._checkpoint import CheckpointError
 from pruning_lib.training._evaluate import Evaluation, evaluate
 from pruning_lib.training._fit import fit
 from pruning_lib.training._plateau import ThresholdOnPlateau
+from pruning_lib.training._reach import Reach, reach
 from pruning_lib.training._schedules import Schedule, constant, cosine, ramp, steps
+from pruning_lib.training._target_size import TargetSize
 from pruning_lib.training._threads import flushed
 
 __all__ = [
@@ -17,8 +19,10 @@ __all__ = [
     "Evaluation",
     "History",
     "LossFn",
+    "Reach",
     "Run",
     "Schedule",
+    "TargetSize",
     "TensorPair",
     "ThresholdOnPlateau",
     "constant",
@@ -27,5 +31,6 @@ __all__ = [
     "fit",
     "flushed",
     "ramp",
+    "reach",
     "steps",
 ]

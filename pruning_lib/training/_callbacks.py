@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from pruning_lib._types import LossFn, TensorPair
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._evaluate import Evaluation, evaluate
+from pruning_lib.training._schedules import Schedule, constant
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class History:
 
 @dataclass(eq=False)
 class Run:
-    """A training in progress, as callbacks see it; set `stop` to end it after the current epoch."""
+    """A training in progress, as callbacks see it; set `stop` to end it after the current epoch.
+
+    `batches` are the steps of an epoch, and `schedule` multiplies the learning rates. Between epochs a callback may set
+    the strength of the regularizer, which the strength schedule then multiplies.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -66,6 +71,8 @@ class Run:
     epochs: int
     history: History = field(default_factory=History)
     stop: bool = False
+    batches: int = 1
+    schedule: Schedule = constant
 
     @property
     def epoch(self) -> int:

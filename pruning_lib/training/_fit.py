@@ -172,19 +172,24 @@ class _Loop:
 
     def go(self) -> None:
         """Resume where the checkpoint ends, train, and put back what the training borrowed."""
-        run, callbacks = self.run, self.settings.callbacks
+        run, callbacks, given = self.run, self.settings.callbacks, self.strength
         check_data(run)
+        run.batches = len(_split(torch.arange(len(run.train.targets)), self.settings.batch_size, run.model))
+        run.schedule = self.settings.schedule
         done = self.resume()
+        self.scale(1.0, 1.0)  # callbacks see the strength before the schedule multiplies it, and may set another one
         # Not `eval_mode`: until the first epoch, callbacks see the model in the mode that it came in.
         modes = {module: module.training for module in run.model.modules()}
         try:
             for callback in callbacks:
                 callback.start(run)
+            self.steer()
             if not done:
                 self.train()
         finally:
             for callback in callbacks:
                 callback.close()
+            self.strength = given
             self.scale(1.0, 1.0)
             for module, mode in modes.items():
                 module.training = mode
@@ -200,9 +205,8 @@ class _Loop:
 
     def train(self) -> None:
         run, settings = self.run, self.settings
-        batches = len(_split(torch.arange(len(run.train.targets)), settings.batch_size, run.model))
-        total = run.epochs * batches
-        with tqdm(total=total, initial=run.epoch * batches, disable=not self.progress, unit="step") as bar:
+        total = run.epochs * run.batches
+        with tqdm(total=total, initial=run.epoch * run.batches, disable=not self.progress, unit="step") as bar:
             while run.epoch < run.epochs and not run.stop:
                 self.epoch(bar, total)
                 if run.epoch < run.epochs and not run.stop:
@@ -220,6 +224,7 @@ class _Loop:
         run, settings, start, loss_sum = self.run, self.settings, time.perf_counter(), 0.0
         for callback in settings.callbacks:
             callback.before_epoch(run)
+        self.steer()
         run.model.train()
         order = torch.randperm(len(run.train.targets), generator=self.generator).to(run.train.targets.device)
         batches = _split(order, settings.batch_size, run.model)
@@ -232,10 +237,17 @@ class _Loop:
         loss, accuracy = run.evaluate()
         seconds = time.perf_counter() - start
         lr = float(run.optimizer.param_groups[0]["lr"])
+        self.scale(1.0, 1.0)
         run.history.epochs.append(Epoch(run.epoch, loss_sum / len(order), loss, accuracy, lr, seconds))
         bar.set_postfix(val_loss=f"{loss:.4f}", val_accuracy=f"{accuracy:.4f}")
         for callback in settings.callbacks:
             callback.after_epoch(run)
+        self.steer()
+
+    def steer(self) -> None:
+        """Take over the strength that a callback has set."""
+        if self.run.regularizer is not None:
+            self.strength = self.run.regularizer.strength
 
     def scale(self, rate_factor: float, strength_factor: float) -> None:
         for group, rate in zip(self.run.optimizer.param_groups, self.rates, strict=True):

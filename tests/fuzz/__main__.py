@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz arguments|files --tries N --seed S``: try, count, and list every fault."""
+"""``python -m tests.fuzz arguments|files|commands --tries N --seed S``: try, count, and list every fault."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tests.fuzz import arguments, files
+from tests.fuzz import arguments, commands, files
+
+KINDS: dict[str, Any] = {"arguments": arguments, "files": files, "commands": commands}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=["arguments", "files"])
+    parser.add_argument("what", choices=list(KINDS))
     parser.add_argument("--tries", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose names begin so")
@@ -25,7 +28,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        module = arguments if options.what == "arguments" else files
+        module = KINDS[options.what]
         tries, shown = [], {"faulty", "accepted"} if options.accepted else {"faulty"}
         for each in module.fuzz(options.tries, options.seed, Path(folder), options.only):
             tries.append(each)

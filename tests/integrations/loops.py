@@ -30,9 +30,10 @@ class Raise(prl.Callback):
         self.factor, self.last = factor, last
         self.log: list[float] = []
         self.calls: list[str] = []
+        self.plan: tuple[int, int, float] | None = None
 
     def start(self, run: prl.training.Run) -> None:
-        assert run.model is not None
+        self.plan = run.epochs, run.batches, run.schedule(0.5)
         self.calls.append("start")
 
     def before_epoch(self, run: prl.training.Run) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import pruning_lib as prl
 from pruning_lib.integrations.accelerate import regularize
 from tests.integrations.loops import EXPECTED_CALLS, METHODS, SIZE, Raise, data, network, optimizer, plain, same
 
@@ -33,7 +34,9 @@ def train(
     net = network()
     model, step, loader = accelerator.prepare(net, optimizer(net), DataLoader(TensorDataset(*data()), SIZE))
     reg, control = METHODS[name](net), Raise()
-    training = regularize(accelerator, reg, model, step, epochs=epochs, callbacks=[control])
+    training = regularize(
+        accelerator, reg, model, step, epochs=epochs, callbacks=[control], steps=5 * epochs, schedule=prl.cosine
+    )
     if resume is not None:
         accelerator.load_state(str(resume))
     for epoch in training:
@@ -58,6 +61,7 @@ def test_equals_the_loop_written_out(name: str, accumulate: int) -> None:
     same(model, expected)
     assert control.log == log
     assert control.calls == EXPECTED_CALLS
+    assert control.plan == (2, 5, pytest.approx(0.5))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import pruning_lib as prl
-from pruning_lib.integrations._attached import Attached
+from pruning_lib.integrations._attached import Attached, Plan, schedule_of
 from tests.integrations.loops import METHODS, Raise, network, optimizer
+
+PLAN = Plan(1, 5, prl.training.constant)
 
 
 def attached(model: nn.Module, *callbacks: prl.Callback) -> Attached:
@@ -23,7 +25,7 @@ def test_a_step_that_a_gradient_scaler_skips_is_no_update(fused: bool) -> None:
     model = network()
     step = torch.optim.SGD(model.parameters(), 0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    attached(model).start(model, step, 1)
+    attached(model).start(model, step, PLAN)
     for size, moves in ((torch.inf, False), (1.0, True)):
         before = copy.deepcopy(model.state_dict())
         for parameter in model.parameters():
@@ -39,8 +41,8 @@ def test_a_step_that_a_gradient_scaler_skips_is_no_update(fused: bool) -> None:
 def test_after_the_end_the_optimizer_is_free() -> None:
     model = network()
     step, own = optimizer(model), attached(model)
-    own.start(model, step, 1)
-    own.start(model, step, 1)  # as after an error that told nobody
+    own.start(model, step, PLAN)
+    own.start(model, step, PLAN)  # as after an error that told nobody
     assert len(step._optimizer_step_post_hooks) == 1
     own.close()
     assert not step._optimizer_step_post_hooks
@@ -83,4 +85,14 @@ def test_sharded_weights_are_refused() -> None:
     model = network()
     model[0].weight = Sharded(model[0].weight.detach())
     with pytest.raises(ValueError, match=r"weights are sharded over processes, which is not supported; use DDP"):
-        attached(model).start(model, optimizer(model), 1)
+        attached(model).start(model, optimizer(model), PLAN)
+
+
+def test_a_schedule_is_read_where_it_is_known_in_advance() -> None:
+    step = optimizer(network())
+    halved = torch.optim.lr_scheduler.LambdaLR(step, lambda done: 0.5**done)
+    assert schedule_of(None, 4)(0.7) == 1
+    assert [schedule_of(halved, 4)(progress) for progress in (0, 0.25, 0.75)] == [1, 0.5, 0.125]
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(step)
+    with pytest.raises(ValueError, match=r"what ReduceLROnPlateau will do .* pass `schedule="):
+        schedule_of(plateau, 4)(0.0)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pruning_lib as prl
-from tests.integrations.loops import EXPECTED_CALLS, METHODS, SIZE, Raise, data, network, optimizer, plain, same
+from tests.integrations import loops
+from tests.integrations.loops import EXPECTED_CALLS, METHODS, Raise, network, optimizer, plain, same
 
 lightning = pytest.importorskip("lightning")
 from pruning_lib.integrations.lightning import RegularizerCallback  # noqa: E402
@@ -40,7 +41,7 @@ class Classifier(lightning.LightningModule):  # type: ignore[misc, name-defined]
 
 
 def loader() -> DataLoader[Any]:
-    return DataLoader(TensorDataset(*data()), batch_size=SIZE)
+    return DataLoader(TensorDataset(*loops.data()), batch_size=loops.SIZE)
 
 
 def trainer(folder: Path, callbacks: list[Any], **settings: Any) -> Any:
@@ -66,6 +67,7 @@ def test_equals_the_loop_written_out(name: str, accumulate: int, tmp_path: Path)
     same(module.net, expected)
     assert control.log == log
     assert control.calls == EXPECTED_CALLS
+    assert control.plan == (2, -(-loops.BATCHES // accumulate), 1.0)
 
 
 def test_the_penalty_moves_the_weights(tmp_path: Path) -> None:
@@ -126,6 +128,41 @@ def test_everything_is_taken_off_after_an_error_too(tmp_path: Path) -> None:
         assert "training_step" not in vars(module)
         assert not module.net._forward_hooks
         assert not fitting.optimizers or not fitting.optimizers[0]._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_a_callback_is_told_the_schedule(interval: str, tmp_path: Path) -> None:
+    class Scheduled(Classifier):
+        def configure_optimizers(self) -> Any:
+            step = optimizer(self.net)
+            # Halved once, in the middle of the training.
+            half = {"epoch": 1, "step": loops.BATCHES}[interval]
+            scheduler = torch.optim.lr_scheduler.LambdaLR(step, lambda done: 0.5 if done >= half else 1.0)
+            return [step], [{"scheduler": scheduler, "interval": interval}]
+
+    module = Scheduled()
+    control, callback = parts("GroupLasso", module)
+    trainer(tmp_path, [callback]).fit(module, loader())
+    assert control.plan == (2, loops.BATCHES, 0.5)
+
+
+def test_two_regularizers_train_together(tmp_path: Path) -> None:
+    module = Classifier()
+    regs = [METHODS[name](module.net) for name in ("GroupLasso", "NetworkSlimming")]
+    callbacks = [RegularizerCallback(reg, module.net) for reg in regs]
+    trainer(tmp_path, callbacks).fit(module, loader())
+    assert "training_step" not in vars(module)
+    model = network()
+    step, both = optimizer(model), [METHODS[name](model) for name in ("GroupLasso", "NetworkSlimming")]
+    for x, y in 2 * loops.batches():
+        logits = model(x)
+        loss = F.cross_entropy(logits, y) + sum(reg.penalty(logits) for reg in both)
+        step.zero_grad()
+        loss.backward()
+        step.step()
+        for reg in both:
+            reg.update(step)
+    same(module.net, model, atol=1e-7)
 
 
 def test_misuse_gets_its_own_sentence(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pruning_lib as prl
-from tests.integrations.loops import EXPECTED_CALLS, METHODS, RATE, SIZE, Raise, data, network, plain, same
+from tests.integrations.loops import BATCHES, EXPECTED_CALLS, METHODS, RATE, SIZE, Raise, data, network, plain, same
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -73,6 +73,7 @@ def test_equals_the_loop_written_out(name: str, accumulate: int, tmp_path: Path)
     same(model.net, expected, atol=1e-6)
     assert control.log == log
     assert control.calls == EXPECTED_CALLS
+    assert control.plan == (2, -(-BATCHES // accumulate), 1.0)
 
 
 def test_a_loss_that_the_model_divides_itself_has_a_whole_penalty(tmp_path: Path) -> None:
@@ -132,6 +133,22 @@ def test_logits_are_found_in_the_outputs_of_transformers(tmp_path: Path) -> None
     regularize(fitting, reg)
     fitting.train()
     assert reg.sensitivity()["bert.encoder.layer.0.intermediate.dense"].shape == (24,)
+
+
+def test_two_regularizers_train_together_and_resume(tmp_path: Path) -> None:
+    def run(epochs: int, resume: str | None) -> tuple[nn.Module, list[float]]:
+        model = Classifier()
+        fitting = trainer(tmp_path, model, num_train_epochs=epochs, save_strategy="epoch")
+        regs = [METHODS[name](model.net) for name in ("GroupLasso", "NetworkSlimming")]
+        for factor, reg in zip((1.5, 0.5), regs, strict=True):
+            regularize(fitting, reg, callbacks=[Raise(factor)])
+        fitting.train(resume_from_checkpoint=resume)
+        return model.net, [reg.strength for reg in regs]
+
+    whole, strengths = run(3, None)
+    resumed, same_strengths = run(3, str(tmp_path / "checkpoint-5"))
+    same(resumed, whole, atol=1e-6)
+    assert same_strengths == strengths == pytest.approx([0.3 * 1.5**3, 0.1 * 0.5**3])
 
 
 def test_misuse_gets_its_own_sentence(tmp_path: Path) -> None:

@@ -259,9 +259,9 @@ def test_all_work_on_a_residual_network():
 def test_wrong_use_is_named():
     model, x, y = network()
     units = prl.find_units(model, x)
-    with pytest.raises(ValueError, match="of='gamma'; choose 'weights', 'scales' or 'folded'"):
+    with pytest.raises(ValueError, match="of='gamma' is unknown; choose one of 'weights', 'scales', 'folded'"):
         importance.magnitude(model, units, of="gamma")
-    with pytest.raises(ValueError, match=r"norm=0.5; it is p ≥ 1"):
+    with pytest.raises(ValueError, match=r"norm=0.5; it needs a number ≥ 1, the p"):
         importance.magnitude(model, units, norm=0.5)
     with pytest.raises(ValueError, match="magnitude got units of another model: it has no layer 'a'"):
         importance.magnitude(two_layers(), units)

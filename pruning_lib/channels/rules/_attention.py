@@ -57,7 +57,7 @@ class Attention(Rule):
     """Queries (…, heads, length, d), keys (…, heads, length, d) and values (…, heads, length, e)."""
 
     def label(self, state: Analysis, node: Node) -> None:
-        if any(isinstance(state.graph.model.get_submodule(path), nn.MultiheadAttention) for path in callers(node)):
+        if _in_torch(state, node):
             state.give_up(node, OF_TORCH)
             return
         operands = [_repeated(node, i, state.labels_of(operand(node, i))) for i in range(3)]
@@ -87,17 +87,21 @@ class Attention(Rule):
         state.values[node] = constant.expand(shape_of(node))
 
     def use(self, state: Analysis, node: Node) -> None:
-        live = state.live_use(node)
-        for i in range(3):
-            # Of values those that are read; of queries and keys all of a head that is.
-            part = live.any(ROWS, keepdim=True)
-            part = part if i == 2 else part.any(COLUMNS, keepdim=True)
-            shape = shape_of(operand(node, i))
-            if part.shape[HEADS] > shape[HEADS] > 1:  # shared by several heads
+        # Of values those that are read; of queries, keys and masks all of a head that is.
+        read = state.live_use(node).any(ROWS, keepdim=True)
+        heads = read.any(COLUMNS, keepdim=True)
+        for i, part in enumerate((heads, heads, read, heads)):
+            if not isinstance(source := argument(node, i, "attn_mask"), Node):
+                continue
+            shape = shape_of(source)
+            if i in (1, 2) and part.shape[HEADS] > shape[HEADS] > 1:  # shared by several heads
                 part = part.unflatten(HEADS, (shape[HEADS], -1)).any(HEADS)
-            state.mark(operand(node, i), reduced(part, shape))
-        if isinstance(mask := argument(node, 3, "attn_mask"), Node):
-            state.mark_all(mask)
+            state.mark(source, reduced(part, shape))
+
+
+def _in_torch(state: Analysis, node: Node) -> bool:
+    """Whether torch's own module attends, which no attribute tells how many heads are left."""
+    return any(isinstance(state.graph.model.get_submodule(path), nn.MultiheadAttention) for path in callers(node))
 
 
 def _repeated(node: Node, position: int, known: Tensor) -> Tensor:
@@ -127,10 +131,10 @@ class Product(Rule):
     def label(self, state: Analysis, node: Node) -> None:
         sources = [operand(node, i) for i in range(2)]
         dims = len(shape_of(node))
-        given_up = any(source in state.graph.tensors or len(shape_of(source)) < 2 for source in sources)
-        if given_up or any(
-            isinstance(state.graph.model.get_submodule(path), nn.MultiheadAttention) for path in callers(node)
-        ):
+        if _in_torch(state, node):
+            state.give_up(node, OF_TORCH)
+            return
+        if any(source in state.graph.tensors or len(shape_of(source)) < 2 for source in sources):
             state.give_up(node)
             return
         left, right = (align(state.labels_of(source), dims) for source in sources)

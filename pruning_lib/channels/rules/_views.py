@@ -29,7 +29,7 @@ VIEWS = ("view", "reshape", "unflatten")
 @rule("view reshape flatten unflatten expand repeat view_as expand_as tile", literal="sizes")
 @rule("slice select split split_with_sizes roll narrow", literal="positions")
 @rule(
-    "squeeze unsqueeze permute transpose t movedim swapaxes chunk unbind stack flip pixel_shuffle pixel_unshuffle "
+    "squeeze unsqueeze permute transpose t mT movedim swapaxes chunk unbind stack flip pixel_shuffle pixel_unshuffle "
     "channel_shuffle reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
 )
 @rule("unsafe_chunk", view=True)

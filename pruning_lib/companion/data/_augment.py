@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pruning_lib._arguments import checked, said
+from pruning_lib.companion._arguments import checked, said
 
 
 def crop_and_flip(inputs: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:

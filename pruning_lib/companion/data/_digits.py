@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pruning_lib._arguments import checked
 from pruning_lib._types import TensorPair
+from pruning_lib.companion._arguments import checked
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._split import Split
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pruning_lib._arguments import checked, optional
 from pruning_lib._types import TensorPair
+from pruning_lib.companion._arguments import checked, optional
 from pruning_lib.companion.data._files import find, option, roots
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._split import Split, carve, check_validation

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning_lib._arguments import checked, optional
 from pruning_lib._types import TensorPair
 from pruning_lib.companion import metrics
+from pruning_lib.companion._arguments import checked, optional
 from pruning_lib.companion.data._files import Column, read_arrays, write_arrays
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._resize import SIDE, averaged, to_bytes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pruning_lib._arguments import checked, optional
+from pruning_lib.companion._arguments import checked, optional
 from pruning_lib.companion.data._files import target
 from pruning_lib.companion.data._split import Split
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning_lib._arguments import checked
 from pruning_lib._types import TensorPair
+from pruning_lib.companion._arguments import checked
 
 PARTS = ("train", "val", "test")
 SHARES = (0.6, 0.2, 0.2)

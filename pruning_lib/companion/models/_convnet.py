@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes
 
 
 class ConvNet(nn.Sequential):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes
 
 
 class ResNet(nn.Module):

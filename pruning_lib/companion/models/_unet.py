@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lib._arguments import checked
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes, checked
 
 
 class UNet(nn.Module):

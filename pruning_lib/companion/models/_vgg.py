@@ -6,8 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from pruning_lib._arguments import checked
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes, checked
 
 
 class VGG16(nn.Sequential):

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pruning_lib._arguments import checked
 from pruning_lib._model import atomic_draft, first_line
+from pruning_lib.companion._arguments import checked
 from pruning_lib.companion.records._rows import Row, judged_by, summarize
 from pruning_lib.companion.records._schema import Record, check_row, file_name, identifier, scores, validate
 

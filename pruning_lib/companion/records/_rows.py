@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pruning_lib._arguments import checked
+from pruning_lib.companion._arguments import checked
 from pruning_lib.companion.data import DATA_SETS
 from pruning_lib.companion.records._schema import KEYS, STAGES, Record, scores
 

@@ -1,0 +1,158 @@
+"""Is a size reached without a search? ``python -m benchmarks.target_size [--networks lenet300 …] [--seeds 0 1 2]``
+
+    steered     `TargetSize` with half of the units left, once a network, method and seed
+    grid        the same training at fixed strengths, each a factor of √10 from the next, none of them chosen
+    held        the record: share of units left, counted before any selection (rows or scales that are exactly zero, of
+                which all that a unit has must be), and validation error after the same number of epochs
+
+The best strength of the grid is that of the lowest validation error among those that leave at most 5 points more units
+than the target. Targets: within 5 points of the size; at most 1 point above the error of that strength.
+
+LeNets train on 20,000 digits of MNIST, VGG-16 and ResNet-18 on 10,000 images of CIFAR-10 (`PRUNING_LIB_DATA`). Runs
+that the record holds are not repeated. Minutes on one thread a run: LeNet-300 0.3, LeNet-5 1, VGG-16 5, ResNet-18 15.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from pruning_lib import (
+    GroupLasso,
+    NetworkSlimming,
+    TargetSize,
+    Units,
+    cosine,
+    find_units,
+    fit,
+    shrink,
+)
+from pruning_lib.companion import records
+from pruning_lib.companion.data import Split, TensorPair, cifar10, mnist
+from pruning_lib.companion.models import VGG16, LeNet5, LeNet300
+from pruning_lib.training import Callback
+from pruning_lib.units import BatchNorm
+
+RECORD = records.SHIPPED / f"{records.MEASURED}target-size.json"
+TARGET = 0.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its data, and how it is trained."""
+
+    build: Callable[[bool], nn.Module]  # with BatchNorm or without
+    load: Callable[[], Split]
+    examples: int
+    epochs: int
+    rate: float
+    grids: dict[str, tuple[float, ...]]  # by method; what has BatchNorm in either case takes coupled groups
+
+
+CASES = {
+    "lenet300": Case(
+        lambda bn: LeNet300(10, (1, 28, 28), bn=bn), mnist, 20_000, 15, 0.1,
+        {"group-lasso": (1e-2, 3e-2, 1e-1, 3e-1), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
+    ),
+    "lenet5": Case(
+        lambda bn: LeNet5(10, (1, 28, 28), bn=bn), mnist, 20_000, 10, 0.05,
+        {"group-lasso": (1e-2, 3e-2, 1e-1, 3e-1), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
+    ),
+    "vgg16-quarter": Case(
+        lambda bn: VGG16(10, 0.25, 3), cifar10, 10_000, 15, 0.05,
+        {"group-lasso": (1e-2, 3e-2, 1e-1, 3e-1), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
+    ),
+    "resnet18": Case(
+        lambda bn: torchvision.models.resnet18(num_classes=10), cifar10, 10_000, 15, 0.05,
+        {"group-lasso": (3e-2, 1e-1, 3e-1, 1.0), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
+    ),
+}  # fmt: skip
+
+
+def run(case: Case, method: str, strength: float | None, seed: int) -> dict[str, Any]:
+    """Train once, at a strength or toward the size, and return what the record holds."""
+    torch.manual_seed(seed)
+    split = case.load()
+    train = TensorPair(*(part[: case.examples] for part in split.train))
+    model = case.build(method == "slimming").to(memory_format=torch.channels_last)
+    units = find_units(model, train.inputs[:1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=case.rate, momentum=0.9, weight_decay=5e-4)
+    reg = _regularizer(model, method, strength or 0.0, units)
+    steering: list[Callback] = []
+    if strength is None:
+        steering = [TargetSize(model, reg, optimizer, units, units_left=TARGET)]
+    history = fit(
+        model, train, split.val, epochs=case.epochs, optimizer=optimizer, regularizer=reg, callbacks=steering,
+        batch_size=100, schedule=cosine, autocast=torch.bfloat16, seed=seed, progress=False,
+    )  # fmt: skip
+    watch = TargetSize(model, _regularizer(model, method, 0.0, units), optimizer, units, units_left=TARGET)
+    widths = shrink(model, train.inputs[:1]).widths
+    return {
+        "left": round(watch.left, 4),
+        "removed": 1 - sum(after for _, after in widths.values()) / sum(before for before, _ in widths.values()),
+        "val_error": round(100 * (1 - history["val_accuracy"][-1]), 2),
+        "log": [round(entry["strength"], 5) for entry in steering[0].log] if steering else [],  # type: ignore[attr-defined]
+        "seconds": round(sum(history["seconds"]), 1),
+    }
+
+
+def _regularizer(model: nn.Module, method: str, strength: float, units: Units) -> GroupLasso | NetworkSlimming:
+    if method == "slimming":
+        return NetworkSlimming(model, strength, apply="prox", units=units)
+    normalized = any(isinstance(module, BatchNorm) for module in model.modules())
+    return GroupLasso(model, strength, over="coupled" if normalized else "rows", units=units)
+
+
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    """Return what was held as a table in Markdown, a row a network, method and seed."""
+    lines = [
+        "| network | method | seed | units left, steered | validation error | best strength | its units | its error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, steered in runs.items():
+        network, method, strength, seed = name.split()
+        if strength != "steered":
+            continue
+        grid = {n.split()[2]: r for n, r in runs.items() if n.startswith(f"{network} {method} ") and n.endswith(seed)}
+        small = {n: r for n, r in grid.items() if n != "steered" and r["left"] <= TARGET + 0.05}
+        best = min(small, key=lambda n: small[n]["val_error"]) if small else None
+        cells = [best, f"{small[best]['left']:.1%}", f"{small[best]['val_error']:.2f}"] if best else ["none", "", ""]
+        own = [network, method, seed, f"{steered['left']:.1%}", f"{steered['val_error']:.2f}"]
+        lines.append(f"| {' | '.join([*own, *cells])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--table", action="store_true", help="only print what the record holds")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    held: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    wanted = [
+        (network, method, strength, seed)
+        for seed in options.seeds
+        for network in options.networks
+        for method in CASES[network].grids
+        for strength in (None, *CASES[network].grids[method])
+    ]
+    for network, method, strength, seed in [] if options.table else wanted:
+        name = f"{network} {method} {'steered' if strength is None else strength} {seed}"
+        if name not in held:
+            held[name] = run(CASES[network], method, strength, seed)
+            sys.stderr.write(f"{name}: {held[name]}\n")
+            records.write_text(RECORD, json.dumps(held, indent=1) + "\n")
+    print(table(held))
+
+
+if __name__ == "__main__":
+    main()

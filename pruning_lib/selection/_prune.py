@@ -1,0 +1,142 @@
+"""The whole way in one call: judge units, choose, zero, recalibrate, remove. Every step is a function of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning_lib._measure import recalibrate
+from pruning_lib._model import clone
+from pruning_lib.channels import Shrunk, find_units, shrink
+from pruning_lib.selection import importance as importances
+from pruning_lib.selection._budgets import cost
+from pruning_lib.selection._select import select
+from pruning_lib.selection._zero import zero
+from pruning_lib.units import BatchNorm, Group, Units, unwrapped
+
+
+def prune(
+    model: nn.Module,
+    example: Any,
+    *,
+    macs_left: float,
+    data: Any = None,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    importance: Mapping[str, Tensor] | None = None,
+) -> Shrunk:
+    """Return a copy of a trained network with this share of its multiply-adds, to be fine-tuned.
+
+    `find_units`, an importance, `select`, `zero`, `recalibrate` and `shrink`, in this order; call them yourself where
+    you want another choice. Make the optimizer of the fine-tuning afterwards, over ``.model.parameters()``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained. It is not touched. Of a wrapper the module inside counts.
+    example : Tensor, tuple, mapping or Inputs
+        What forward takes, as `pruning_lib.inputs` says, on the model's device and of its dtype; one sample is enough.
+    macs_left : float
+        In (0, 1): the share of the multiply-adds of linear and convolution layers that stays.
+    data : Tensor, tuple, mapping or iterable of batches, optional
+        Training data, as `recalibrate` takes them; some thousand samples are enough. The statistics of every BatchNorm
+        are computed anew from them.
+    loss_fn : callable, optional
+        Mean loss of (outputs, targets), a scalar. Units are then judged by `importance.taylor` on the data, which have
+        to hold targets.
+    importance : mapping of str to Tensor, optional
+        Judges the units instead: {layer or group: one number a unit}, higher = keep, as `select` takes it. Layers that
+        it leaves out stay whole.
+
+    Returns
+    -------
+    Shrunk
+        With ``.model``, ``.widths`` (units of each group before and after), ``.max_error`` (of the removal, in
+        float64) and ``.notes``. Print it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If arguments do not go together or are out of range, or if this share cannot be reached.
+    RuntimeError
+        If the forward cannot be traced; the sentence names the line.
+
+    Notes
+    -----
+    Units that go leave a constant behind (``shift="keep"`` of `zero`). Where a convolution that pads with zeros reads
+    them they leave 0, since a constant would need a channel there.
+
+    Without `importance` and `loss_fn` units are judged by the length of their weights times |γ|/√(v + ε) of their
+    BatchNorm (`importance.magnitude`, ``of="folded"``). Lengths do not compare between layers, so that every group
+    loses the same share (``scope="local"`` of `select`); and so it does by any other importance.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> pruned = prl.prune(model, torch.zeros(1, 8), macs_left=0.5)
+    >>> pruned.widths
+    {'0': (16, 8)}
+    >>> print(pruned)  # doctest: +ELLIPSIS
+    0: 8 removed, 8 left
+    largest relative error ...
+    50.0 % of the multiply-adds are left
+    """
+    _check(macs_left, data, loss_fn, importance)
+    if isinstance(data, Iterator):  # read twice: to judge, and to recalibrate
+        data = list(data)
+    units = find_units(model, example)
+    if not units:
+        raise ValueError(f"prune found no unit that could go:\n{units}")
+    small = clone(unwrapped(model))
+    notes: list[str] = []
+    if loss_fn is not None:
+        importance = importances.taylor(small, units, data, loss_fn)
+    elif importance is None:
+        importance = importances.magnitude(small, units, of="folded")
+    chosen = select(importance, units, macs_left=macs_left, scope="local")
+    padded = {name for name, group in units.items() if _pads(small, group)}
+    zero(small, {name: mask for name, mask in chosen.items() if name not in padded}, units)
+    zero(small, {name: mask for name, mask in chosen.items() if name in padded}, units, shift="drop")
+    if data is not None:
+        recalibrate(small, data)
+    elif any(isinstance(module, BatchNorm) and module.track_running_stats for module in small.modules()):
+        notes.append("the statistics of the BatchNorms are still those of the dense network: pass data to renew them")
+    shrunk = shrink(small, example)
+    shrunk.notes[:0] = [_left(shrunk, units), *notes]
+    return shrunk
+
+
+def _check(macs_left: float, data: Any, loss_fn: object, importance: object) -> None:
+    """Raise ValueError for what does not go together, before anything is traced."""
+    if not 0 < macs_left < 1:
+        raise ValueError(f"prune got macs_left={macs_left!r}; it is the share that stays, between 0 and 1.")
+    if loss_fn is not None and importance is not None:
+        raise ValueError(
+            "prune got loss_fn and importance; give one of them, since each says by what units are judged."
+        )
+    if loss_fn is not None and data is None:
+        raise ValueError("prune got loss_fn without data; pass training data with targets, or leave loss_fn out.")
+
+
+def _pads(model: nn.Module, group: Group) -> bool:
+    """Whether a layer reads the units between zeros at its borders.
+
+    A constant other than 0 would show there, and could move into no bias: one channel of every group would have to
+    stay. A BatchNorm that follows takes up the difference once its statistics are renewed.
+    """
+    readers = (model.get_submodule(member.layer) for member in group.readers)
+    return any(getattr(reader, "padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid") for reader in readers)
+
+
+def _left(shrunk: Shrunk, units: Units) -> str:
+    """Say how much is left, in numbers of the network that was returned."""
+    gone = {name: torch.ones(group.size, dtype=torch.bool) for name, group in units.items()}
+    for name, kept in shrunk.plan.units.items():
+        gone[name][kept] = False
+    share = cost(gone, units) / sum(units.macs.values())
+    return f"{100 * share:.1f} % of the multiply-adds are left"

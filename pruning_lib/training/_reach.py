@@ -1,0 +1,167 @@
+"""How far a strength can move units within the steps that are planned: arithmetic, before anything is trained.
+
+    prox, decay                                  Γ = λ Σ_t η_t
+    loss, gradient; SGD with momentum m          Γ = λ Σ_t η_t / (1 − m)
+    loss, gradient; Adam and its like            Γ ≤ Σ_t η_t, about, whatever λ: the step is divided by its own size
+
+A penalty that pulls on every unit alike brings to zero at most those whose distance is below Γ. The loss pulls back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam
+
+from pruning_lib._model import parameters_in
+from pruning_lib.regularizers import Regularizer
+from pruning_lib.training._schedules import Schedule, constant
+
+ADAM = (Adam, AdamW, NAdam, RAdam)
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """What `reach` returns; print it.
+
+    Parameters
+    ----------
+    strength : float
+        λ.
+    drift : float
+        Γ: how far it moves a unit at most.
+    steps : int
+        Within so many steps.
+    distances : Tensor
+        How far each unit is from zero now, shape (units,), ascending.
+    bound : float
+        What Γ cannot exceed, whatever λ: infinite but for Adam and its like under a term of the loss.
+
+    Examples
+    --------
+    >>> import torch
+    >>> print(Reach(0.1, 2.0, 200, torch.tensor([0.5, 2.5, 4.0, 8.0])))
+    λ = 0.1 moves a unit by at most 2 in 200 steps: 1 of 4 units (25.0 %) could reach zero. For half of them it would \
+take λ = 0.125 or more.
+    """
+
+    strength: float
+    drift: float
+    steps: int
+    distances: Tensor
+    bound: float = math.inf
+
+    @property
+    def share(self) -> float:
+        """The share of units that could reach zero if the loss did not resist."""
+        return int((self.distances <= self.drift).sum()) / len(self.distances)
+
+    def strength_for(self, share: float) -> float:
+        """Return the smallest λ by which this share of units could reach zero; infinite if none can.
+
+        Raises
+        ------
+        ValueError
+            If the share lies outside (0, 1], or nothing was to be moved: λ is 0, or there are no steps.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"strength_for got share={share!r}; it is a share of units in (0, 1].")
+        if not self.drift:
+            raise ValueError("strength_for cannot scale a strength of 0, or one without steps; ask `reach` of another.")
+        needed = self.distances[math.ceil(share * len(self.distances) - 1e-9) - 1].item()
+        return self.strength * needed / self.drift if needed <= self.bound else math.inf
+
+    def __str__(self) -> str:
+        count = round(self.share * len(self.distances))
+        text = (
+            f"λ = {self.strength:g} moves a unit by at most {self.drift:.3g} in {self.steps:,} steps: {count:,} of "
+            f"{len(self.distances):,} units ({100 * self.share:.1f} %) could reach zero."
+        )
+        if self.share >= 0.5 or not self.drift:
+            return text
+        needed = self.strength_for(0.5)
+        if math.isinf(needed):
+            return f"{text} No λ could bring half of them there: train longer, at a higher rate, or by apply='prox'."
+        return f"{text} For half of them it would take λ = {needed:.3g} or more."
+
+
+def reach(reg: Regularizer, optimizer: Optimizer, steps: int, schedule: Schedule | None = None) -> Reach:
+    """Say how many units a penalty could at most bring to zero in a training, before it begins.
+
+    Parameters
+    ----------
+    reg : GroupLasso, L1 or NetworkSlimming
+        Pulls on every unit alike. Its units are those of the layers that it works on.
+    optimizer : Optimizer
+        Of the training. Where its groups have learning rates of their own, the largest counts.
+    steps : int
+        Optimizer steps that are planned.
+    schedule : callable, optional
+        Progress in [0, 1) → factor on the learning rate, as `fit` takes it; times that of the strength if there is one.
+
+    Returns
+    -------
+    Reach
+        With ``.share``, ``.strength_for(share)`` and a sentence to print.
+
+    Raises
+    ------
+    TypeError
+        If no such number is known of the method, or of its term of the loss under this optimizer.
+    ValueError
+        If `steps` is below 1, or the optimizer holds none of the penalized parameters.
+
+    Examples
+    --------
+    A scale of 1 loses 0.01 · 0.5 a step under a threshold, and ten times as much by a term of the loss with momentum.
+
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> norm = torch.nn.BatchNorm1d(4)
+    >>> optimizer = torch.optim.SGD(norm.parameters(), lr=0.01, momentum=0.9)
+    >>> print(prl.reach(prl.NetworkSlimming(norm, 0.5, apply="prox"), optimizer, steps=100))
+    λ = 0.5 moves a unit by at most 0.5 in 100 steps: 0 of 4 units (0.0 %) could reach zero. For half of them it would \
+take λ = 1 or more.
+    >>> prl.reach(prl.NetworkSlimming(norm, 0.5), optimizer, steps=100).share
+    1.0
+    """
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"reach got steps={steps!r}; it needs a whole number of at least 1.")
+    rates = largest_rate(reg, optimizer) * sum(map(schedule or constant, (step / steps for step in range(steps))))
+    distances = torch.cat([distance.detach().flatten().cpu() for distance in reg.distance().values()]).sort().values
+    if saturates(reg, optimizer):
+        return Reach(reg.strength, rates if reg.strength else 0.0, steps, distances, bound=rates)
+    return Reach(reg.strength, reg.strength * rates * gain(reg, optimizer), steps, distances)
+
+
+def largest_rate(reg: Regularizer, optimizer: Optimizer) -> float:
+    """Return the largest learning rate among the parameters that a method holds."""
+    own = {id(parameter) for parameter in parameters_in(reg)}
+    rates = [float(group["lr"]) for group in optimizer.param_groups if own & {id(p) for p in group["params"]}]
+    if not rates:
+        raise ValueError(f"The {type(optimizer).__name__} holds no parameter that {type(reg).__name__} works on.")
+    return max(rates)
+
+
+def in_gradient(reg: Regularizer) -> bool:
+    """Whether a method's pull passes through the optimizer."""
+    return getattr(reg, "apply", "loss") in ("loss", "gradient")
+
+
+def saturates(reg: Regularizer, optimizer: Optimizer) -> bool:
+    """Whether the optimizer divides the pull by its own size."""
+    return in_gradient(reg) and isinstance(optimizer, ADAM)
+
+
+def gain(reg: Regularizer, optimizer: Optimizer) -> float:
+    """Return by what a pull of λη is multiplied: 1 after the step; 1/(1 − m) in the gradient of SGD."""
+    if not in_gradient(reg):
+        return 1.0
+    if not isinstance(optimizer, SGD):
+        name = type(optimizer).__name__
+        raise TypeError(f"What a term of the loss moves under {name} is not known; under SGD, Adam and its like it is.")
+    factors = [(1 - g["dampening"] * bool(g["momentum"])) / (1 - g["momentum"]) for g in optimizer.param_groups]
+    return float(max(factors))

@@ -1,0 +1,297 @@
+"""Steer a strength toward a size: once an epoch, from where units will be, not from how many are zero now.
+
+A penalty that pulls on every unit alike moves it by c λ − g_i for each unit of Σ_t η_t, where c is 1, or 1/(1 − m) in
+the gradient, and g_i is what the loss resists with, as measured in the last epochs. At distance d_i from zero it is
+gone after F more of Σ_t η_t if
+
+    λ ≥ λ_i = (d_i / F + g_i) / c
+
+Nothing is zero until Σ_t η_t λ reaches the first distance, so a strength steered by a count of zeros would come too
+late. The next strength is the smallest λ for which enough of the λ_i lie below it, with F up to the time given; or, if
+that is smaller, the one by which the next epoch takes no more than a part of what is missing: what has gone stays gone.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning_lib.regularizers import Regularizer
+from pruning_lib.selection import Hold, cost, zero
+from pruning_lib.training._callbacks import Callback, Run
+from pruning_lib.training._reach import gain, largest_rate, saturates
+from pruning_lib.training._schedules import Schedule, constant
+from pruning_lib.units import Chosen, Units, fitting, unit_axis
+
+MOST = 3.0  # times the strength of the epoch before
+MEMORY = 0.5  # the weight of what was measured before, against the last epoch
+PART = 0.6  # of what is missing that one epoch may take
+
+
+class TargetSize(Callback):
+    """Train toward a share of units or multiply-adds instead of at a strength.
+
+    Units at zero (or within `threshold` of it) are zeroed with all that writes them and held there, so that what has
+    gone stays gone; once enough have, the strength is 0 and the rest trains undisturbed. No unit is ranked: which ones
+    go is between the penalty and the loss. `shrink` removes them.
+
+    Give it to `fit` as a callback, which then says the plan; or tell the plan and call `step()` after every epoch of
+    your own loop.
+
+    Parameters
+    ----------
+    model : nn.Module
+    reg : GroupLasso, L1, NetworkSlimming or another method with `distance`
+        Its strength is set here. By ``apply="prox"`` units become exactly zero.
+    optimizer : Optimizer
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
+    units_left, macs_left : float, optional
+        In (0, 1): the share of all units, or of the multiply-adds of linear and convolution layers, that stays. Exactly
+        one of them.
+    epochs, steps : int, optional
+        Calls of `step`, and optimizer steps in all; not for `fit`.
+    schedule : callable, optional
+        Progress in [0, 1) → factor on the learning rate, of your own loop.
+    within : float
+        In (0, 1]: the share of the training after which the size is to be reached.
+    threshold : float
+        Distance from zero within which a unit has gone. A term of the loss makes no exact zeros, and needs one.
+
+    Attributes
+    ----------
+    log : list of dict
+        An entry an epoch: epochs done, strength of the epoch that follows, share left.
+
+    Raises
+    ------
+    TypeError
+        If the method's pull is not known, or the optimizer divides it by its own size.
+    ValueError
+        If numbers are missing or out of range, or the units are another model's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    >>> x = torch.randn(256, 8)
+    >>> data = x, (x[:, 0] > 0).long()
+    >>> units = prl.find_units(model, x)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> reg = prl.GroupLasso(model, strength=0.0, units=units)
+    >>> size = prl.TargetSize(model, reg, optimizer, units, units_left=0.25)
+    >>> history = prl.fit(
+    ...     model, data, data, epochs=40, optimizer=optimizer, regularizer=reg, callbacks=[size], batch_size=32,
+    ...     progress=False,
+    ... )
+    >>> prl.shrink(model, x).widths["0"][1] in (7, 8)
+    True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reg: Regularizer,
+        optimizer: Optimizer,
+        units: Units,
+        *,
+        units_left: float | None = None,
+        macs_left: float | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        schedule: Schedule | None = None,
+        within: float = 0.7,
+        threshold: float = 0.0,
+    ) -> None:
+        target = units_left if units_left is not None else macs_left
+        if target is None or (units_left is None) == (macs_left is None) or not 0 < target < 1:
+            raise ValueError("TargetSize needs exactly one of units_left and macs_left, between 0 and 1.")
+        if not (0 < within <= 1 and threshold >= 0):
+            raise ValueError(
+                f"TargetSize got within={within}, threshold={threshold}; within is in (0, 1], threshold ≥ 0."
+            )
+        if getattr(reg, "apply", "loss") != "prox" and not threshold:
+            raise ValueError(
+                "A term of the loss makes no exact zeros: use apply='prox', or give TargetSize a threshold."
+            )
+        self.units_left, self.macs_left, self.within, self.threshold = units_left, macs_left, within, threshold
+        self.log: list[dict[str, float]] = []
+        self._model, self._reg, self._optimizer, self._units = model, reg, optimizer, units
+        if saturates(reg, optimizer):
+            raise TypeError(
+                "Adam divides a pull in the gradient by its own size, so no strength steers it: use 'prox'."
+            )
+        self._gain, self._rate = gain(reg, optimizer), largest_rate(reg, optimizer)
+        self._modules = fitting(model, units.values(), "TargetSize")
+        self._resistance: dict[str, Tensor] = {}
+        self._drifts: list[float] = []  # Σ_t η_t of each epoch
+        self._hold: Hold | None = None
+        self._before = self._distances()  # of the units, an epoch ago
+        every = {name: torch.ones_like(distance, dtype=torch.bool) for name, distance in self._before.items()}
+        if self._left(every) > target:
+            raise ValueError(f"TargetSize cannot reach {target}: the method pulls on too few of these units.")
+        if epochs is not None and steps is not None:
+            self._plan(epochs, steps, schedule or constant)
+
+    def step(self) -> float:
+        """Look at the units after an epoch, set the strength of the next one, and return it."""
+        if len(self.log) > len(self._drifts):
+            raise RuntimeError("TargetSize has no plan for this epoch: give it epochs and steps, or give it to `fit`.")
+        drift, distances = self._drifts[len(self.log) - 1], self._distances()
+        for name, distance in distances.items():
+            resistance = self._gain * self._reg.strength - (self._before[name] - distance) / drift
+            known = self._resistance.get(name, resistance)
+            self._resistance[name] = MEMORY * known + (1 - MEMORY) * resistance
+        self._before = distances
+        self._clear()
+        return self._set()
+
+    @property
+    def left(self) -> float:
+        """The share of units or multiply-adds that is left, as the weights are now."""
+        return self._left({name: distance <= self.threshold for name, distance in self._distances().items()})
+
+    @property
+    def _target(self) -> float:
+        return self.units_left or self.macs_left or 0.0
+
+    def _plan(self, epochs: int, steps: int, schedule: Schedule) -> None:
+        count = steps // epochs
+        if count < 1:
+            raise ValueError(f"TargetSize got {steps} steps in {epochs} epochs; it needs at least one an epoch.")
+        factors = [schedule(step / (count * epochs)) for step in range(count * epochs)]
+        self._drifts = [self._rate * sum(factors[i * count : (i + 1) * count]) for i in range(epochs)]
+        if not self.log:
+            self._set()
+
+    def _set(self) -> float:
+        """Set the strength of the next epoch from where the units are."""
+        done, gone = len(self.log), self._gone()
+        left = self._left(gone)
+        strength = 0.0
+        if left > self._target and any(self._drifts[done:]):
+            soon = math.ceil(self.within * len(self._drifts))
+            ahead = sum(self._drifts[done:soon] or self._drifts[done:])
+            strength = self._smallest(ahead, self._target)
+            if done + 1 < len(self._drifts):
+                strength = min(strength, self._smallest(self._drifts[done], left - PART * (left - self._target)))
+            strength = max(min(strength, MOST * self._reg.strength if done else strength), 0.0)
+        self._reg.strength = strength
+        self.log.append({"epoch": done, "strength": strength, "left": left})
+        return strength
+
+    def _smallest(self, drift: float, target: float) -> float:
+        """Return the smallest strength that leaves at most this share after so much of Σ_t η_t."""
+        gone = self._gone()
+        needed = {
+            name: torch.where(gone[name], -math.inf, (distance / drift + self._resistance.get(name, 0)) / self._gain)
+            for name, distance in self._before.items()
+        }
+        levels = torch.cat(list(needed.values())).sort().values
+        low, high = -1, len(levels) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = self._left({name: need <= levels[middle] for name, need in needed.items()}) <= target
+            low, high = (low, middle) if enough else (middle, high)
+        return float(levels[high])
+
+    def _gone(self) -> Chosen:
+        return {name: distance <= self.threshold for name, distance in self._before.items()}
+
+    def _left(self, gone: Chosen) -> float:
+        """Return the share of units or multiply-adds that these leave."""
+        every = {name: gone.get(name, torch.zeros(group.size, dtype=torch.bool)) for name, group in self._units.items()}
+        if self.macs_left is not None:
+            return cost(every, self._units) / sum(self._units.macs.values())
+        return 1 - sum(int(mask.sum()) for mask in every.values()) / sum(group.size for group in self._units.values())
+
+    def _distances(self) -> dict[str, Tensor]:
+        """Return how far each unit is from zero: (units,) for each group that the method can bring there."""
+        own = self._reg.distance()
+        found: dict[str, Tensor] = {}
+        for name, group in self._units.items():
+            for members in (group.writers, () if any(m.exposed for m in group.writers) else group.norms):
+                if members and all(m.layer in own and own[m.layer].shape == m.index.shape for m in members):
+                    far = [_by_unit(own[m.layer].detach().float().cpu(), m.index.cpu(), group.size) for m in members]
+                    found[name] = torch.stack(far).amax(0)  # a unit is gone where all of it is
+                    break
+            else:
+                if name in own and own[name].shape == (group.size,):
+                    found[name] = own[name].detach().float().cpu()
+        return found
+
+    def _clear(self) -> None:
+        """Zero what has gone with all that writes it, and hold it there."""
+        gone = {name: mask for name, mask in self._gone().items() if mask.any()}
+        for name, mask in gone.items():
+            if mask.all() and not self._units[name].bypassed:
+                warnings.warn(f"all {len(mask)} units of '{name}' have gone: the penalty is too strong", stacklevel=3)
+                mask[self._units[name].size - 1] = False  # something has to reach the output
+        zero(self._model, gone, self._units, optimizer=self._optimizer)
+        self.close()
+        self._hold = Hold(list(self._masks(gone)), self._optimizer)
+
+    def _masks(self, gone: Chosen) -> Iterator[tuple[Tensor, Tensor]]:
+        for name, mask in gone.items():
+            for member in (*self._units[name].writers, *self._units[name].norms):
+                weight = self._modules[member.layer].weight
+                lives = ~((member.index >= 0) & mask[member.index.clamp(min=0)]).to(weight.device)
+                shape = [1] * weight.ndim
+                shape[unit_axis(self._modules[member.layer]) if weight.ndim > 1 else 0] = -1
+                yield weight, lives.to(weight.dtype).view(shape)
+
+    def start(self, run: Run) -> None:
+        """Take the plan of a run; after a resume, hold what has gone."""
+        if run.regularizer is not self._reg or run.optimizer is not self._optimizer:
+            raise ValueError("TargetSize steers another regularizer or optimizer than those of this run.")
+        self._plan(run.epochs, run.epochs * run.batches, run.schedule)
+        if len(self.log) > 1:
+            self._before = self._distances()
+            self._clear()
+            self._reg.strength = self.log[-1]["strength"]
+
+    def after_epoch(self, run: Run) -> None:
+        """Take a step."""
+        self.step()
+
+    def close(self) -> None:
+        """Release what was held."""
+        if self._hold is not None:
+            self._hold.remove()
+            self._hold = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the log, and what the loss resists with."""
+        return {"log": [dict(entry) for entry in self.log], "resistance": dict(self._resistance)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore them.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If they are not what `state_dict` returned.
+        """
+        log, resistance = [dict(entry) for entry in state["log"]], dict(state["resistance"])
+        if any({*entry} != {"epoch", "strength", "left"} for entry in log):
+            raise TypeError("TargetSize got the state of another callback.")
+        self.log, self._resistance = log, resistance
+
+    def fits(self, run: Run) -> bool:
+        """Whether what was restored is about the same units."""
+        own = {name: distance.shape for name, distance in self._before.items()}
+        return all(own.get(name) == value.shape for name, value in self._resistance.items())
+
+
+def _by_unit(distance: Tensor, index: Tensor, size: int) -> Tensor:
+    """Return the largest distance among the channels of each unit."""
+    known = index >= 0
+    return distance.new_zeros(size).scatter_reduce_(0, index[known], distance[known], "amax")

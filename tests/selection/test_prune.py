@@ -1,0 +1,144 @@
+"""`prune`: what the steps give one by one, on a copy, and what it refuses."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import pruning_lib as prl
+
+
+class Residual(nn.Module):
+    """A stream of eight channels, a branch of sixteen, a head."""
+
+    def __init__(self, *, bn: bool = True):
+        super().__init__()
+        norm = nn.BatchNorm2d if bn else nn.Identity
+        self.stem, self.bn0 = nn.Conv2d(2, 8, 3, padding=1), norm(8)
+        self.conv1, self.bn1 = nn.Conv2d(8, 16, 3, padding=1), norm(16)
+        self.conv2, self.bn2 = nn.Conv2d(16, 8, 3, padding=1), norm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.relu(self.bn0(self.stem(x)))
+        x = F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return self.head(x.mean((2, 3)))
+
+
+def trained(seed=0, **options):
+    torch.manual_seed(seed)
+    model = Residual(**options)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.2, 2)
+                module.bias.normal_()
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.2, 2)
+    return model.eval(), torch.randn(64, 2, 6, 6), torch.randint(3, (64,))
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left.state_dict().values(), right.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.2])
+def test_the_share_that_stays_is_measured_below_the_wish_and_near_it(seed, share):
+    model, x, y = trained(seed)
+    before = copy.deepcopy(model)
+    pruned = prl.prune(model, x, macs_left=share, data=(x, y), loss_fn=F.cross_entropy)
+    dense, small = prl.measure(model, x).macs, prl.measure(pruned.model, x).macs
+    assert small <= share * dense
+    assert small > (share - 0.15) * dense, "no more goes than is asked: a channel here is up to a tenth"
+    assert same(model, before)
+    assert pruned.max_error < 1e-9
+    assert pruned.widths["stem"][0] == 8
+    assert pruned.widths["conv1"] == (16, pruned.model.conv1.out_channels)
+    assert pruned.notes == [f"{100 * small / dense:.1f} % of the multiply-adds are left"]
+    assert str(pruned).splitlines()[-1] == pruned.notes[0]
+
+
+def test_it_is_the_steps_one_by_one():
+    model, x, y = trained()
+    by_hand = copy.deepcopy(model)
+    units = prl.find_units(by_hand, x)
+    scores = prl.importance.taylor(by_hand, units, (x, y))
+    chosen = prl.select(scores, units, macs_left=0.5, scope="local")
+    prl.zero(by_hand, chosen, units, shift="drop")  # every convolution here pads with zeros
+    prl.recalibrate(by_hand, x)
+    by_hand = prl.shrink(by_hand, x).model
+    assert same(prl.prune(model, x, macs_left=0.5, data=(x, y), loss_fn=F.cross_entropy).model, by_hand)
+    loader = [(x[:32], y[:32]), (x[32:], y[32:])]
+    batched = prl.prune(model, x, macs_left=0.5, data=iter(loader), loss_fn=F.cross_entropy)
+    assert same(prl.prune(model, x, macs_left=0.5, data=loader, loss_fn=F.cross_entropy).model, batched.model)
+
+
+def test_data_renew_the_statistics_and_their_absence_is_noted():
+    model, x, _ = trained()
+    loose, renewed = prl.prune(model, x, macs_left=0.5), prl.prune(model, x, macs_left=0.5, data=x)
+    assert loose.widths == renewed.widths
+    assert "still those of the dense network: pass data" in loose.notes[1]
+    seen = F.conv2d(x, renewed.model.stem.weight, renewed.model.stem.bias, padding=1)
+    torch.testing.assert_close(renewed.model.bn0.running_mean, seen.mean((0, 2, 3)))
+    assert not torch.allclose(loose.model.bn0.running_mean, seen.mean((0, 2, 3)), atol=0.1)
+    plain, x, _ = trained(bn=False)
+    assert len(prl.prune(plain, x, macs_left=0.5).notes) == 1, "without BatchNorm nothing is missing"
+
+
+def test_constants_stay_where_no_convolution_pads():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    pruned = prl.prune(model, torch.zeros(1, 4), macs_left=0.5)
+    gone = sorted(set(range(8)) - set(pruned.plan.units["0"]))
+    constant = model[2].weight[:, gone] @ model[0].bias[gone].relu()
+    torch.testing.assert_close(pruned.model[2].bias, model[2].bias + constant)
+
+
+def test_default_judges_by_folded_lengths_in_equal_shares_and_a_mapping_judges_instead():
+    model, x, _ = trained()
+    pruned = prl.prune(model, x, macs_left=0.5, data=x)
+    length = model.conv1.weight.flatten(1).norm(dim=1) * model.bn1.weight / (model.bn1.running_var + 1e-5).sqrt()
+    kept = pruned.plan.units["conv1"]
+    assert kept == sorted(length.topk(len(kept)).indices.tolist())
+    assert abs(len(kept) / 16 - len(pruned.plan.units["stem"]) / 8) <= 1 / 8
+    turned = prl.prune(model, x, macs_left=0.5, data=x, importance={"conv1": -length})
+    assert turned.widths["stem"] == (8, 8), "what the mapping leaves out stays"
+    kept = turned.plan.units["conv1"]
+    assert kept == sorted((-length).topk(len(kept)).indices.tolist())
+
+
+def test_wrong_use_is_named_before_anything_is_traced():
+    model, x, _ = trained()
+    with pytest.raises(ValueError, match="macs_left=1.5; it is the share that stays"):
+        prl.prune(model, x, macs_left=1.5)
+    with pytest.raises(ValueError, match="loss_fn without data"):
+        prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy)
+    with pytest.raises(ValueError, match="loss_fn and importance; give one"):
+        prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy, importance={}, data=x)
+    with pytest.raises(ValueError, match="taylor needs targets"):
+        prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy, data=x)
+    with pytest.raises(ValueError, match=r"no unit that could go:\n stays: it writes the model's output"):
+        prl.prune(nn.Linear(2, 3), torch.zeros(1, 2), macs_left=0.5)
+
+
+def test_a_small_residual_network_loses_less_by_taylor_than_by_chance():
+    model, x, y = trained()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    y = (x[:, 0].mean((1, 2)) > 0).long() + (x[:, 1].std((1, 2)) > 1).long()
+    model.train()
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    model.eval()
+    taylor = prl.prune(model, x, macs_left=0.5, data=(x, y), loss_fn=F.cross_entropy).model
+    units = prl.find_units(model, x)
+    chance = [
+        prl.prune(model, x, macs_left=0.5, data=x, importance=prl.importance.random(units, seed)).model
+        for seed in range(5)
+    ]
+    losses = [F.cross_entropy(small.eval()(x), y).item() for small in chance]
+    assert F.cross_entropy(taylor.eval()(x), y).item() < sorted(losses)[2]

@@ -1,0 +1,180 @@
+"""`TargetSize`: sizes that are reached on purpose, by arithmetic, against resistance, and after an interruption."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import pruning_lib as prl
+from tests.training.runs import TRAIN, VAL, network, same
+
+
+class StoppedError(Exception):
+    pass
+
+
+def bare(lengths):
+    """A linear layer with units of these lengths, which a second one reads."""
+    model = nn.Sequential(nn.Linear(3, len(lengths), bias=False), nn.ReLU(), nn.Linear(len(lengths), 1))
+    with torch.no_grad():
+        model[0].weight.copy_(F.normalize(torch.randn(len(lengths), 3)) * lengths[:, None])
+    return model, prl.find_units(model, torch.zeros(1, 3))
+
+
+def resist(model, resistance, optimizer):
+    """Set the gradient of a loss that lengthens unit i by `resistance` i."""
+    weight = model[0].weight
+    optimizer.zero_grad()
+    weight.grad = -F.normalize(weight.detach()) * resistance[:, None]
+
+
+@pytest.mark.parametrize("schedule", [prl.cosine, lambda progress: 1.0])
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_share_is_reached_against_resistances_that_nobody_told(seed, target, schedule):
+    torch.manual_seed(seed)
+    lengths, resistance = 1 + 0.2 * torch.rand(200), torch.rand(200)
+    model, units = bare(lengths)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg = prl.GroupLasso(model, 0.0, units=units)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=target, epochs=20, steps=400, schedule=schedule)
+    for epoch in range(20):
+        for step in range(20):
+            optimizer.param_groups[0]["lr"] = 0.1 * schedule((20 * epoch + step) / 400)
+            resist(model, resistance, optimizer)
+            optimizer.step()
+            reg.update(optimizer)
+        size.step()
+    size.close()
+    gone = (model[0].weight == 0).all(1)
+    assert abs((1 - gone.float().mean().item()) - target) <= 0.05
+    assert size.log[-1] == {"epoch": 20, "strength": 0.0, "left": pytest.approx(1 - gone.float().mean().item())}
+    assert resistance[gone].mean() < resistance[~gone].mean(), "those go that resist least"
+
+
+def test_the_first_strength_is_that_of_reach_and_units_that_went_stay_gone():
+    torch.manual_seed(0)
+    model, units = bare(torch.linspace(0.5, 1.5, 11))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    reg = prl.GroupLasso(model, 1.0, units=units)
+    needed = prl.reach(reg, optimizer, steps=70).strength_for(6 / 11)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=5.5 / 11, epochs=10, steps=100)
+    assert reg.strength == pytest.approx(needed)
+    with torch.no_grad():
+        model[0].weight[2] = 0
+    size.step()
+    optimizer.zero_grad()
+    model(torch.randn(50, 3)).sum().backward()
+    optimizer.step()
+    assert not model[0].weight[2].any()
+    assert model[0].weight[3].any()
+    assert not model[0].weight.grad[2].any()
+    size.close()
+    model(torch.randn(50, 3)).sum().backward()
+    optimizer.step()
+    assert model[0].weight[2].any(), "once it is closed, nothing is held"
+
+
+@pytest.mark.parametrize("wish", [{"units_left": 0.5}, {"macs_left": 0.4}])
+def test_fit_reaches_a_size_and_an_interrupted_run_ends_the_same(tmp_path, wish):
+    def run(model, checkpoint=None, stop=None):
+        units = prl.find_units(model, TRAIN.inputs[:1])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        reg = prl.GroupLasso(model, 0.01, units=units)
+        size = prl.TargetSize(model, reg, optimizer, units, **wish)
+
+        class Stops(prl.Callback):
+            def before_epoch(self, run):
+                if run.epoch == stop:
+                    raise StoppedError
+
+        prl.fit(
+            model, TRAIN, VAL, epochs=24, optimizer=optimizer, regularizer=reg, callbacks=[size, Stops()],
+            batch_size=10, schedule=prl.cosine, strength_schedule=prl.ramp(0.1), progress=False, checkpoint=checkpoint,
+        )  # fmt: skip
+        assert reg.strength == 0.01, "as it came"
+        return size.log
+
+    whole, parts = network(), network()
+    log = run(whole)
+    assert len(log) == 25
+    assert 0.8 * next(iter(wish.values())) - 0.05 <= log[-1]["left"] <= next(iter(wish.values())) + 0.05
+    small = prl.shrink(whole, TRAIN.inputs[:1])
+    if "macs_left" in wish:
+        share = prl.measure(small.model, TRAIN.inputs[:1]).macs / prl.measure(whole, TRAIN.inputs[:1]).macs
+    else:
+        share = sum(after for _, after in small.widths.values()) / 20
+    assert share == pytest.approx(log[-1]["left"]), "what was counted is what can be removed"
+    with pytest.raises(StoppedError):
+        run(parts, tmp_path / "run.pt", stop=13)
+    again = network(seed=1)
+    assert run(again, tmp_path / "run.pt") == log
+    assert same(again, whole)
+
+
+def test_a_unit_of_a_stream_is_as_far_as_the_farthest_scale():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2)
+            self.na, self.nb = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.out((self.na(self.a(x)) + self.nb(self.b(x))).relu())
+
+    model = Sum()
+    units = prl.find_units(model, torch.zeros(1, 3))
+    reg = prl.NetworkSlimming(model, 0.0, apply="prox", units=units)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch.no_grad():
+        model.na.weight.copy_(torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        model.nb.weight.copy_(torch.tensor([0.0, 2.0, 0.0, 1.0]))
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, within=1.0, epochs=1, steps=1)
+    assert size.log == [{"epoch": 0, "strength": pytest.approx(1 / 0.1), "left": 0.75}], "one has gone, two are at 1"
+
+
+def test_a_method_without_exact_zeros_needs_a_threshold_and_then_reaches_the_size():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 2))
+    x = torch.randn(256, 3)
+    y = (x[:, 0] > 0).long()
+    units = prl.find_units(model, x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    reg = prl.NetworkSlimming(model, 0.0, units=units)
+    with pytest.raises(ValueError, match="makes no exact zeros: use apply='prox', or give"):
+        prl.TargetSize(model, reg, optimizer, units, units_left=0.5)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, threshold=0.02)
+    prl.fit(model, (x, y), (x, y), epochs=30, optimizer=optimizer, regularizer=reg, callbacks=[size], batch_size=32,
+            progress=False)  # fmt: skip
+    assert abs(size.log[-1]["left"] - 0.5) <= 0.05
+    assert prl.shrink(model, x).widths["0"][1] == round(40 * size.log[-1]["left"])
+
+
+def test_wrong_use_is_named():
+    model = network()
+    units = prl.find_units(model, TRAIN.inputs[:1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg = prl.GroupLasso(model, 0.0, units=units)
+    with pytest.raises(ValueError, match="exactly one of units_left and macs_left"):
+        prl.TargetSize(model, reg, optimizer, units)
+    with pytest.raises(ValueError, match="within=0"):
+        prl.TargetSize(model, reg, optimizer, units, units_left=0.5, within=0)
+    with pytest.raises(RuntimeError, match="no plan for this epoch: give it epochs and steps"):
+        prl.TargetSize(model, reg, optimizer, units, units_left=0.5).step()
+    with pytest.raises(ValueError, match="3 steps in 4 epochs"):
+        prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=4, steps=3)
+    adam = torch.optim.Adam(model.parameters())
+    with pytest.raises(TypeError, match="so no strength steers it"):
+        prl.TargetSize(model, prl.GroupLasso(model, 0.0, apply="loss"), adam, units, units_left=0.5, threshold=0.1)
+    half = {name: group for name, group in units.items() if name == "fc2"}
+    few = prl.GroupLasso(model, 0.0, units=prl.Units(half.values()))
+    with pytest.raises(ValueError, match="cannot reach 0.3: the method pulls on too few"):
+        prl.TargetSize(model, few, optimizer, units, units_left=0.3)
+    other = network()
+    size = prl.TargetSize(other, prl.GroupLasso(other, 0.0), torch.optim.SGD(other.parameters(), 0.1), units,
+                          units_left=0.5)  # fmt: skip
+    with pytest.raises(ValueError, match="steers another regularizer"):
+        prl.fit(model, TRAIN, VAL, epochs=1, optimizer=optimizer, regularizer=reg, callbacks=[size], progress=False)
+    assert copy.deepcopy(reg.strength) == 0.0
