@@ -187,13 +187,14 @@ def _groups(
         line = place[labels]
         for i in {int(i) for i in line[:, 0].unique() if i >= 0}:
             made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
+    heads = {int(i) for labels, _ in state.heads.values() for i in place[labels][:, 0].unique()}
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
         Group(
             name=name,
             size=sizes[i],
-            kind="inner" if len(plain[i]) == 1 else "stream",
+            kind="heads" if i in heads else "inner" if len(plain[i]) == 1 else "stream",
             writers=tuple(writers[i].values()),
             norms=tuple(norms[i].values()),
             readers=tuple(readers[i].values()),
