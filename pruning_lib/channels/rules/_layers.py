@@ -45,8 +45,8 @@ def reads_zeros(node: Node) -> bool:
     if base(node) == "linear":
         return False
     padding = argument(node, 4, "padding", 0)
-    if isinstance(padding, str):
-        return padding != "valid"
+    if isinstance(padding, str):  # a kernel of one tap needs no padding to keep the size
+        return padding == "same" and any(taps > 1 for taps in shape_of(operand(node, 1))[2:])
     return transposed(node) or (any(padding) if isinstance(padding, list | tuple) else bool(padding))
 
 
