@@ -192,7 +192,7 @@ KINDS: dict[str, Kind] = {
     "floor": whole("0 or more units that every group keeps", 0),
     "round_to": whole("1 or more, of which every group keeps a multiple", 1),
     "kinds": Kind(
-        "a list or tuple of 'inner' and 'stream'",
+        "a list or tuple of 'inner', 'stream' and 'heads'",
         lambda value: isinstance(value, Collection) and not isinstance(value, str) and all(map(_is_kind, value)),
     ),
     "rounds": whole("1 or more; 1 is one-shot pruning", 1),
