@@ -143,7 +143,7 @@ class TargetSize(Callback):
 
     def step(self) -> float:
         """Look at the units after an epoch, set the strength of the next one, and return it."""
-        if len(self.log) > len(self._drifts):
+        if not 1 <= len(self.log) <= len(self._drifts):
             raise RuntimeError("TargetSize has no plan for this epoch: give it epochs and steps, or give it to `fit`.")
         drift, distances = self._drifts[len(self.log) - 1], self._distances()
         for name, distance in distances.items():

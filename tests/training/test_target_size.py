@@ -66,13 +66,13 @@ def test_the_first_strength_is_that_of_reach_and_units_that_went_stay_gone():
         model[0].weight[2] = 0
     size.step()
     optimizer.zero_grad()
-    model(torch.randn(50, 3)).sum().backward()
+    model[0](torch.randn(50, 3)).sum().backward()
     optimizer.step()
     assert not model[0].weight[2].any()
     assert model[0].weight[3].any()
     assert not model[0].weight.grad[2].any()
     size.close()
-    model(torch.randn(50, 3)).sum().backward()
+    model[0](torch.randn(50, 3)).sum().backward()
     optimizer.step()
     assert model[0].weight[2].any(), "once it is closed, nothing is held"
 
