@@ -55,7 +55,7 @@ class Shrunk:
     largest relative error ...
     0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel
     >>> shrunk.widths
-    {'0': (3, 3), '2': (4, 2)}
+    {'2': (4, 2)}
     """
 
     model: nn.Module

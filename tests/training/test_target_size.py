@@ -163,6 +163,8 @@ def test_wrong_use_is_named():
         prl.TargetSize(model, reg, optimizer, units, units_left=0.5, within=0)
     with pytest.raises(RuntimeError, match="no plan for this epoch: give it epochs and steps"):
         prl.TargetSize(model, reg, optimizer, units, units_left=0.5).step()
+    with pytest.raises(ValueError, match="needs epochs and steps, both, or neither"):
+        prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=4)
     with pytest.raises(ValueError, match="3 steps in 4 epochs"):
         prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=4, steps=3)
     adam = torch.optim.Adam(model.parameters())
