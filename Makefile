@@ -54,8 +54,9 @@ notebooks: venv ## re-execute the chapters whose code, library parts or records 
 students: venv ## copies of the notebooks without solutions, in _build/students
 	@$(FULL) -m tools.notebooks students
 
-figure: venv ## the pictures of the README and of the page on the architecture
+figure: venv ## the pictures of the README, of the landing page and of the page on the architecture
 	@$(FULL) -m tools.readme_figure
+	@$(FULL) -m tools.landing_figure
 	@$(FULL) -m tools.drawings
 
 locks: venv ## resolve pyproject.toml into the lock files; what is locked stays where it can

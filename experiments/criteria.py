@@ -5,6 +5,7 @@ A name is a basis and endings: ``"folded-isomorphic"``, ``"fluctuation-standardi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -42,7 +43,7 @@ SCOPES = {LOCAL: "local", ISOMORPHIC: "isomorphic"}
 Shift = Literal["keep", "drop", "mean"]
 Ranks = dict[str, Tensor]
 BASES: dict[str, Callable[[nn.Module, Units, TensorPair, int], Ranks]] = {
-    "magnitude": lambda model, units, examples, seed: importance.magnitude(model, units, of="weights"),
+    "magnitude": lambda model, units, examples, seed: _lengths(model, units),
     "scales": lambda model, units, examples, seed: importance.magnitude(model, units, of="scales"),
     "folded": lambda model, units, examples, seed: importance.magnitude(model, units, of="folded"),
     "taylor": lambda model, units, examples, seed: importance.taylor(model, units, examples),
@@ -50,6 +51,13 @@ BASES: dict[str, Callable[[nn.Module, Units, TensorPair, int], Ranks]] = {
     "wanda": lambda model, units, examples, seed: importance.wanda(model, units, examples),
     "random": lambda model, units, examples, seed: importance.random(units, seed),
 }
+
+
+def _lengths(model: nn.Module, units: Units) -> Ranks:
+    """Return the lengths of all rows, also in front of a BatchNorm: suites compare with them on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*BatchNorm divides")
+        return importance.magnitude(model, units, of="weights")
 
 
 def parts(criterion: str) -> list[str]:

@@ -13,6 +13,7 @@ Case = tuple[str, str, str | None, str | None, float]  # recipe, method, criteri
 Head = dict[str, Any]
 """What `records.about` says of a suite."""
 
+BAR = r"\|"
 RECIPES = {
     "prune": "pruned",
     "natural": "died",
@@ -130,5 +131,5 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def line(cells: list[str]) -> str:
-    """Return a line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    """Return a line of a Markdown table; a bar in a cell is a letter there."""
+    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"

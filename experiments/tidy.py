@@ -104,7 +104,7 @@ def gaps(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Colu
             dense, _ = dense_errors(load(suite.name, folder=records))
             labels = suite.all_labels()
             for row in (row for its in _chosen(suite, records, methods) if dense for row in its):
-                where = f"{suite.title}, {labels[row['target']]}"
+                where = f"{suite.title}\n{labels[row['target']]}"
                 gap = row["test_error"] - statistics.fmean(dense)
                 yield {GAP: gap, "method": label(row["method"]), "network": where}
 
@@ -129,7 +129,7 @@ def _of_claim(rows: list[Row], claim: Claim) -> Iterator[dict[str, Any]]:
     stage, last = ([row[f"{name}test_error"] for row in ours] for name in (f"{claim.stage}_", ""))
     before = [e - row["trained_test_error"] for e, row in zip(stage, ours, strict=True)]
     says = {"claim": f"{claim.paper}: {claim.says}", "margin": claim_met(rows, asdict(claim)).margin}
-    yield says | {"against": "before the cut", "points": before, "half": interval(before)[1]}
+    yield says | {"against": "itself before the cut", "points": before, "half": interval(before)[1]}
     if dense := dense_errors(rows)[0]:
         yield says | {"against": "dense", **_difference(stage, dense)}
     if deciding := reason(rows, claim.method, claim.target, removed=claim.removed, stage=claim.stage).deciding:

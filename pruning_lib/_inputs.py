@@ -128,10 +128,7 @@ def paired(call: Inputs) -> Inputs:
 def tensors_in(outputs: Any) -> list[Tensor]:
     """Return the tensors in what forward returned, in order, whatever holds them.
 
-    Raises
-    ------
-    ValueError
-        If it is a key-value cache.
+    A key-value cache is none of them: what it holds is for the network that wrote it, to read at its next step.
     """
     return list(_tensors_in(outputs, set()))
 
@@ -140,12 +137,7 @@ def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     for leaf in pytree.tree_leaves(value, is_leaf=_is_cache):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif _is_cache(leaf):
-            raise ValueError(
-                f"it returns a {type(leaf).__name__}, whose tensors are written from outside: switch it off, as "
-                "by `model.config.use_cache = False`"
-            )
-        elif id(leaf) not in seen and not isinstance(leaf, nn.Module | type | torch.Generator):
+        elif id(leaf) not in seen and not (_is_cache(leaf) or isinstance(leaf, nn.Module | type | torch.Generator)):
             # Of a type that torch does not know: a data class, a distribution, a mapping of another library.
             seen.add(id(leaf))
             held = list(leaf.values()) if isinstance(leaf, Mapping) else list(getattr(leaf, "__dict__", {}).values())
@@ -230,6 +222,8 @@ def _batch(batch: Any) -> Batch:
         raise TypeError(f"{DATA}; got a batch that is a {type(batch).__name__}.") from None
     except ValueError:
         raise ValueError(f"{DATA}; these hold no sample, or a tensor without a batch axis.") from None
+    if any(tensor.is_meta for tensor in pytree.tree_leaves((call.tensors, targets)) if isinstance(tensor, Tensor)):
+        raise ValueError(f"{DATA}; these are on the meta device, which holds no numbers.")
     if isinstance(targets, Tensor) and targets.ndim and len(targets) != call.batch:
         raise ValueError(f"{DATA}; these are {call.batch} inputs and {len(targets)} targets.")
     return Batch(call, targets)
@@ -237,6 +231,8 @@ def _batch(batch: Any) -> Batch:
 
 def _split(whole: Batch, size: int, least: int) -> Iterator[Batch]:
     """Split a data set; tensors that do not count samples go with every batch."""
+    if any(tensor.layout is not torch.strided for tensor in whole.inputs.tensors):
+        raise TypeError(f"{DATA}; a sparse tensor cannot be split, so pass batches.")
     count = whole.inputs.batch
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] < least:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pruning_lib._arguments import checked
 from pruning_lib._inputs import Inputs, batches, tensors_in
-from pruning_lib._model import check, check_threads, clone, eval_mode, first_line, place, tensors_of
+from pruning_lib._model import check, clone, eval_mode, run, tensors_of
 from pruning_lib.units import BatchNorm, unwrapped
 
 
@@ -109,30 +110,22 @@ def measure(
     >>> cost.macs, cost.parameters, cost.bytes
     (44, 51, 204)
     """
+    checked("measure", model=model, latency=latency, repeats=repeats, threads=threads)
     model = unwrapped(model)
     inputs = check(model, example, prunable=False)
-    if repeats < 1:
-        raise ValueError(f"`repeats` must be at least 1; got {repeats}.")
-    check_threads(threads, "measure")
     probe = clone(model).eval()
     parameters = list(probe.parameters())
     held = {id(tensor): tensor for _, _, _, tensor in tensors_of(probe)}.values()
     counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), _unfused(), counter:
-            outputs = inputs.call(probe)
-    except Exception as error:
-        raise RuntimeError(
-            f"`measure` could not run {type(model).__name__}.forward on the example of shape "
-            f"{inputs}{place(error)}: {first_line(error)}. Pass an example that the model accepts."
-        ) from error
+    with torch.no_grad(), _unfused(), counter:
+        outputs = run(probe, inputs, "measure")
     _check_batched(inputs, outputs)
     return Measurement(
         sum(parameter.numel() for parameter in parameters),
         sum(int(parameter.count_nonzero()) for parameter in parameters),
         counter.get_total_flops() // 2 // inputs.batch,
         sum(tensor.numel() * tensor.element_size() for tensor in held),
-        _latency(probe, inputs, repeats, threads) if latency else None,
+        _latency(probe, inputs, int(repeats), int(threads)) if latency else None,
     )
 
 
@@ -220,9 +213,10 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     >>> model[0].running_mean, model[0].running_var
     (tensor([3.]), tensor([7.]))
     """
+    checked("recalibrate", model=model, batch_size=batch_size)
     model = unwrapped(model)
-    if batch_size < 2 or (isinstance(inputs, Tensor) and len(inputs) < 2):
-        raise ValueError("`recalibrate` needs at least two samples and a batch size of at least 2.")
+    if isinstance(inputs, Tensor) and inputs.shape[:1].numel() < 2:
+        raise ValueError("`recalibrate` needs at least two samples: one has no variance.")
     norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     if not norms:
         return
@@ -235,8 +229,8 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
                 norm.reset_running_stats()
                 norm.train()
                 handles.append(norm.register_forward_pre_hook(_averaging(seen)))
-            for batch in batches(inputs, batch_size, least=2):  # one sample has no variance
-                batch.inputs.to(model).call(model)
+            for batch in batches(inputs, int(batch_size), least=2):  # one sample has no variance
+                run(model, batch.inputs.to(model), "recalibrate")
         if not all(tensor.isfinite().all() for norm in norms for tensor in norm.buffers()):
             raise ValueError("`recalibrate` got data whose statistics are NaN or infinite; they are as before.")
         _restore({norm: buffers for norm, (_, buffers) in before.items() if not seen[norm]})

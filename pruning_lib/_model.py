@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import logging
 import os
 import sysconfig
@@ -12,7 +13,7 @@ import traceback
 import uuid
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import said
 from pruning_lib._inputs import Inputs, read
-from pruning_lib.units import is_layer, weighted
+from pruning_lib.units import BatchNorm, Units, is_layer, unit_axis, unwrapped, weighted
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -74,14 +76,52 @@ def check(model: nn.Module, example: Any, *, prunable: bool = True) -> Inputs:
     return call
 
 
-def check_holds(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise ValueError if an optimizer holds none of a model's parameters: its steps would train nothing."""
-    mine = {id(parameter) for parameter in model.parameters()}
-    if mine and not any(id(held) in mine for group in optimizer.param_groups for held in group["params"]):
-        raise ValueError(
-            f"The {type(optimizer).__name__} holds no parameter of this {type(model).__name__}: build it over "
-            "`model.parameters()`, or take the one that `shrink` returned beside its model."
-        )
+def check_same_model(owner: str, model: nn.Module, **parts: object) -> None:
+    """Raise ValueError if an optimizer or a regularizer holds none of a model's parameters: it would train nothing."""
+    own = {id(parameter) for parameter in model.parameters()}
+    for name, part in parts.items():
+        held = {id(parameter) for parameter in parameters_in(part)}
+        # A method of the reader's own may hold none where this can see it.
+        if held and own and own.isdisjoint(held):
+            raise ValueError(
+                f"{owner} got the {name} of another model: it holds none of this one's parameters. Make a new one, "
+                "after `shrink` too."
+            )
+
+
+def parameters_in(part: object, depth: int = 5) -> Iterator[Tensor]:
+    """Yield the parameters that an object holds, in modules, containers and objects of its own."""
+    if isinstance(part, nn.Parameter):
+        yield part
+    elif isinstance(part, nn.Module):
+        yield from part.parameters()
+    elif isinstance(part, Optimizer):
+        yield from (parameter for group in part.param_groups for parameter in group["params"])
+    elif depth and not isinstance(part, str | bytes | Tensor | type | Callable):
+        inner = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else None
+        for each in vars(part).values() if inner is None and hasattr(part, "__dict__") else inner or ():
+            yield from parameters_in(each, depth - 1)
+
+
+def before_batchnorm(model: nn.Module, layers: Iterable[str], units: Units | None = None) -> str | None:
+    """Return the first of these layers whose rows a BatchNorm divides by their length, if there is one.
+
+    Without units the BatchNorm is taken to be that which the model registers right behind the layer.
+    """
+    wanted = set(layers)
+    if units is not None:
+        normed = (group for group in units.values() if group.norms)
+        return next((m.layer for group in normed for m in group.writers if m.layer in wanted), None)
+    leaves = [(name, module) for name, module in unwrapped(model).named_modules() if not any(module.children())]
+    for (name, layer), (_, behind) in itertools.pairwise(leaves):
+        if (
+            name in wanted
+            and is_layer(layer)
+            and isinstance(behind, BatchNorm)
+            and behind.num_features == layer.weight.shape[unit_axis(layer)]
+        ):
+            return name
+    return None
 
 
 def clone(model: nn.Module, share: bool = False) -> nn.Module:
@@ -122,6 +162,36 @@ def _observes(hook: Any) -> bool:
     while isinstance(hook, functools.partial):
         hook = hook.func
     return str(getattr(hook, "__module__", "")).startswith("pruning_lib.")
+
+
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
+"""What a forward or a loss raises on what it was not made for."""
+
+
+def run(model: nn.Module, inputs: Inputs, owner: str) -> Any:
+    """Return what forward makes of inputs, or raise RuntimeError with one sentence that says what it would not take."""
+    try:
+        return inputs.call(model)
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSALS as error:
+        raise RuntimeError(
+            f"`{owner}` could not run {type(model).__name__}.forward on inputs of shape {inputs}{place(error)}: "
+            f"{first_line(error)}. Pass inputs that the model accepts."
+        ) from error
+
+
+def loss_of(loss_fn: Callable[[Any, Any], Any], outputs: Any, targets: Any, owner: str) -> Tensor:
+    """Return the loss, a tensor of one real number, or raise ValueError with one sentence."""
+    try:
+        loss = loss_fn(outputs, targets)
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSALS as error:
+        raise ValueError(f"{owner} cannot compute the loss: {first_line(error)}{place(error)}.") from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        raise ValueError(f"{owner} got {said('the loss', loss)} from loss_fn; it needs the mean loss, a scalar tensor.")
+    return loss
 
 
 @contextlib.contextmanager
@@ -170,15 +240,6 @@ def atomic_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno:  # a full disk, for example: say it of the file, not of its draft
             raise OSError(error.errno, f"This file was not written ({error.strerror})", str(target)) from error
         raise
-
-
-def check_threads(threads: object, owner: str) -> None:
-    """Raise one sentence unless `threads` is a number that torch survives: starting 100,000 ends the interpreter."""
-    most = max(64, os.cpu_count() or 1)
-    if isinstance(threads, bool) or not isinstance(threads, int):
-        raise TypeError(f"{owner} got threads={threads!r}; it needs a whole number.")
-    if not 1 <= threads <= most:
-        raise ValueError(f"{owner} got threads={threads}; it needs 1 or more, and here takes up to {most}.")
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-Kind = Literal["inner", "stream"]
+Kind = Literal["inner", "stream", "heads"]
 Chosen = dict[str, Tensor]
 """Units by group: {group name: bool tensor of shape (units,)}, True = prune."""
 
@@ -179,8 +179,9 @@ class Group:
         The first writer in the order of computation.
     size : int
         Number of units.
-    kind : {"inner", "stream"}
-        ``"inner"``: one layer writes it. ``"stream"``: several do, and their sum is read.
+    kind : {"inner", "stream", "heads"}
+        ``"inner"``: one layer writes it. ``"stream"``: several do, and their sum is read. ``"heads"``: all that
+        queries, keys and values of one head of attention are made of; heads that share keys and values are one unit.
     writers, norms, readers : tuple of Member
         Linear and convolution layers that write the units, normalizations that rescale them, layers that read them.
     bypassed : bool
@@ -255,6 +256,11 @@ class Units(Mapping[str, Group]):
     def __init__(
         self, groups: Iterable[Group], fixed: Mapping[str, str] | None = None, macs: Mapping[str, int] | None = None
     ) -> None:
+        groups = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]
+        if not all(isinstance(group, Group) for group in groups) or not all(
+            isinstance(names, Mapping | None) for names in (fixed, macs)
+        ):
+            raise TypeError("Units is made of groups and of mappings by layer, as `find_units` makes it.")
         self._groups = {group.name: group for group in groups}
         self.fixed = dict(fixed or {})
         self.macs = dict(macs or {})
@@ -279,9 +285,13 @@ class Units(Mapping[str, Group]):
         ValueError
             If `layer` writes no group; the message lists the names there are.
         """
+        if not isinstance(layer, str):
+            raise TypeError(f"A layer is named by a text; got {type(layer).__name__}.")
         if layer not in self._home:
             why = f": it {self.fixed[layer]}" if layer in self.fixed else ""
-            raise ValueError(f"'{layer}' names no prunable group{why}. The groups are {', '.join(self) or 'none'}.")
+            raise ValueError(
+                f"{layer!r:.100} names no prunable group{why}. The groups are {', '.join(self) or 'none'}."
+            )
         return self._home[layer]
 
     def __str__(self) -> str:

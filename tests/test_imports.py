@@ -9,18 +9,22 @@ import sys
 import pytest
 
 HEAVY = ("IPython", "PIL", "matplotlib", "scipy", "seaborn", "sklearn", "torchvision")
-FLOOR = {"_inputs", "_model", "_types", "units"}
+FLOOR = {"_arguments", "_inputs", "_model", "_types", "units"}
 BELOW = {
     "units": set(),
     "_types": set(),
+    "_arguments": {"units"},
     "_inputs": {"units"},
-    "_model": {"_inputs", "units"},
+    "_model": {"_arguments", "_inputs", "units"},
     "_measure": FLOOR | {"channels"},
     "channels": FLOOR | {"_measure"},
     "regularizers": FLOOR | {"_measure", "channels"},
     "selection": FLOOR | {"_measure", "channels", "regularizers"},
     "training": FLOOR | {"_measure", "channels", "regularizers", "selection"},
     "diagnostics": FLOOR | {"_measure", "channels", "regularizers", "selection", "training"},
+    "integrations": set(),  # each bridge by its own name
+    "integrations.accelerate": FLOOR
+    | {"_measure", "channels", "regularizers", "selection", "training", "integrations"},
 }
 # A room is imported beneath an empty `pruning_lib`, whose own file would import all of them.
 SCRIPT = """

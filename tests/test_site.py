@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts)
-PAGES = [page for page in PAGES if page != "index.html"]  # which only leads to the preface
+PAGES = [page for page in PAGES if page != "index.html"]  # which only leads to the landing page
 VIEWS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
@@ -206,4 +206,4 @@ def test_the_library_page_documents_every_member_that_it_names() -> None:
 def test_the_entry_page_leads_into_the_book() -> None:
     if not PAGES:
         unavailable("The book is not built; run `make book`.")
-    assert "book/preface.html" in (SITE / "index.html").read_text(encoding="utf-8")
+    assert "book/welcome.html" in (SITE / "index.html").read_text(encoding="utf-8")

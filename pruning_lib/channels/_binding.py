@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._graph import argument, base, computes, operand
+from pruning_lib.channels._heads import follows
 from pruning_lib.channels._shapes import by_channel, distinct, flat, in_groups, narrow, repeated
 from pruning_lib.channels._state import Analysis, components
 
@@ -71,7 +72,8 @@ def _equal_parts(state: Analysis) -> Iterator[Tensor]:
             yield call.rows.reshape(call.groups, -1)
             yield call.columns.reshape(call.groups, -1)
     for node in state.graph.nodes:
-        if computes(node) and base(node) in COUNTED and node not in state.unknown and operand(node) in state.labels:
+        counts = computes(node) and base(node) in COUNTED and not follows(state, node)
+        if counts and node not in state.unknown and operand(node) in state.labels:
             yield from _moved_parts(state, node)
 
 

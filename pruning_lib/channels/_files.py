@@ -157,8 +157,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         small = _filled(model, metadata, state)
     except ValueError as error:
         raise ValueError(
-            f"'{os.fspath(path)}' does not fit this {type(model).__name__}: {error}. Build the dense model that was "
-            "given to `shrink`, then load again."
+            f"'{os.fspath(path)}' does not fit this {type(model).__name__}: {str(error).rstrip('.')}. Build the "
+            "dense model that was given to `shrink`, then load again."
         ) from error
     return small
 

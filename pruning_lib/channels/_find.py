@@ -15,9 +15,10 @@ from pruning_lib.channels._binding import bind
 from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._costs import count_macs, products
 from pruning_lib.channels._graph import avoidable, operand
+from pruning_lib.channels._reasons import why_fixed
 from pruning_lib.channels._shapes import distinct
 from pruning_lib.channels._solve import label
-from pruning_lib.channels._state import Analysis, Call
+from pruning_lib.channels._state import Analysis, Call, layer_of
 from pruning_lib.channels._tables import find_tables
 from pruning_lib.channels._trace import trace_pair
 from pruning_lib.channels._training import hold_for_training
@@ -78,25 +79,32 @@ def describe(state: Analysis) -> Units:
     """
     calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)] if not _passes(state, call)]
     bound = bind(state)
+    components = bound[:, 0].tolist()
     roots, pinned = state.classes.roots, {**_strangers(state, calls), **state.classes.pinned}
     numbers: dict[str, int] = {}  # of each group, by its name
     names: dict[int, str] = {}  # of the group that a component of bound classes is in
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
+    placed: list[tuple[int, int, int]] = []
     sizes: list[int] = []
+    free = torch.ones(len(roots), dtype=torch.bool)  # class 0 is none, and a pinned class cannot go
+    free[torch.tensor([0, *pinned])] = False
     for layer, call in calls:
-        for root in roots[call.rows].tolist() if writes(call) else []:
-            # Class 0 is none, a pinned class cannot go, and a class that has a place was written by a layer before.
-            if root and root not in pinned and place[root, 0] < 0:
-                component = int(bound[root, 0])
-                name = names.setdefault(component, layer) if component >= 0 else layer
-                if numbers.setdefault(name, len(sizes)) == len(sizes):
-                    sizes.append(0)
-                place[root] = torch.tensor([numbers[name], sizes[numbers[name]]])
-                sizes[numbers[name]] += 1
+        # A class that has a place was written by a layer before.
+        rows = roots[call.rows] if writes(call) else roots[:0]
+        for root in dict.fromkeys(rows[free[rows]].tolist()):
+            name = names.setdefault(components[root], layer) if components[root] >= 0 else layer
+            if numbers.setdefault(name, len(sizes)) == len(sizes):
+                sizes.append(0)
+            placed.append((root, numbers[name], sizes[numbers[name]]))
+            sizes[numbers[name]] += 1
+        free[rows] = False
+    if placed:
+        which, groups_of, units_of = torch.tensor(placed).unbind(1)
+        place[which] = torch.stack([groups_of, units_of], dim=1)
     even = [_even(place, bound, i) for i in range(len(sizes))]
     groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
     written = {member.layer for group in groups for member in group.writers}
-    return Units(groups, _fixed(state, calls, written, pinned), _macs(state))
+    return Units(groups, why_fixed(state, calls, written, pinned), _macs(state))
 
 
 def _even(place: Tensor, bound: Tensor, group: int) -> tuple[tuple[Tensor, ...], ...]:
@@ -141,11 +149,6 @@ def writes(call: Call) -> bool:
     return call.groups == 1 or not transposed(call.node)
 
 
-def layer_of(state: Analysis, call: Call) -> str:
-    """Return the name of the layer that a call multiplies by."""
-    return state.graph.owner(state.leaves[call.weight][0])
-
-
 def first_calls(state: Analysis) -> dict[str, Node]:
     """Return the first call of each layer, by the layer's name."""
     first: dict[str, Node] = {}
@@ -184,13 +187,14 @@ def _groups(
         line = place[labels]
         for i in {int(i) for i in line[:, 0].unique() if i >= 0}:
             made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
+    heads = {int(i) for labels, _ in state.heads.values() for i in place[labels][:, 0].unique()}
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
         Group(
             name=name,
             size=sizes[i],
-            kind="inner" if len(plain[i]) == 1 else "stream",
+            kind="heads" if i in heads else "inner" if len(plain[i]) == 1 else "stream",
             writers=tuple(writers[i].values()),
             norms=tuple(norms[i].values()),
             readers=tuple(readers[i].values()),
@@ -237,35 +241,6 @@ def _erased(node: Node, erasing: set[Node]) -> bool:
                 seen.add(user)
                 left.append(user)
     return True
-
-
-def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pinned: dict[int, str]) -> dict[str, str]:
-    """Say for each layer that writes no group why its units stay."""
-    reasons: dict[str, str] = {}
-    # Layers that were followed: some class of their rows is pinned, and the pin has the reason.
-    for layer, call in calls:
-        if layer not in written:
-            reason = next((pinned[root] for root in state.classes.roots[call.rows].tolist() if root in pinned), None)
-            # A weight of the model itself goes by its own name.
-            name = layer or state.graph.names.get(state.leaves[call.weight][0], layer)
-            reasons.setdefault(name, reason or "has a weight that something else reads")
-    # Layers whose weight an operator reads that no rule covers.
-    for node, why in state.unknown.items():
-        for source in node.all_input_nodes:
-            if source in state.graph.tensors:  # an operator that no rule follows reads a layer's weight
-                reason = why if weighs(node) else f"is read by {why.removeprefix('feeds ')}"
-                reasons.setdefault(state.graph.owner(source), reason)
-    # Then layers that somebody wrote.
-    modules = dict(state.graph.model.named_modules())
-    known = {layer for layer, _ in calls}
-    own = [layer for layer in reasons if not type(modules.get(layer)).__module__.startswith("torch.")]
-    own = [layer for layer in own if layer in known or layer not in modules or is_layer(modules[layer])]
-    layers = [*weighted(state.graph.model), *(layer for layer in own if layer)]
-    fixed = {layer: reasons[layer] for layer in layers if layer in reasons and layer not in written}
-    called = {layer_of(state, call) for call in state.calls} | set(fixed)
-    training = {name.rpartition(".")[0] for name in state.graph.awake}
-    idle = {True: "runs in training mode alone", False: "is not called by forward"}
-    return fixed | {layer: idle[layer in training] for layer in layers if layer not in called}
 
 
 def _macs(state: Analysis) -> dict[str, int]:

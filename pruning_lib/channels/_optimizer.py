@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib._model import check_holds, tensors_of
+from pruning_lib._model import check_same_model, tensors_of
 from pruning_lib.channels._plan import Plan, cut
 
 # Their update of one element looks at the state of this element alone, so that state can be cut like the weights.
@@ -26,7 +26,7 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
             f"{kind.__name__} keeps state that cannot be cut with the weights, or that mixes them: call `shrink` "
             f"without it and build a new one; {', '.join(ELEMENTWISE)} can be passed."
         )
-    check_holds(optimizer, model)
+    check_same_model("shrink", model, optimizer=optimizer)
 
 
 def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) -> Optimizer:

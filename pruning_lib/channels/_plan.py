@@ -129,6 +129,9 @@ def apply(plan: Plan, model: nn.Module, dtype: torch.dtype | None = None) -> Non
     touched = {name.rpartition(".")[0].split(PARAMETRIZED)[0] for name in (*plan.kept, *plan.blocks)}
     for layer in touched | {*plan.groups}:
         _resize(modules[layer])
+    for layer, numbers in plan.attributes.items():
+        for name, number in numbers.items():
+            setattr(modules[layer], name, number)
     _tell(model, plan)
 
 

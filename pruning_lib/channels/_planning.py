@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._compensate import creates_bias, stand_in
-from pruning_lib.channels._find import layer_of
 from pruning_lib.channels._graph import caller
+from pruning_lib.channels._heads import counts
 from pruning_lib.channels._plan import Plan
 from pruning_lib.channels._shapes import by_channel, distinct
-from pruning_lib.channels._state import Analysis, Call, Kept
+from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
 from pruning_lib.channels.rules._layers import blocks, channel_axis, kept_groups
 from pruning_lib.units import Group, Units
 
@@ -46,6 +46,7 @@ def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node])
         groups=_groups_left(state, kept),
         blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
         constants={caller(graph, node)[0]: _stand_in_channels(state, kept, node) for node in state.severed},
+        attributes=counts(state, kept),
         notes=[*_notes(state, kept), *_not_followed(state, units), *_nearly_zero(state, kept)],
     )
 

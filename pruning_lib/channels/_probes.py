@@ -1,7 +1,7 @@
 """Inputs to compare on: few, each of which varies several things that the trace held fixed.
 
 What may vary are lengths: the sides of an image, the tokens of a text. No shape says which axes these are, so several
-are tried, and what the untouched model refuses is passed over.
+are tried, and what the untouched model refuses is passed over. Light inputs come first: they tell as much.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LENGTHS: dict[int, list[tuple[int, ...]]] = {
 """Which axes of a tensor, by their number, may be lengths: one choice after the other."""
 Resize = Callable[[int], int]
 SMALLER: list[Resize] = [
-    lambda length: length // 2 + 5 if length >= 64 else max(length - 1, 1),
+    lambda length: length // 4 + 5 if length >= 128 else length // 2 + 5 if length >= 64 else max(length - 1, 1),
+    lambda length: length // 2 + 5 if length >= 64 else max(length - 1, 1),  # for networks that need larger maps
     lambda length: max(length // 2, 1),  # for networks that halve their maps
 ]
 LARGER: list[Resize] = [
@@ -59,18 +60,26 @@ class _Draw:
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def resized(self, batch: int, sizes: Sequence[Resize]) -> Iterator[Inputs]:
-        """Yield inputs of other lengths, for each choice of what is a length."""
-        choices = max((len(LENGTHS.get(tensor.ndim, [])) for tensor in self.inputs.tensors), default=0)
-        for resize in sizes:
-            for choice in range(choices):
-                yield self(batch, resize, choice)
+        """Yield inputs of other lengths, for each choice of what is a length: of all tensors, then of one alone."""
+        tensors = self.inputs.tensors
+        choices = max((len(LENGTHS.get(tensor.ndim, [])) for tensor in tensors), default=0)
+        tried = set[tuple[torch.Size, ...]]()
+        for alone in [None, *range(len(tensors))] if len(tensors) > 1 else [None]:
+            for resize in sizes:
+                for choice in range(choices):
+                    drawn = self(batch, resize, choice, alone)
+                    shapes = tuple(tensor.shape for tensor in drawn.tensors)
+                    if shapes not in tried:
+                        tried.add(shapes)
+                        yield drawn
 
-    def __call__(self, batch: int, resize: Resize | None = None, choice: int = 0) -> Inputs:
+    def __call__(self, batch: int, resize: Resize | None = None, choice: int = 0, alone: int | None = None) -> Inputs:
         tensors = self.inputs.tensors
         axes = [options[min(choice, len(options) - 1)] for options in (LENGTHS.get(t.ndim, [()]) for t in tensors)]
+        axes = [mine if alone in (None, i) else () for i, mine in enumerate(axes)]
         # Lengths of one tensor are those of the others: a mask has as many columns as there are tokens.
         lengths = {t.shape[axis] for t, mine in zip(tensors, axes, strict=True) for axis in mine} - {1}
-        others = [set[int](), *[lengths] * len(tensors)]
+        others = [set[int](), *[lengths] * len(tensors)] if alone is None else [lengths] * len(tensors)
         remaining = iter(zip(axes, others, self.words, strict=False))
 
         def like(tensor: Tensor) -> Tensor:

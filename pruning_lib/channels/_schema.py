@@ -15,12 +15,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from pruning_lib._arguments import checked
 from pruning_lib._model import tensors_of
 from pruning_lib.channels._constants import REPLACEABLE
 from pruning_lib.channels._graph import PARAMETRIZED
+from pruning_lib.channels._heads import NAMES
 from pruning_lib.units import BatchNorm
 
-FORMATS = (1, 2, 3)  # 2 has constants, 3 is accompanied by a checksum
+FORMATS = (1, 2, 3, 4)  # 2 has constants, 3 is accompanied by a checksum, 4 has attributes
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Plan:
     constants : dict of str to int
         Layers that no input can change, and how many channels of constants stand in their place; negative where all
         of them are 0.
+    attributes : dict of str to dict of str to int
+        Modules that count their heads in attributes, and their new numbers.
     notes : list of str
         Why channels that carry nothing stayed.
 
@@ -72,6 +76,7 @@ class Plan:
     groups: dict[str, int] = field(default_factory=dict)
     blocks: dict[str, list[list[int]]] = field(default_factory=dict)
     constants: dict[str, int] = field(default_factory=dict)
+    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -80,10 +85,11 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan; a ValueError says what is wrong with it."""
+        """Read a plan; a TypeError or ValueError says what is wrong with it."""
+        checked("Plan.from_json", text=text)
         plan = cls(**_parsed(text))
         if fault := next(_faults(plan), None):
-            raise ValueError(fault)
+            raise ValueError(f"{fault}.")
         return plan
 
 
@@ -92,15 +98,15 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError("the plan is not what `save` writes: it is no JSON, or nested too deep") from error
+        raise ValueError("the plan is not what `save` writes: it is no JSON, or nested too deep.") from error
     hints = get_type_hints(Plan)
     if not isinstance(data, dict) or type(number := data.pop("format", None)) is not int or "model" not in data:
-        raise ValueError("the plan is not what `save` writes: it names no format or no model")
+        raise ValueError("the plan is not what `save` writes: it names no format or no model.")
     if number not in FORMATS:
-        raise ValueError(f"it has format {number % 10**6}, this version reads {', '.join(map(str, FORMATS))}")
+        raise ValueError(f"it has format {number % 10**6}, this version reads {', '.join(map(str, FORMATS))}.")
     for name, value in data.items():
         if name not in hints or not _is(value, hints[name]):
-            raise ValueError(f"the plan is not what `save` writes: {quoted(name)} is unknown or of another type")
+            raise ValueError(f"the plan is not what `save` writes: {quoted(name)} is unknown or of another type.")
     return data
 
 
@@ -151,7 +157,7 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
             yield f"the plan cuts {quoted(name)}, which {kind} does not have"
         if list(tensors[name].shape) != shape:
             yield f"{quoted(name)} has shape {list(tensors[name].shape)}, the plan was made for {str(shape)[:100]}"
-    for layer in (*plan.created, *plan.groups, *plan.constants):
+    for layer in (*plan.created, *plan.groups, *plan.constants, *plan.attributes):
         if layer not in modules:
             yield f"the plan changes {quoted(layer)}, which {kind} does not have"
     for layer in plan.created:
@@ -162,6 +168,11 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
         module = modules[layer]
         if not layer or not isinstance(module, REPLACEABLE) or not 1 <= abs(count) <= channels_of(module):
             yield f"the plan replaces {quoted(layer)}, which cannot be replaced, or by more channels than it has"
+    for layer, numbers in plan.attributes.items():
+        for name, after in numbers.items():
+            before = getattr(modules[layer], name, None) if name in NAMES else None
+            if type(before) is not int or not 1 <= after <= before:
+                yield f"the plan sets {quoted(name)} of {quoted(layer)} to {str(after)[:20]}, which counts no heads"
     yield from _of_groups(plan, modules, tensors)
 
 

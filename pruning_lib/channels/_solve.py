@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.fx.node import map_arg
 from torch.nn.utils import parametrize
 
 from pruning_lib._model import HOOKS
@@ -26,6 +27,7 @@ from pruning_lib.channels._graph import Graph, avoidable, base, caller, computes
 from pruning_lib.channels._lengths import keep_lengths, settle_values
 from pruning_lib.channels._shapes import NAN, Labels, by_channel, common, flat, like, narrow, spread, uniform
 from pruning_lib.channels._state import Analysis, Kept
+from pruning_lib.channels.rules._elementwise import functional
 from pruning_lib.channels.rules._layers import balance, channel_axis, weighs
 from pruning_lib.channels.rules._sources import looks_up
 
@@ -125,9 +127,14 @@ def propagate(state: Analysis) -> None:
     graph = state.graph
     # Values come from parameters and literals; whatever depends on an input is live.
     fixed = set(graph.tensors)  # what no input has a part in
+    sized = set[Node]()  # nor any tensor: what follows from the sizes of the input, as a causal mask
     for node in graph.nodes:
+        if computes(node) and sized.issuperset(node.all_input_nodes):
+            sized.add(node)
         changed = node in graph.tensors and node in graph.opaque
-        if graph.is_input(node) or changed or node in state.unknown or _complex(node):
+        if node in sized and node in state.unknown:
+            state.values[node] = _computed(state, node)
+        elif graph.is_input(node) or changed or node in state.unknown or _complex(node):
             state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
         elif node in state.severed:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
@@ -148,6 +155,24 @@ def propagate(state: Analysis) -> None:
                 state.mark_all(source)
         elif computes(node) and node in state.used and node not in state.severed:
             rules.find(node).use(state, node)
+
+
+def _computed(state: Analysis, node: Node) -> Labels:
+    """Run an operator without a rule on what it reads, if all of that is known and nothing in it is random."""
+    live = like(node.meta.get("val"), NAN, torch.float64)
+    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    known = {source: state.values[source] for source in node.all_input_nodes}
+    if random or "empty" in base(node) or state.graph.cautious or not isinstance(live, Tensor):
+        return live
+    if any(not isinstance(value, Tensor) or bool(narrow(value).isnan().any()) for value in known.values()):
+        return live
+    args, kwargs = map_arg(
+        (node.args, dict(node.kwargs)), lambda source: state.values_of(source).to(source.meta["val"].dtype)
+    )
+    try:
+        return functional(node)(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})}).double()
+    except (RuntimeError, TypeError, IndexError):
+        return live
 
 
 def _depends_on_sizes(node: Node) -> bool:

@@ -13,6 +13,7 @@ from whatever reads y as well. So every operator says which labels it makes the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,21 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._graph import Graph, base, shape_of
-from pruning_lib.channels._shapes import NAN, NO_CLASS, Labels, align, by_channel, common, distinct, flat, like, narrow
+from pruning_lib.channels._shapes import (
+    NAN,
+    NO_CLASS,
+    Labels,
+    align,
+    by_channel,
+    common,
+    distinct,
+    first_along,
+    flat,
+    like,
+    narrow,
+    repeated,
+    varies,
+)
 
 FEW = 1 << 16  # elements of a parameter that are followed one by one
 
@@ -63,6 +78,20 @@ class Classes:
         """Keep the classes of these labels, whatever else is said of them."""
         self._pins.append((distinct(narrow(labels).reshape(-1)), reason))
         self._joined = None
+
+    def hold(self, labels: Tensor, axes: Sequence[int], reason: str) -> Tensor:
+        """Keep the length of some axes: channels that differ along them alone stay, all others go along them as one.
+
+        Returns the labels as they are then, the same along these axes where channels were joined.
+        """
+        if not bool(varies(labels, axes).any()):
+            return labels
+        first = first_along(labels, axes, keepdim=True)
+        if narrow(repeated(first)).numel() == 1:
+            self.pin(labels, reason)
+            return labels
+        self.union(first, labels, reason)
+        return first.expand(labels.shape)
 
     @property
     def roots(self) -> Tensor:
@@ -137,6 +166,8 @@ class Analysis:
         Of parameters: along the first two axes of a layer's weight, else one for each element.
     leaves : dict of Node to list of Node
         The tensors that a layer's weight is computed from.
+    heads : dict of Node to (labels, widths)
+        Of products that attention is made of, the label of each head, (heads,), and how wide one is.
     frozen, unknown : dict of Node to str
         Parameters and operators that keep their size, and why.
     """
@@ -156,6 +187,7 @@ class Analysis:
     axes: dict[Node, list[Tensor]] = field(default_factory=dict)
     leaves: dict[Node, list[Node]] = field(default_factory=dict)
     elements: dict[Node, Tensor] = field(default_factory=dict)
+    heads: dict[Node, tuple[Tensor, tuple[int, ...]]] = field(default_factory=dict)
     frozen: dict[Node, str] = field(default_factory=dict)
     unknown: dict[Node, str] = field(default_factory=dict)
 
@@ -254,6 +286,11 @@ class Analysis:
             self.used[node] = [torch.ones((), dtype=torch.bool).expand(part.shape) for part in flat(self.labels[node])]
         elif isinstance(self.labels.get(node), Tensor):
             self.used[node] = torch.ones((), dtype=torch.bool).expand(self.labels_of(node).shape)
+
+
+def layer_of(state: Analysis, call: Call) -> str:
+    """Return the name of the layer that a call multiplies by."""
+    return state.graph.owner(state.leaves[call.weight][0])
 
 
 def _one(labels: Labels) -> Tensor:

@@ -39,6 +39,23 @@ def sizes(answer: object, right: tuple[int, ...], hint: str) -> None:
     _say(answer, isinstance(answer, tuple | list) and tuple(answer) == tuple(right), hint)
 
 
+def number(answer: object, right: float, hint: str, *, rel: float) -> None:
+    """Say whether the reader's number is near the one that the chapter computes.
+
+    Parameters
+    ----------
+    answer : object
+        A number, or ``...`` where nothing was guessed yet.
+    right : float
+    hint : str
+        Where to think again.
+    rel : float
+        How far the answer may lie from `right`, as a share of it.
+    """
+    near = isinstance(answer, int | float) and abs(answer - right) <= rel * abs(right)
+    _say(answer, near, hint)
+
+
 def hashed(option: str) -> str:
     """Return the first twelve digits of the SHA-256 of a chosen option; case and blanks do not count."""
     return hashlib.sha256(option.strip().lower().encode()).hexdigest()[:12]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pruning_lib.companion._arguments import checked, said
+
 
 def dice(predicted: Tensor, targets: Tensor) -> float:
     """Return the Dice coefficient of two maps, pooled over all pixels of all images (Dice, 1945).
@@ -73,6 +75,7 @@ def instance_f1(predicted: Tensor, instances: Tensor) -> float:
     0.5
     """
     _same_shape("instance_f1", predicted, instances)
+    checked("instance_f1", instances=instances)
     if predicted.dtype == torch.bool or int(predicted.max()) <= 1:
         predicted = components(predicted)
     elif predicted.dim() != 3:
@@ -114,6 +117,7 @@ def components(maps: Tensor) -> Tensor:
     """
     from scipy.ndimage import label  # slow to import
 
+    checked("components", maps=maps)
     if maps.dim() != 3:
         raise ValueError(f"components expects maps of shape (n, height, width), got {tuple(maps.shape)}.")
     foreground = (maps != 0).cpu().numpy()
@@ -152,6 +156,9 @@ def auroc(scores: Tensor, targets: Tensor) -> float:
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
+    checked("auroc", scores=scores, classes=targets)
+    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
+        raise ValueError(f"auroc needs scores (n, classes) and n classes; got {said('scores', scores)}.")
     classes = scores.shape[1]
     counts = targets.bincount(minlength=classes)
     if len(counts) > classes or counts.min() == 0 or classes < 2:
@@ -192,6 +199,7 @@ def balanced_accuracy(predicted: Tensor, targets: Tensor) -> float:
     """
     # scikit-learn's is the same in double precision, whose digits would not be those of the stored records.
     _same_shape("balanced_accuracy", predicted, targets)
+    checked("balanced_accuracy", classes=targets)
     if not len(targets):
         raise ValueError("balanced_accuracy got no example.")
     counts = targets.bincount()
@@ -210,5 +218,6 @@ def _numbered(maps: Tensor) -> Tensor:
 
 
 def _same_shape(name: str, one: Tensor, other: Tensor) -> None:
+    checked(name, predicted=one, targets=other)
     if one.shape != other.shape:
         raise ValueError(f"{name} got shapes {tuple(one.shape)} and {tuple(other.shape)}, which have to be equal.")

@@ -12,7 +12,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pruning_lib.companion.plotting import COLORS, LINES, MARKERS
 from pruning_lib.companion.records import interval
@@ -20,6 +22,8 @@ from pruning_lib.companion.records import interval
 Columns = Mapping[str, Sequence[Any]]
 """{name: values}, all of the same length."""
 MOST = len(COLORS)
+FEW = 5
+"""Points of a curve, on the mean, that have markers and bars; more have a band."""
 
 
 def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool = False) -> Figure:
@@ -34,7 +38,7 @@ def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool 
     by, facet : str
         Columns of labels: of curves, at most seven, and of facets.
     log : bool
-        Whether the vertical axis is logarithmic.
+        Whether the vertical axis is logarithmic, where all values are positive.
 
     Raises
     ------
@@ -52,7 +56,8 @@ def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool 
     names = list(dict.fromkeys(data[by]))
     if not names or len(names) > MOST:
         raise ValueError(f"plot_lines got {len(names)} curves; it draws at least one and at most {MOST}.")
-    count = len(set(data[facet]))
+    curves = set(zip(data[facet], data[by], strict=True))
+    few = len(set(zip(data[facet], data[by], data[x], strict=True))) <= FEW * len(curves)
     grid = sns.relplot(
         data={name: list(values) for name, values in data.items()},
         kind="line",
@@ -64,18 +69,18 @@ def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool 
         style_order=names,
         palette=list(COLORS[: len(names)]),
         dashes=[_dashes(line) for line in LINES[: len(names)]],
-        markers=list(MARKERS[: len(names)]) if len(set(data[x])) <= 20 else False,
+        markers=list(MARKERS[: len(names)]) if few else False,
         col=facet,
-        col_wrap=min(2, count),
+        col_wrap=min(2, len(set(data[facet]))),
         errorbar=_ends,
-        err_style="bars" if len(set(data[x])) <= 20 else "band",
+        err_style="bars" if few else "band",
         facet_kws={"sharex": False, "sharey": False},
         height=3.2,
         aspect=1.35,
     )
     grid.set_titles("{col_name}")
-    if log:
-        grid.set(yscale="log")
+    for name, axes in grid.axes_dict.items():
+        _frame(axes, [value for value, its in zip(data[y], data[facet], strict=True) if its == name], log)
     figure: Figure = grid.figure
     return figure
 
@@ -116,12 +121,12 @@ def plot_forest(data: Columns, *, title: str = "") -> Figure:
         mean = sum(points) / len(points)
         if margin is not None:
             panel.fill_betweenx([row - 0.4, row + 0.4], -margin, margin, color="#dddddd", linewidth=0)
-        panel.plot(points, [row] * len(points), "o", color=COLORS[5], markersize=4, zorder=2)
+        panel.plot(points, [row + 0.2] * len(points), "o", color=COLORS[5], markersize=4, zorder=2)
         reach = half if math.isfinite(half) else 0
         panel.errorbar([mean], [row], xerr=[reach], fmt="D", color=COLORS[0], markersize=5, capsize=3, zorder=3)
     for panel, against in zip(axes[0], sides, strict=True):
         panel.axvline(0, color="#000000", linewidth=0.8, linestyle="-")
-        panel.set(title=f"− {against}", xlabel="points of test error")
+        panel.set(title=f"above {against}", xlabel="points of test error")
     axes[0, 0].set(yticks=range(len(claims)), ylim=(len(claims) - 0.4, -0.6))
     axes[0, 0].set_yticklabels(claims)
     if title:
@@ -167,8 +172,21 @@ def plot_heatmap(data: Columns, *, value: str, rows: str, columns: str, center: 
         cbar_kws={"label": value},
         ax=axes,
     )
-    axes.tick_params(axis="x", rotation=30)
+    axes.set_xticklabels(across, rotation=40, ha="right", rotation_mode="anchor")
     return figure
+
+
+def _frame(axes: Axes, values: list[float], log: bool) -> None:
+    """Fit the vertical axis to the values: an interval of a method that collapsed once would squeeze all others."""
+    low, high = min(values), max(values)
+    if not log:
+        margin = 0.05 * (high - low) or 1
+        axes.set_ylim(low - margin, high + margin)
+    elif low > 0:
+        axes.set(yscale="log", ylim=(low / 1.1, high * 1.1))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _ends(values: Iterable[float]) -> tuple[float, float]:

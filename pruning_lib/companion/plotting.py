@@ -21,6 +21,7 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from pruning_lib.channels import Shrunk
+from pruning_lib.companion._arguments import a_, checked
 from pruning_lib.diagnostics import Field
 from pruning_lib.units import Units
 
@@ -96,6 +97,12 @@ def plot_shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) 
     ['L2']
     >>> plt.close(figure)
     """
+    checked("plot_shrinkage_field", fields=fields, relative=relative)
+    for name, field in fields.items():
+        if not isinstance(field, Field):
+            raise TypeError(
+                f"plot_shrinkage_field got {a_(field)} for {name!r:.100}; it needs what `shrinkage_field` returned."
+            )
     figure, axes = plt.subplots(layout="constrained")
     for (name, field), color, marker in zip(fields.items(), COLORS, MARKERS, strict=False):
         x, y = field.importance, field.rate
@@ -201,7 +208,9 @@ def _arc(axes: Axes, start: float, end: float, color: str) -> None:
     )  # fmt: skip
 
 
-def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str], *, name: str, title: str) -> HTML:
+def slider(
+    figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str], *, name: str, title: str, start: int = 0
+) -> HTML:
     """Return figures as one that moves: a range input over images, without server, script file or network.
 
     Its value is shown where it is the last expression of a cell. Every frame must have the same size, and should have
@@ -217,11 +226,13 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         Unique on the page; letters, digits and hyphens.
     title : str
         What the slider moves, as in ``"Epoch"``.
+    start : int
+        The frame that it opens on: one that shows something.
 
     Raises
     ------
     ValueError
-        If there are no frames, or not one label and one text for each.
+        If there are no frames, not one label and one text for each, or no frame of the number `start`.
 
     Examples
     --------
@@ -234,17 +245,19 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         raise ValueError(
             f"slider got {len(figures)} figures, {len(labels)} labels, {len(alts)} alts; it needs one of each a frame."
         )
+    if not 0 <= start < len(figures):
+        raise ValueError(f"slider got start={start}; it has frames 0 to {len(figures) - 1}.")
     from IPython.display import HTML  # notebooks have it; the library does without
 
     frames = []
     for i, (figure, alt) in enumerate(zip(figures, alts, strict=True)):
         source = f"data:image/png;base64,{base64.b64encode(_small_png(figure)).decode()}"
-        shown = "block" if i == 0 else "none"
+        shown = "block" if i == start else "none"
         frames.append(
             f'<img class="dark-light" src="{source}" alt="{html.escape(alt)}" '
             f'style="max-width:100%;height:auto;display:{shown}">'
         )
-    first, last = html.escape(labels[0]), len(figures) - 1
+    first, last = html.escape(labels[start]), len(figures) - 1
     # Inline, because a notebook's output may bring no script of its own; JupyterLab strips `hidden`, not `display`.
     # JupyterLab's shortcuts would take the arrow keys from the range input: `onkeydown` keeps them.
     move = (
@@ -258,7 +271,7 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], alts: Sequence[str]
         f'color:#1a1a1a;color-scheme:light;border-radius:.25rem;padding:.5rem;max-width:44rem">'
         f'<div class="frames-view">{"".join(frames)}</div>'
         f'<p><label for="{name}-range">{html.escape(title)}: <output for="{name}-range">{first}</output></label><br>'
-        f'<input id="{name}-range" type="range" min="0" max="{last}" value="0" step="1" '
+        f'<input id="{name}-range" type="range" min="0" max="{last}" value="{start}" step="1" '
         f'style="width:100%;max-width:36rem" data-labels="{html.escape(json.dumps(list(labels)))}" '
         f'aria-valuetext="{first}" onkeydown="event.stopPropagation()" oninput="{html.escape(move)}"></p></div>'
     )

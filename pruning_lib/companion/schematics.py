@@ -1,6 +1,6 @@
 """Pictures of the idea, in one visual language for all chapters: drawn by code, on axes that the caller makes.
 
-a weight       a square: blue, white where it is zero
+a weight       a square: blue, the smaller the nearer to zero, white where it is zero
 a unit         a circle: blue, pale and dashed where it recedes or is gone
 at issue       orange and hatched: a unit's row in the matrix that writes it, its column in the one that reads it
 a cost         a bar, as a share of the first one
@@ -48,7 +48,7 @@ def draw_matrix(
     ----------
     ax : Axes
     weights : array_like
-        (rows, columns); 0 is drawn white.
+        (rows, columns), sizes up to 1: a square's area. 0 is drawn white.
     corner : tuple of float
         Where its upper left corner lies; a weight is 1 wide, and y points up.
     row, column : int, optional
@@ -59,10 +59,11 @@ def draw_matrix(
     values = np.asarray(weights)
     for (i, j), value in np.ndenumerate(values):
         marked = i == row or j == column
-        place = (corner[0] + j + 0.06, corner[1] - i - 0.94)
+        side = 0.88 * min(1.0, abs(float(value))) ** 0.5 if value else 0.88
+        place = (corner[0] + j + 0.5 - side / 2, corner[1] - i - 0.5 - side / 2)
         face, edge = (MARKED if marked else WEIGHT, "white") if value else ("white", EDGE)
         hatch = "//" if marked else None
-        ax.add_patch(Rectangle(place, 0.88, 0.88, facecolor=face, edgecolor=edge, linewidth=0.8, hatch=hatch))
+        ax.add_patch(Rectangle(place, side, side, facecolor=face, edgecolor=edge, linewidth=0.8, hatch=hatch))
     middle = corner[0] + values.shape[1] / 2
     ax.text(middle, corner[1] + 0.3, title, ha="center", va="bottom")
     bare(ax, (corner[0], corner[1] + (0.3 + 1.2 * len(title.splitlines()))))

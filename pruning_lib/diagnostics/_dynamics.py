@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked
 from pruning_lib.training import Callback, Run
 from pruning_lib.units import Group, Member, Units, fitting, grouped_view
 
@@ -131,8 +132,7 @@ class Dynamics(Callback):
     """
 
     def __init__(self, model: nn.Module, units: Units, *, threshold: float = 0.0) -> None:
-        if not threshold >= 0:
-            raise ValueError(f"Dynamics got threshold={threshold!r}; it is a norm, 0 or more.")
+        checked("Dynamics", model=model, units=units, threshold=threshold)
         self.threshold = float(threshold)
         self._units = units
         self._modules = fitting(model, units.values(), "Dynamics", reading=True)
@@ -158,6 +158,7 @@ class Dynamics(Callback):
         ValueError
             If `time` does not rise, or a layer has changed its shape. Nothing is recorded then.
         """
+        checked("Dynamics", time=time)
         if self._times and not time > self._times[-1]:
             raise ValueError(f"Dynamics got time {time} after {self._times[-1]}; it must rise from record to record.")
         for layer, died in self._died.items():

@@ -29,6 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from pruning_lib._arguments import checked
+from pruning_lib._inputs import Inputs
+from pruning_lib._model import check_same_model, run
 from pruning_lib.regularizers import Regularizer
 
 Unit = Literal["lr × strength", "strength", "step"]
@@ -110,8 +113,8 @@ def shrinkage_field(
     [5.0, 2.0, 1.0]
     [1.0, 1.0, 1.0]
     """
-    if not lr > 0 or repeats < 1:
-        raise ValueError(f"shrinkage_field got lr={lr!r}, repeats={repeats!r}; both must be positive.")
+    checked("shrinkage_field", regularizer=regularizer, model=model, inputs=inputs, lr=lr, repeats=repeats)
+    check_same_model("shrinkage_field", model, regularizer=regularizer)
     strength = regularizer.strength
     with _in_float64(model):
         before = _flat(regularizer.importance())
@@ -138,7 +141,7 @@ def _fall(
         with torch.random.fork_rng(devices=[]):
             for _ in range(repeats):
                 optimizer.zero_grad()
-                penalty = regularizer.penalty(model(inputs.to(torch.float64)))
+                penalty = regularizer.penalty(run(model, Inputs((inputs.to(torch.float64),)), "shrinkage_field"))
                 if penalty.requires_grad:
                     penalty.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

@@ -8,15 +8,17 @@ A method takes part in a training step at two places, so that any loop can use i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, optional
 from pruning_lib.units import Units, Weighted, check_plain, fitting, is_layer, rows, unwrapped, weighted
+
+FOREIGN = "{} got the state of another network, or none; pass what its state_dict() returned."
 
 
 class Regularizer(Protocol):
@@ -66,7 +68,7 @@ class Regularizer(Protocol):
         outputs : Tensor
             The model's outputs of this forward pass, shape (examples, …).
         """
-        return outputs.new_zeros(())
+        return nothing(outputs, self)
 
     def update(self, optimizer: Optimizer) -> None:
         """Change the weights in place after `optimizer.step()`; call it once per step that was taken."""
@@ -102,29 +104,36 @@ class Regularizer(Protocol):
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If it is not such a state. Nothing is changed then.
         """
-        if "strength" not in state:
-            name = type(self).__name__
-            raise ValueError(f"{name} got the state of another object; pass what its own state_dict() returned.")
+        check_state(state, self, strength=float)
         self.strength = checked_strength(state["strength"], self)
 
 
 def checked_strength(strength: float, owner: object) -> float:
-    """Return `strength` as a float, or raise ValueError if it is negative or not finite."""
-    value = float(strength)
-    if not math.isfinite(value) or value < 0:
-        name = type(owner).__name__
-        raise ValueError(f"{name} got strength={strength!r}; it must be a finite number ≥ 0 (0 switches it off).")
-    return value
+    """Return `strength` as a float, or raise one sentence if it is no number, negative or not finite."""
+    checked(type(owner).__name__, strength=strength)
+    return float(strength)
 
 
-def checked_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
-    """Return `value` if it is one of `choices`, or raise ValueError naming them."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}.")
-    return value
+def check_state(state: Mapping[str, Any], owner: object, **kinds: type) -> None:
+    """Raise one sentence unless this is a state of the owner's class: all these entries, of these types.
+
+    An int counts as a float; a mapping that is asked for holds tensors or numbers by layer, or another state.
+    """
+    name = type(owner).__name__
+    checked(name, state=state)
+    for key, kind in kinds.items():
+        value = state.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(FOREIGN.format(name))
+
+
+def nothing(outputs: Tensor, owner: object) -> Tensor:
+    """Return the 0 that joins the loss where a method does all its work in `update`."""
+    checked(type(owner).__name__, outputs=outputs)
+    return outputs.new_zeros(())
 
 
 def regularized_layers(
@@ -135,14 +144,14 @@ def regularized_layers(
     Raises
     ------
     TypeError
-        If `model` is not a module.
+        If `model` is not a module, or `units` are none.
     ValueError
         If there is no such layer, `units` were made from another model, or the method works `in_place` and a weight is
         parametrized or masked.
     """
     name = type(owner).__name__
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} got a {type(model).__name__}; it needs the nn.Module to regularize.")
+    checked(name, model=model)
+    optional(name, units=units)
     model = unwrapped(model)
     layers = weighted(model)
     if units is not None:
@@ -157,9 +166,26 @@ def regularized_layers(
     return layers
 
 
-def learning_rates(optimizer: Optimizer) -> dict[int, float]:
-    """Return {id(parameter): learning rate} of everything that `optimizer` trains."""
-    return {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+def learning_rates(optimizer: Optimizer, owner: object, weights: Iterable[Tensor]) -> dict[int, float]:
+    """Return {id(parameter): learning rate} of everything that `optimizer` trains.
+
+    Raises
+    ------
+    TypeError
+        If it is no optimizer.
+    ValueError
+        If weights of the method are trained, and this optimizer trains none of them: the slip after `shrink`.
+    """
+    name = type(owner).__name__
+    checked(name, optimizer=optimizer)
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    trained = [id(weight) for weight in weights if weight.requires_grad]
+    if trained and rates.keys().isdisjoint(trained):
+        raise ValueError(
+            f"{name} got an optimizer of another model: it holds none of the weights that {name} works on. Make a new "
+            f"{name} for a new network, after `shrink` too."
+        )
+    return rates
 
 
 def snap(weight: Tensor) -> None:

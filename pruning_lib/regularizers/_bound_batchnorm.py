@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from pruning_lib._arguments import checked, optional
 from pruning_lib.units import BatchNorm, bounded_scale, unwrapped
 
 
@@ -69,7 +70,9 @@ def bound_batchnorm(model: nn.Module, *, generator: torch.Generator | None = Non
     >>> bool(((scale > 0) & (scale < 1)).all()), model[1].bias
     (True, None)
     """
-    if not isinstance(model, nn.Module) or unwrapped(model) is not model:
+    checked("bound_batchnorm", model=model)
+    optional("bound_batchnorm", generator=generator)
+    if unwrapped(model) is not model:
         raise TypeError(f"bound_batchnorm got a {type(model).__name__}; bound the plain nn.Module, then wrap it.")
     norms = {name: module for name, module in model.named_modules() if isinstance(module, BatchNorm)}
     if not norms:
@@ -116,6 +119,7 @@ def unbind_batchnorm(model: nn.Module) -> None:
     >>> [name for name, _ in model[1].named_parameters()]
     ['weight', 'bias']
     """
+    checked("unbind_batchnorm", model=model)
     for norm in bounded_norms(model).values():
         scale = norm.weight.detach()
         trained = next(norm.parameters()).requires_grad

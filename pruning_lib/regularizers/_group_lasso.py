@@ -7,12 +7,14 @@ w_i: the weights of unit i without bias, by default those that it reads.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pruning_lib._model import before_batchnorm
 from pruning_lib.regularizers._base import snap
 from pruning_lib.regularizers._groups import GroupPenalty, viewed
 from pruning_lib.regularizers._weights import Apply
@@ -36,7 +38,8 @@ class GroupLasso(GroupPenalty):
         Group soft threshold after the step (groups become exactly 0); a term of the loss, its gradient alone, or a step
         along it after the optimizer's, none of which reaches zero.
     over : {"rows", "columns", "coupled"}
-        What a group is. ``"rows"``: what one layer's unit reads, the row of its weight. ``"columns"``: what one layer
+        What a group is. ``"rows"``: what one layer's unit reads, the row of its weight; with `units`, of a head of
+        attention all rows of its queries, keys and values. ``"columns"``: what one layer
         reads from a unit; several channels behind a flatten are one group. ``"coupled"``: all that goes with the unit,
         as one group: its row in every layer that writes it, its scale γ in every BatchNorm of the group, its columns in
         every layer that reads it; no bias, no shift β. The weight between two units is then in the group of each.
@@ -51,6 +54,9 @@ class GroupLasso(GroupPenalty):
 
     Notes
     -----
+    A BatchNorm behind a row divides by its length, so that the penalty costs nothing there; a warning names the first
+    such layer. To do so on purpose, ``warnings.filterwarnings("ignore", message=".*BatchNorm divides")``.
+
     The proximal map is exact for every group, also where its parts have learning rates of their own, as γ may: each
     part then shrinks by n/(n + ηλ), with n the length that the group is left with. Coupled groups of neighbouring
     layers overlap, and are mapped one after another in the order of computation, which is the map of their sum up to
@@ -82,6 +88,13 @@ class GroupLasso(GroupPenalty):
         units: Units | None = None,
     ) -> None:
         super().__init__(model, strength, apply, over, units)
+        if over == "rows" and (layer := before_batchnorm(model, self.importance(), units)):
+            warnings.warn(
+                f"GroupLasso penalizes the length of rows, and behind '{layer}' a BatchNorm divides by it: rows shrink "
+                "there at no cost, whether they matter or not. Penalize scales (NetworkSlimming), or take "
+                "over='coupled' with units=.",
+                stacklevel=2,
+            )
 
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}; by group, the length of its units' columns, or of the coupled groups."""

@@ -12,13 +12,13 @@ where the paper does not (issue 517 of Torch-Pruning); in γ_k that cancels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked
 from pruning_lib.regularizers._groups import GroupPenalty, viewed
 from pruning_lib.units import Units
 
@@ -79,8 +79,7 @@ class GroupSL(GroupPenalty):
         alpha: float = 16.0,
         apply: Literal["gradient", "loss", "decay"] = "gradient",
     ) -> None:
-        if not (math.isfinite(alpha) and alpha >= 1):
-            raise ValueError(f"GroupSL got alpha={alpha!r}; it must be a finite number ≥ 1 (1 is L2 on groups).")
+        checked("GroupSL", alpha=alpha)
         self.alpha = float(alpha)
         super().__init__(model, strength, apply, "coupled", units)
 

@@ -23,7 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pruning_lib.regularizers._base import checked_choice, incoming_norms, snap
+from pruning_lib._arguments import checked, numbers, one_of, said
+from pruning_lib.regularizers._base import incoming_norms, snap
 from pruning_lib.regularizers._group_lasso import GroupLasso
 from pruning_lib.regularizers._groups import Axis, Side, viewed
 from pruning_lib.regularizers._l1 import L1
@@ -113,11 +114,11 @@ class Guided(WeightPenalty):
         apply: Literal["loss", "prox"] | None = None,
         units: Units | None = None,
     ) -> None:
-        if base not in (L1, L2, GroupLasso):
-            raise TypeError(f"Guided got base={base!r}; it guides the classes L1, L2 and GroupLasso.")
+        if not any(base is each for each in DEFAULT_APPLY):
+            raise TypeError(f"Guided got {said('base', base)}; it guides the classes L1, L2 and GroupLasso.")
         if units is None:
             raise ValueError("Guided needs units=pruning_lib.find_units(model, example): they say which units can go.")
-        self.side = checked_choice(side, "side", tuple(AXES))
+        self.side = one_of(side, "side", AXES)
         super().__init__(model, strength, DEFAULT_APPLY[base] if apply is None else apply, units)
         self.base = base
         self.guidance = _normalized(guidance, units)
@@ -209,7 +210,8 @@ def _mean(shares: list[Tensor]) -> Tensor:
 
 
 def _normalized(guidance: str | Guidance | Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
-    """Return {group: g with mean 1}, or raise ValueError if this is not a guidance of these units."""
+    """Return {group: g with mean 1}, or raise one sentence if this is not a guidance of these units."""
+    checked("Guided", guidance=guidance)
     by_group = _by_name(guidance, units) if isinstance(guidance, Mapping) else _by_family(guidance, units)
     for name, g in by_group.items():
         size = units[name].size
@@ -225,7 +227,8 @@ def _normalized(guidance: str | Guidance | Mapping[str, Tensor], units: Units) -
 def _by_name(guidance: Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
     """Return a user's guidance by group, float64 on the CPU."""
     given = {
-        units.translate(name): torch.as_tensor(g, dtype=torch.float64, device="cpu") for name, g in guidance.items()
+        units.translate(name): numbers(g, f"guidance of '{name}'").to("cpu", torch.float64)
+        for name, g in guidance.items()
     }
     if missing := sorted(units.keys() - given.keys()):
         raise ValueError(f"guidance leaves out '{missing[0]}'; give every group a tensor of shape (units,).")
@@ -235,11 +238,9 @@ def _by_name(guidance: Mapping[str, Tensor], units: Units) -> dict[str, Tensor]:
 def _by_family(guidance: str | Guidance, units: Units) -> dict[str, Tensor]:
     """Return a function of i/n, or the named one, by group."""
     if isinstance(guidance, str):
-        guidance = GUIDANCES[checked_choice(guidance, "guidance", tuple(GUIDANCES))]
-    return {
-        name: guidance(torch.arange(1, group.size + 1, dtype=torch.float64) / group.size)
-        for name, group in units.items()
-    }
+        guidance = GUIDANCES[one_of(guidance, "guidance", GUIDANCES)]
+    shares = {name: torch.arange(1, group.size + 1, dtype=torch.float64) / group.size for name, group in units.items()}
+    return {name: numbers(guidance(share), f"guidance of '{name}'") for name, share in shares.items()}
 
 
 def _parts(

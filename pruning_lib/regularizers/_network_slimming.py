@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib.regularizers._base import checked_choice
+from pruning_lib._arguments import one_of
+from pruning_lib.regularizers._base import nothing
 from pruning_lib.regularizers._scales import ScalePenalty
 from pruning_lib.units import Units
 
@@ -61,13 +62,13 @@ class NetworkSlimming(ScalePenalty):
         apply: Literal["loss", "prox"] = "loss",
         units: Units | None = None,
     ) -> None:
-        self.apply = checked_choice(apply, "apply", ("loss", "prox"))
+        self.apply = one_of(apply, "apply", ("loss", "prox"))
         super().__init__(model, strength, units, in_place=apply == "prox")
 
     def penalty(self, outputs: Tensor) -> Tensor:
         """Return R, or 0 where `update` applies it."""
         if self.apply == "prox":
-            return outputs.new_zeros(())
+            return nothing(outputs, self)
         return self.strength * self._scales().abs().sum()
 
     def distance(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked
 from pruning_lib.regularizers._scales import ScalePenalty
 from pruning_lib.units import Units
 
@@ -57,8 +58,7 @@ class Polarization(ScalePenalty):
     """
 
     def __init__(self, model: nn.Module, strength: float, *, t: float = 1.2, units: Units | None = None) -> None:
-        if not -2 <= t <= 2:
-            raise ValueError(f"Polarization got t={t!r}; it must be in [−2, 2], where ½ − t/4 is a share.")
+        checked("Polarization", t=t)
         self.t = float(t)
         super().__init__(model, strength, units, in_place=True)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked
 from pruning_lib.regularizers._base import Regularizer, checked_strength
 from pruning_lib.regularizers._bound_batchnorm import bounded_norms
 from pruning_lib.regularizers._scales import regularized_norms
@@ -69,9 +70,8 @@ class RecedingNeurons(Regularizer):
 
     def __init__(self, model: nn.Module, strength: float, *, shift: float = 3.0, units: Units | None = None) -> None:
         self.strength = checked_strength(strength, self)
+        checked("RecedingNeurons", shift=shift)
         self.shift = float(shift)
-        if not torch.tensor(self.shift).isfinite():
-            raise ValueError(f"RecedingNeurons got shift={shift!r}; it must be a finite number (3.0 or 0.0 published).")
         norms = regularized_norms(model, units, self)
         self._norms = {name: norm for name, norm in norms.items() if bounded_scale(norm) is not None}
         if not self._norms:
@@ -124,6 +124,7 @@ def receding_parameters(model: nn.Module, lr: float, weight_decay: float = 1e-4)
     >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in prl.receding_parameters(model, lr=0.5)]
     [(2, 0.5, 0.0001), (1, 5.0, 0.0)]
     """
+    checked("receding_parameters", model=model, lr=lr, weight_decay=weight_decay)
     scales = [bounded[0] for norm in bounded_norms(model).values() if (bounded := bounded_scale(norm)) is not None]
     unique = {id(scale): scale for scale in scales}
     others = [parameter for parameter in model.parameters() if id(parameter) not in unique]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers._base import Regularizer, checked_strength, learning_rates
 from pruning_lib.units import BatchNorm, Units, check_plain, fitting, unwrapped
 
@@ -34,8 +35,8 @@ class ScalePenalty(Regularizer):
 
     def _trained(self, optimizer: Optimizer) -> list[tuple[Tensor, float]]:
         """Return the scales that `optimizer` trains, each with its learning rate."""
-        rates = learning_rates(optimizer)
         scales = [norm.weight for norm in self._norms.values()]
+        rates = learning_rates(optimizer, self, scales)
         return [(scale, rates[id(scale)]) for scale in scales if scale.requires_grad and id(scale) in rates]
 
 
@@ -45,13 +46,13 @@ def regularized_norms(model: nn.Module, units: Units | None, owner: object) -> d
     Raises
     ------
     TypeError
-        If `model` is not a module.
+        If `model` is not a module, or `units` are none.
     ValueError
         If there is none, or `units` were made from another model.
     """
     name = type(owner).__name__
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} got a {type(model).__name__}; it needs the nn.Module to regularize.")
+    checked(name, model=model)
+    optional(name, units=units)
     modules = fitting(model, units.values() if units else (), name)
     wanted = set(modules) if units is None else {member.layer for group in units.values() for member in group.norms}
     by_scale: dict[int, tuple[str, BatchNorm]] = {}

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, one_of, optional
 from pruning_lib.regularizers._base import (
+    FOREIGN,
     Regularizer,
-    checked_choice,
-    checked_strength,
+    check_state,
     incoming_norms,
     learning_rates,
     regularized_layers,
@@ -104,21 +105,23 @@ class SeReNe(Regularizer):
         units: Units | None = None,
         seed: int = 0,
     ) -> None:
-        self.strength = _checked_share(strength, self)
-        self.estimator = checked_choice(estimator, "estimator", ("sampled", "exact", "lower-bound", "local"))
-        self.space = space if space is None else checked_choice(space, "space", ("mean", "sum", "abs-of-sum"))
-        self.scaling = checked_choice(scaling, "scaling", ("paper", "released"))
+        checked("SeReNe", strength=strength, activation=activation, seed=seed)
+        self.strength = float(strength)
+        self.estimator = one_of(estimator, "estimator", ("sampled", "exact", "lower-bound", "local"))
+        self.space = space if space is None else one_of(space, "space", ("mean", "sum", "abs-of-sum"))
+        self.scaling = one_of(scaling, "scaling", ("paper", "released"))
         if scaling == "released" and estimator != "exact":
             raise ValueError(f"scaling='released' is the factor of the exact estimator; got estimator={estimator!r}.")
         if space not in (None, "mean") and estimator == "local":
             raise ValueError(f"estimator='local' knows space='mean' alone: no output is summed over; got {space!r}.")
-        self.every, self.smoothing = _checked_rhythm(estimator, every, smoothing)
-        if not hasattr(seed, "__index__"):
-            raise TypeError(f"SeReNe got seed={seed!r}; it is an integer.")
+        optional("SeReNe", every=every, smoothing=smoothing)
+        cheap = estimator == "sampled"
+        self.every = (3 if cheap else 1) if every is None else int(every)
+        self.smoothing = (0.6 if cheap else 0.0) if smoothing is None else float(smoothing)
         check_eager(model)
         self._layers = regularized_layers(model, units, self, in_place=True)
         self._check_dtype()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(int(seed))
         self._probe = Probe(unwrapped(model), self._layers, activation if estimator == "local" else None)
         self._estimator = Estimator(estimator, space, scaling == "released", self._layers, self._probe, self._generator)
         self._average: dict[str, Tensor] = {}
@@ -165,9 +168,10 @@ class SeReNe(Regularizer):
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
         """Decay the incoming weights of each unit, and the γ behind them, by λ S̄, where `optimizer` trains them."""
-        strength, trained = _checked_share(self.strength, self), learning_rates(optimizer)
+        checked("SeReNe", strength=self.strength)
+        trained = learning_rates(optimizer, self, (layer.weight for layer in self._layers.values()))
         for name, sensitivity in self.sensitivity().items():
-            keep = 1 - strength * (1 - sensitivity).clamp(min=0)
+            keep = 1 - self.strength * (1 - sensitivity).clamp(min=0)
             layer, norm = self._layers[name], self._probe.norms.get(name)
             weight = rows(layer)
             if layer.weight.requires_grad and id(layer.weight) in trained:
@@ -225,19 +229,24 @@ class SeReNe(Regularizer):
         ValueError
             If it belongs to another network. Nothing is changed then.
         """
-        missing = {"strength", "average", "measured", "step", "generator"} - state.keys()
+        check_state(state, self, strength=float, average=Mapping, measured=int, step=int, generator=Tensor)
         shapes = {name: (len(rows(layer)),) for name, layer in self._layers.items()}
-        if missing or any(
-            shapes.get(name) != value.shape or value.dtype is not torch.float32
-            for name, value in state["average"].items()
+        average, generator = state["average"], torch.Generator()
+        try:
+            generator.set_state(state["generator"].cpu())
+        except (RuntimeError, TypeError):
+            average = {"": None}
+        if state["measured"] < bool(average) or not all(
+            isinstance(value, Tensor)
+            and (shapes.get(name), torch.float32) == (value.shape, value.dtype)
+            and bool(value.isfinite().all())
+            for name, value in average.items()
         ):
-            raise ValueError("SeReNe got the state of another network, or none; pass what its state_dict() returned.")
+            raise ValueError(FOREIGN.format("SeReNe"))
         super().load_state_dict(state)
-        self._average = {
-            name: value.to(self._layers[name].weight.device, copy=True) for name, value in state["average"].items()
-        }
+        self._average = {name: value.to(self._layers[name].weight.device, copy=True) for name, value in average.items()}
         self._measured, self._step = int(state["measured"]), int(state["step"])
-        self._generator.set_state(state["generator"].cpu())
+        self._generator.set_state(generator.get_state())
         self._pending, self._examples = {}, 0
 
     def _check_dtype(self) -> None:
@@ -275,30 +284,9 @@ def _decay_scale(norm: BatchNorm, keep: Tensor, trained: Mapping[int, float]) ->
         scale.copy_(torch.maximum(lower, scale.clamp(max=-69.0)))
 
 
-def _checked_share(strength: float, owner: object) -> float:
-    """Return `strength`, or raise ValueError unless it is in [0, 1)."""
-    value = checked_strength(strength, owner)
-    if value >= 1:
-        raise ValueError(f"SeReNe got strength={strength!r}; it is a share of the weight per step, below 1.")
-    return value
-
-
-def _checked_rhythm(estimator: str, every: int | None, smoothing: float | None) -> tuple[int, float]:
-    """Return `every` and `smoothing`, by default those of the estimator, or raise ValueError if one is out of range."""
-    cheap = estimator == "sampled"
-    steps = (3 if cheap else 1) if every is None else int(every)
-    share = (0.6 if cheap else 0.0) if smoothing is None else float(smoothing)
-    if steps < 1:
-        raise ValueError(f"SeReNe got every={every!r}; it is a number of steps, 1 or more.")
-    if not 0 <= share < 1:
-        raise ValueError(f"SeReNe got smoothing={smoothing!r}; it is the share of the past kept, in [0, 1).")
-    return steps, share
-
-
 def _check_outputs(outputs: Tensor) -> None:
     """Raise unless these are differentiable outputs of shape (examples, …)."""
-    if not isinstance(outputs, Tensor):
-        raise TypeError(f"SeReNe got a {type(outputs).__name__}; pass the tensor of outputs, (examples, …).")
+    checked("SeReNe", outputs=outputs)
     if outputs.ndim == 0:
         raise ValueError("SeReNe got a scalar; it needs the model's outputs, (examples, …), not the loss.")
     if outputs.grad_fn is None:

@@ -24,12 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, one_of
 from pruning_lib.regularizers._base import (
+    FOREIGN,
     Regularizer,
-    checked_choice,
+    check_state,
     checked_strength,
     incoming_norms,
     learning_rates,
+    nothing,
     regularized_layers,
 )
 from pruning_lib.regularizers._l2 import L2
@@ -133,9 +136,11 @@ class StochasticPruning(Regularizer):
         scales: bool = False,
     ) -> None:
         self.strength = checked_strength(strength, self)
-        self.mode = checked_choice(mode, "mode", ("regrow", "mask"))
+        self.mode = one_of(mode, "mode", ("regrow", "mask"))
+        checked("StochasticPruning", base=base, probability=probability, temperature=temperature, scales=scales)
+        checked("StochasticPruning", seed=seed)
         self.probability = probability
-        self.seed = _checked_seed(seed)
+        self.seed = int(seed)
         self._energy = _energy(probability)
         self._layers: dict[str, Weighted | BatchNorm] = {**regularized_layers(model, units, self, in_place=True)}
         if scales:
@@ -143,6 +148,7 @@ class StochasticPruning(Regularizer):
             check_plain(self._layers, "StochasticPruning")
         self.temperatures = _temperatures(temperature, self._layers)
         self.base = base(model, strength) if units is None else base(model, strength, units=units)
+        checked("StochasticPruning", regularizer=self.base)
         self._kept: dict[str, Tensor] = {}
         self._step = 0
 
@@ -154,7 +160,7 @@ class StochasticPruning(Regularizer):
     def penalty(self, outputs: Tensor) -> Tensor:
         """Return λΩ, or what else `base` adds to the loss."""
         self.base.strength = self.strength
-        return self.base.penalty(outputs) if self.strength > 0 else outputs.new_zeros(())
+        return self.base.penalty(outputs) if self.strength > 0 else nothing(outputs, self)
 
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
@@ -162,7 +168,8 @@ class StochasticPruning(Regularizer):
         self.base.strength = self.strength
         if self.strength > 0:
             self.base.update(optimizer)
-        trained, pools = learning_rates(optimizer), dict[torch.device, Tensor]()
+        trained = learning_rates(optimizer, self, (layer.weight for layer in self._layers.values()))
+        pools: dict[torch.device, Tensor] = {}
         for number, (name, layer) in enumerate(self._layers.items()):
             weight = layer.weight
             if weight.requires_grad and id(weight) in trained:
@@ -200,18 +207,18 @@ class StochasticPruning(Regularizer):
             If it belongs to another network. Nothing is changed then.
         """
         shapes = {name: layer.weight.shape for name, layer in self._layers.items()}
-        missing = {"strength", "temperatures", "seed", "step", "kept", "base"} - state.keys()
+        check_state(state, self, strength=float, temperatures=Mapping, seed=int, step=int, kept=Mapping, base=Mapping)
         if (
-            missing
-            or state["temperatures"].keys() != shapes.keys()
-            or any(shapes.get(name) != mask.shape for name, mask in state["kept"].items())
+            state["temperatures"].keys() != shapes.keys()
+            or state["step"] < 0
+            or not all(isinstance(m, Tensor) and shapes.get(name) == m.shape for name, m in state["kept"].items())
         ):
-            raise ValueError(
-                "StochasticPruning got the state of another network, or none; pass what its state_dict() returned."
-            )
+            raise ValueError(FOREIGN.format("StochasticPruning"))
+        checked("StochasticPruning", strength=state["strength"], seed=state["seed"], temperature=state["temperatures"])
+        temperatures = _temperatures(state["temperatures"], self._layers)
         self.base.load_state_dict(state["base"])
         super().load_state_dict(state)
-        self.temperatures = {name: float(tau) for name, tau in state["temperatures"].items()}
+        self.temperatures = temperatures
         self.seed, self._step = int(state["seed"]), int(state["step"])
         self._kept = {
             name: mask.to(self._layers[name].weight.device, copy=True) for name, mask in state["kept"].items()
@@ -250,17 +257,10 @@ def _piece(weight: Tensor) -> int:
     return max(1, PIECE * len(weight) // weight.numel()) if weight.device.type == "cpu" else len(weight)
 
 
-def _checked_seed(seed: int) -> int:
-    """Return `seed`, or raise ValueError if it is negative or not an integer."""
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"StochasticPruning got seed={seed!r}; it must be an integer ≥ 0, the same on every rank.")
-    return seed
-
-
 def _energy(probability: str | Probability) -> Callable[[Tensor], Tensor]:
     """Return E = −ln P₀, or raise ValueError if P₀ is unknown or not a falling probability."""
     if isinstance(probability, str):
-        return ENERGIES[checked_choice(probability, "probability", tuple(ENERGIES))]
+        return ENERGIES[one_of(probability, "probability", ENERGIES)]
     grid = torch.linspace(0, 10, 101)
     values = probability(grid)
     if not isinstance(values, Tensor) or values.shape != grid.shape:
@@ -276,7 +276,7 @@ def _temperatures(
     """Return τ of each layer, or raise ValueError if one is missing or not a positive number."""
     if isinstance(temperature, Mapping):
         if temperature.keys() != layers.keys():
-            odd = sorted(temperature.keys() ^ layers.keys())[0]
+            odd = sorted(temperature.keys() ^ layers.keys(), key=str)[0]
             raise ValueError(f"temperature must name each layer of {', '.join(layers)} and no other; see '{odd}'.")
         taus = {name: float(temperature[name]) for name in layers}
     else:

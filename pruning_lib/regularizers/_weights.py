@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import one_of
 from pruning_lib.regularizers._base import (
     Regularizer,
-    checked_choice,
     checked_strength,
     incoming_norms,
     learning_rates,
+    nothing,
     regularized_layers,
     snap,
 )
@@ -48,7 +49,7 @@ class WeightPenalty(Regularizer):
 
     def __init__(self, model: nn.Module, strength: float, apply: str, units: Units | None) -> None:
         self.strength = checked_strength(strength, self)
-        self.apply = checked_choice(apply, "apply", self.ways)
+        self.apply = one_of(apply, "apply", self.ways)
         self._layers = regularized_layers(model, units, self, in_place=apply in ("prox", "decay"))
         self._penalized: list[Weighted | BatchNorm] = list(self._layers.values())
 
@@ -60,7 +61,7 @@ class WeightPenalty(Regularizer):
     def penalty(self, outputs: Tensor) -> Tensor:
         """Return R; 0 with the slope of R under ``apply="gradient"``; plain 0 where `update` applies it."""
         if self.apply in ("prox", "decay"):
-            return outputs.new_zeros(())
+            return nothing(outputs, self)
         value: Tensor = _Term.apply(self, *(module.weight for module in self._penalized))
         return self.strength * value
 
@@ -69,8 +70,8 @@ class WeightPenalty(Regularizer):
         """Take the step of ``apply="prox"`` or ``"decay"`` for every weight that `optimizer` trains."""
         if self.apply in ("loss", "gradient"):
             return
-        rates = learning_rates(optimizer)
         weights = [module.weight for module in self._penalized]
+        rates = learning_rates(optimizer, self, weights)
         steps = [self.strength * rates.get(id(w), 0.0) if w.requires_grad else 0.0 for w in weights]
         if self.apply == "prox":
             self._prox(weights, steps)

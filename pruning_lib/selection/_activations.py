@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lib import _inputs
-from pruning_lib._model import eval_mode
+from pruning_lib._arguments import checked
+from pruning_lib._model import eval_mode, run
 from pruning_lib.units import Units, fitting, grouped_view, unwrapped
 
 
 def fluctuation(model: nn.Module, units: Units, data: Any, *, batch_size: int = 256) -> dict[str, Tensor]:
-    """Return how much of what layers compute varies with each unit, FLAP's criterion Var(x_k)·‖W_:,k‖².
+    """Return how much of what layers compute varies with each unit, FLAP's criterion ``Var(x_k)·‖W_:,k‖²``.
 
     It is the mean squared change of the sums of a linear layer when the unit emits its mean instead: with
-    ``zero(…, shift="mean")``, which is the paper's W_:,k·E[x_k] in the bias. A unit that emits a constant scores 0.
+    ``zero(…, shift="mean")``, which is the paper's ``W_:,k·E[x_k]`` in the bias. A unit that emits a constant scores 0.
 
     Parameters
     ----------
@@ -135,11 +136,10 @@ def _score(
     of_input: Callable[[_Seen], Tensor],
 ) -> dict[str, Tensor]:
     """Return Σ over readers and their channels of `of_input` times the column of |W|^power: sum for 2, mean for 1."""
+    checked(who, model=model, units=units, batch_size=batch_size)
     modules = fitting(model, units.values(), who, reading=True)
-    if batch_size < 1:
-        raise ValueError(f"{who} got batch_size={batch_size}; it needs at least 1 example a batch.")
     readers = {member.layer for group in units.values() for member in group.readers}
-    seen = _watched(unwrapped(model), {name: modules[name] for name in readers}, data, batch_size)
+    seen = _watched(unwrapped(model), {name: modules[name] for name in readers}, data, batch_size, who)
     scores: dict[str, Tensor] = {}
     for name, group in units.items():
         score = next(model.parameters()).new_zeros(group.size, dtype=torch.float64)
@@ -158,7 +158,7 @@ def _score(
     return scores
 
 
-def _watched(model: nn.Module, layers: dict[str, Any], data: Any, batch_size: int) -> dict[str, _Seen]:
+def _watched(model: nn.Module, layers: dict[str, Any], data: Any, batch_size: int, who: str) -> dict[str, _Seen]:
     """Return what each layer read while the data passed."""
     seen = {name: _Seen() for name in layers}
 
@@ -175,8 +175,8 @@ def _watched(model: nn.Module, layers: dict[str, Any], data: Any, batch_size: in
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
         with eval_mode(model):
-            for batch in _inputs.batches(data, batch_size):
-                batch.inputs.to(model).call(model)
+            for batch in _inputs.batches(data, int(batch_size)):
+                run(model, batch.inputs.to(model), who)
     finally:
         for handle in handles:
             handle.remove()

@@ -6,8 +6,10 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from pruning_lib._arguments import checked, said
 from pruning_lib.selection._ranking import Ranking
 from pruning_lib.units import Chosen, Group, Member, Units
 
@@ -28,6 +30,11 @@ def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     units : Units
         From `pruning_lib.find_units(model, example)`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a group has no such mask.
+
     Examples
     --------
     >>> import torch
@@ -38,6 +45,7 @@ def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     >>> cost({"0": torch.tensor([True, False, False, False])}, units)  # 8 · 3 + 3 · 3
     33
     """
+    _check_choice(chosen, units)
     share = {layer: [1.0, 1.0] for layer in units.macs}
     products = dict.fromkeys(units.macs, 1.0)
     for name, group in units.items():
@@ -49,6 +57,15 @@ def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
         for member in group.products:
             products[member.layer] *= 1 - _lost(pruned, member)
     return round(sum(macs * math.prod(share[layer]) * products[layer] for layer, macs in units.macs.items()))
+
+
+def _check_choice(chosen: Mapping[str, Tensor], units: Units) -> None:
+    """Raise one sentence unless every group has its mask."""
+    checked("cost", chosen=chosen, units=units)
+    for name, group in units.items():
+        mask = chosen.get(name)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (group.size,) or mask.is_meta:
+            raise ValueError(f"cost got {said(f'{name!r}', mask)}; it needs a bool tensor of shape ({group.size},).")
 
 
 def _lost(pruned: Tensor, member: Member) -> float:

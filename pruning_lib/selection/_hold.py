@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, optional
+from pruning_lib._model import check_same_model
 from pruning_lib.units import BatchNorm, Weighted, bounded_scale, check_plain, is_layer, rows, weighted
 
 
@@ -91,10 +93,9 @@ def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:
     tensor([[0.0000, 0.5000]])
     """
     masks: list[tuple[Tensor, Tensor]] = []
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"hold got a {type(optimizer).__name__} for optimizer; it needs the torch.optim.Optimizer or None."
-        )
+    checked("hold", model=model)
+    optional("hold", optimizer=optimizer)
+    check_same_model("hold", model, optimizer=optimizer)
     layers = {**weighted(model), **{name: module for name, module in model.named_modules() if _written(module)}}
     check_plain(layers, "hold")
     for layer in layers.values():

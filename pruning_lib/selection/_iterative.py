@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, one_of, optional
+from pruning_lib._model import check_same_model
 from pruning_lib.selection._hold import hold
 from pruning_lib.selection._scores import scores_by_group
 from pruning_lib.selection._select import check_target, select
 from pruning_lib.selection._zero import zero
-from pruning_lib.units import Chosen, Units
+from pruning_lib.selection.importance import random
+from pruning_lib.units import Chosen, Kind, Units, fitting
+
+OPTIONS = ("scope", "floor", "kinds", "round_to")
 
 
 def iterative(
@@ -61,8 +67,9 @@ def iterative(
 
     Raises
     ------
-    ValueError
-        If `rounds` is below 1, not exactly one target is given, or `select` or `zero` refuse.
+    TypeError, ValueError
+        If `rounds` is below 1, not exactly one target is given, it cannot be met, or an argument is of another kind:
+        nothing is changed then. In a later round if `importance` returns what `select` refuses.
 
     Examples
     --------
@@ -83,25 +90,21 @@ def iterative(
     >>> left, int(zeroed["0"].sum())
     ([14, 12, 10, 8], 8)
     """
-    if not (rounds >= 1 and rounds == int(rounds)):
-        raise ValueError(f"iterative got rounds={rounds}; it needs at least 1, a whole number; 1 is one-shot pruning.")
-    if sum(target is not None for target in (fraction, macs_left, max_macs)) != 1:
-        raise ValueError(
-            "iterative needs exactly one of fraction, macs_left and max_macs: what the last round reaches."
-        )
-    bounds = {name: options[name] for name in ("scope", "floor", "round_to") if name in options}
-    check_target(fraction=fraction, macs_left=macs_left, max_macs=max_macs, **bounds)
-    full = sum(units.macs.values())
+    _check_all(model, units, importance, train, shift, optimizer)
+    target = _checked_target(
+        rounds,
+        {"fraction": fraction, "macs_left": macs_left, "max_macs": max_macs},
+        options,
+        sum(units.macs.values()),
+    )
+    _check_reachable(units, target(rounds), options)
     zeroed: Chosen = {}
-    for done in (r / rounds for r in range(1, int(rounds) + 1)):
-        scores = scores_by_group(importance(model), units, frozenset(("inner", "stream")))
+    for done in range(1, int(rounds) + 1):
+        scores = scores_by_group(importance(model), units, frozenset(get_args(Kind)))
         for name, mask in zeroed.items():
             if name in scores:
                 scores[name][mask] = -math.inf
-        target = {"fraction": 1 - (1 - fraction) ** done} if fraction is not None else {}
-        target |= {"macs_left": macs_left**done} if macs_left is not None else {}
-        target |= {"max_macs": round(full * (max_macs / full) ** done)} if max_macs is not None else {}
-        zeroed = select(scores, units, **target, **options)
+        zeroed = select(scores, units, **target(done), **options)
         zero(model, zeroed, units, shift=shift, optimizer=optimizer)
         held = hold(model, optimizer)
         try:
@@ -109,3 +112,47 @@ def iterative(
         finally:
             held.remove()
     return zeroed
+
+
+def _checked_target(
+    rounds: int, targets: Mapping[str, Any], options: Mapping[str, Any], full: int
+) -> Callable[[int], dict[str, Any]]:
+    """Return what `select` is to be told in each round, after all checks of numbers."""
+    checked("iterative", rounds=rounds)
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise TypeError(
+            f"iterative got {unknown[0]}=, which it does not know; of select it takes {', '.join(OPTIONS)}."
+        )
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(
+            "iterative needs exactly one of fraction, macs_left and max_macs: what the last round reaches."
+        )
+    check_target(**given, **{name: value for name, value in options.items() if name != "kinds"})
+    ((name, last),) = given.items()
+
+    def target(done: int) -> dict[str, Any]:
+        share = done / rounds
+        if name == "fraction":
+            return {name: 1 - (1 - last) ** share}
+        return {name: last**share if name == "macs_left" else round(full * (last / full) ** share)}
+
+    return target
+
+
+def _check_all(
+    model: nn.Module, units: Units, importance: object, train: object, shift: str, optimizer: Optimizer | None
+) -> None:
+    """Raise before the first round what `zero`, `hold` and the calls would raise in it."""
+    checked("iterative", model=model, units=units, importance=importance, train=train)
+    one_of(shift, "shift", ("keep", "drop"))
+    optional("iterative", optimizer=optimizer)
+    check_same_model("iterative", model, optimizer=optimizer)
+    fitting(model, units.values(), "iterative")
+
+
+def _check_reachable(units: Units, target: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raise ValueError if the last round's target cannot be met, whatever the units are worth."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        select(random(units), units, **target, **options)

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pruning_lib._arguments import checked, numbers
 from pruning_lib.units import Kind, Units
 
 
 def scores_by_group(importance: Mapping[str, Tensor], units: Units, kinds: frozenset[Kind]) -> dict[str, Tensor]:
     """Return {group: (units,)} on the CPU, in graph order; layers of one group are averaged unit by unit."""
+    checked("select", importance=importance)
     collected: dict[str, list[Tensor]] = {}
     for layer, given in importance.items():
         if layer in units.fixed:
             continue
-        score = torch.as_tensor(given)
+        score = numbers(given, f"importance of '{layer}'")
         name = _group_of(layer, units)
         group = units[name]
         index = next(member.index for member in (*group.writers, *group.norms) if member.layer == layer)
@@ -27,7 +29,7 @@ def scores_by_group(importance: Mapping[str, Tensor], units: Units, kinds: froze
                 f"importance of '{layer}' has shape {tuple(score.shape)}; the layer has {len(index)} units."
             )
         if score.isnan().any():
-            raise ValueError(f"importance of '{layer}' holds NaN; did the training diverge?")
+            raise ValueError(f"importance of '{layer}' holds NaN: look whether the training diverged.")
         if group.kind in kinds:
             collected.setdefault(name, []).append(unit_mean(score.detach().cpu().double(), index.cpu(), group.size))
     if not collected:

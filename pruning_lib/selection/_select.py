@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import get_args
 
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked, one_of, optional
 from pruning_lib._model import clone
 from pruning_lib.selection._budgets import within_budget
 from pruning_lib.selection._ranking import Ranking, Scope
 from pruning_lib.selection._scores import scores_by_group
-from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest
+from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import Chosen, Kind, Units
 
 Loss = Callable[[nn.Module], float]
+THIN = 0.05  # a group that is left with a smaller share of its units is warned of
 
 
 def select(
@@ -32,7 +34,7 @@ def select(
     model: nn.Module | None = None,
     scope: Scope = "global",
     floor: int = 1,
-    kinds: Iterable[Kind] = ("inner", "stream"),
+    kinds: Iterable[Kind] = ("inner", "stream", "heads"),
     round_to: int = 1,
 ) -> Chosen:
     """Choose the least important units; nothing is changed.
@@ -64,7 +66,7 @@ def select(
         losses, compare badly between unlike layers: look at the widths, or take ``"local"`` (chapter *What held*).
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
-    kinds : iterable of {"inner", "stream"}
+    kinds : iterable of {"inner", "stream", "heads"}
         Groups that may lose units.
     round_to : int
         Every group keeps a multiple of this many units (or all): the best of the chosen ones stay.
@@ -96,18 +98,33 @@ def select(
         fraction=fraction, macs_left=macs_left, max_macs=max_macs, threshold=threshold, loss_fn=loss_fn, model=model,
         scope=scope, floor=floor, round_to=round_to,
     )  # fmt: skip
+    checked("select", importance=importance, units=units, kinds=kinds)
     ranking = Ranking(scores_by_group(importance, units, frozenset(kinds)), units, scope, floor, round_to)
     if threshold is not None:
-        return ranking.below(threshold)
-    if fraction is not None:
-        return ranking.fraction(fraction)
-    if macs_left is not None:
-        max_macs = round(macs_left * sum(units.macs.values()))
-    if max_macs is not None:
-        return within_budget(ranking, units, max_macs)
-    assert model is not None
-    assert loss_fn is not None
-    return _within_loss(ranking, units, model, loss_fn, tolerance)
+        chosen = ranking.below(threshold)
+    elif fraction is not None:
+        chosen = ranking.fraction(fraction)
+    elif loss_fn is not None:
+        assert model is not None
+        chosen = _within_loss(ranking, units, model, loss_fn, tolerance)
+    else:
+        full = sum(units.macs.values())
+        chosen = within_budget(ranking, units, round(macs_left * full) if macs_left is not None else int(max_macs or 0))
+    _report_thin(chosen, units)
+    return chosen
+
+
+def _report_thin(chosen: Chosen, units: Units) -> None:
+    """Warn of groups that are nearly gone, by name."""
+    left = {name: int((~mask).sum()) for name, mask in chosen.items() if mask.any()}
+    thin = [f"'{name}' ({n} of {units[name].size})" for name, n in left.items() if n < THIN * units[name].size]
+    if thin:
+        more = f" and {len(thin) - 5} more" if len(thin) > 5 else ""
+        warnings.warn(
+            f"Under {THIN:.0%} of the units are left of {', '.join(thin[:5])}{more}: such layers seldom recover. Rank "
+            "among like layers, by scope='isomorphic' or 'local', or let every group keep more, by floor=.",
+            stacklevel=3,
+        )
 
 
 def check_target(
@@ -122,42 +139,27 @@ def check_target(
     floor: int = 1,
     round_to: int = 1,
 ) -> None:
-    """Raise ValueError unless exactly one target is given and every number is in range."""
+    """Raise one sentence unless exactly one target is given and every number is in range."""
     given = [target for target in (fraction, macs_left, max_macs, threshold, loss_fn) if target is not None]
     if len(given) != 1:
         raise ValueError(
             f"select got {len(given)} targets; give exactly one of fraction, macs_left, max_macs, threshold, loss_fn."
         )
-    if fraction is not None and not 0 <= fraction < 1:
-        raise ValueError(f"select got fraction={fraction!r}; it must be in [0, 1): the share of units that go.")
-    if macs_left is not None and not 0 < macs_left <= 1:
-        raise ValueError(
-            f"select got macs_left={macs_left!r}; it must be in (0, 1]: the share of multiply-adds that stays."
-        )
-    if max_macs is not None and not max_macs >= 1:
-        raise ValueError(
-            f"select got max_macs={max_macs!r}; it is a positive number of multiply-adds for one example. To name a "
-            "share of the network's, use macs_left."
-        )
-    if threshold is not None and math.isnan(threshold):
-        raise ValueError("select got threshold=nan; units below a number go.")
+    optional("select", fraction=fraction, macs_left=macs_left, max_macs=max_macs, threshold=threshold)
+    optional("select", loss_fn=loss_fn, model=model)
+    checked("select", floor=floor, round_to=round_to)
+    one_of(scope, "scope", get_args(Scope))
     if loss_fn is not None and model is None:
         raise ValueError("select got loss_fn without model; pass model= so that copies of it can be evaluated.")
-    if not (floor >= 0 and round_to >= 1 and floor == int(floor) and round_to == int(round_to)):
-        raise ValueError(
-            f"select got floor={floor}, round_to={round_to}; they are whole numbers, floor ≥ 0 and round_to ≥ 1."
-        )
-    if scope not in get_args(Scope):
-        raise ValueError(f"scope={scope!r} is unknown; choose 'global', 'isomorphic' or 'local'.")
 
 
 def _within_loss(ranking: Ranking, units: Units, model: nn.Module, loss_fn: Loss, tolerance: float) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
-    limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
+    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, model)
 
     def holds(count: int) -> bool:
         trial = clone(model)
         zero(trial, ranking.lowest(count), units)
-        return float(loss_fn(trial)) <= limit
+        return loss_of(loss_fn, trial) <= limit
 
     return ranking.lowest(largest(holds, len(ranking.owners)))

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest
+from pruning_lib._arguments import checked, optional
+from pruning_lib._model import check_same_model
+from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import fill
 from pruning_lib.units import check_plain, weighted
 
@@ -63,13 +65,16 @@ def threshold_weights(
     >>> layer.weight.detach()
     tensor([[ 0.,  0.,  1., -2.]])
     """
+    checked("threshold_weights", model=model, loss_fn=loss_fn)
+    optional("threshold_weights", optimizer=optimizer)
+    check_same_model("threshold_weights", model, optimizer=optimizer)
     layers = weighted(model)
     check_plain(layers, "threshold_weights")
     pairs = [(layer.weight, layer.bias) for layer in layers.values()]
     tensors = [tensor for pair in pairs for tensor in pair if tensor is not None and tensor.requires_grad]
     if not tensors:
         raise ValueError(f"threshold_weights found no linear or convolution layer to train in {type(model).__name__}.")
-    limit = (1 + checked_tolerance(tolerance)) * finite_loss(loss_fn, model)
+    limit = (1 + checked_tolerance(tolerance, "threshold_weights")) * finite_loss(loss_fn, model)
     before = [tensor.clone() for tensor in tensors]
     magnitudes = torch.cat([tensor.abs().flatten().float() for tensor in before])
     steps = torch.unique(magnitudes[magnitudes > 0])  # sorted
@@ -83,7 +88,7 @@ def threshold_weights(
 
     def holds(count: int) -> bool:
         apply(count)
-        return float(loss_fn(model)) <= limit
+        return loss_of(loss_fn, model) <= limit
 
     try:
         count = largest(holds, len(steps))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib._model import eval_mode
+from pruning_lib._arguments import checked, one_of, optional
+from pruning_lib._inputs import Inputs, batches
+from pruning_lib._model import check_same_model, eval_mode, run
 from pruning_lib.selection._scores import unit_mean
 from pruning_lib.units import (
     BatchNorm,
@@ -32,7 +34,7 @@ def zero(
     *,
     shift: Literal["keep", "drop", "mean"] = "keep",
     optimizer: Optimizer | None = None,
-    inputs: Tensor | None = None,
+    inputs: Any = None,
 ) -> None:
     """Set the chosen units to zero in place: incoming weights, γ, the bias in front of it; running mean 0, variance 1.
 
@@ -53,14 +55,15 @@ def zero(
         return a positive number as it is, such as ReLU; checked).
     optimizer : Optimizer, optional
         Momentum and other state of the zeroed weights is cleared, so that the next step does not move them.
-    inputs : Tensor, optional
-        Examples for ``shift="mean"``.
+    inputs : Tensor or iterable of batches, optional
+        Examples for ``shift="mean"``: (samples, …), or batches as a DataLoader gives them, whose labels are not needed.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a group or layer does not exist, a mask has the wrong shape, every unit of a layer without a bypass would go,
-        or ``shift="mean"`` cannot be reached. Nothing is changed then.
+        the optimizer holds nothing of the model, or ``shift="mean"`` cannot be reached, as with data that are empty or
+        not finite. Nothing is changed then.
 
     Examples
     --------
@@ -72,13 +75,21 @@ def zero(
     >>> (model[0].weight == 0).all(1)
     tensor([ True, False])
     """
-    if shift not in ("keep", "drop", "mean"):
-        raise ValueError(f"shift={shift!r} is unknown; choose 'keep', 'drop' or 'mean'.")
+    one_of(shift, "shift", ("keep", "drop", "mean"))
+    checked("zero", model=model, chosen=chosen, units=units)
+    optional("zero", optimizer=optimizer)
+    check_same_model("zero", model, optimizer=optimizer)
     layers = _checked_layers(model, chosen, units, reading=shift == "mean")
     if shift == "mean":
         if inputs is None:
             raise ValueError("zero got shift='mean' without inputs; pass examples to take each unit's mean over.")
+        inputs = [batch.inputs for batch in batches(inputs)]  # read once: they are needed again
         means = _emissions(model, units, chosen, inputs)
+        if unknown := [name for name, mean in means.items() if not bool(mean.isfinite().all())]:
+            raise ValueError(
+                f"shift='mean' found means of '{unknown[0]}' that are NaN or infinite: look at the data and at the "
+                "weights. Nothing was changed."
+            )
     affected = {id(p): p for layer in layers.values() for p in (*layer.parameters(), *layer.buffers())}
     before = [(tensor, tensor.clone()) for tensor in affected.values()] if shift == "mean" else []
     try:
@@ -86,8 +97,8 @@ def zero(
             constants = means[name] if shift == "mean" else None
             _zero_group(layers, units[name], mask.cpu(), shift, constants, None if before else optimizer)
         if shift == "mean":
-            _check_means(means, _emissions(model, units, chosen, inputs), chosen)  # type: ignore[arg-type]
-    except ValueError:
+            _check_means(means, _emissions(model, units, chosen, inputs), chosen)
+    except BaseException:
         for tensor, old in before:
             tensor.copy_(old)
         raise
@@ -101,7 +112,7 @@ def _checked_layers(
     """Return the modules of the chosen groups by name, after every check that can fail."""
     layers: dict[str, nn.Module] = {}
     for name, mask in chosen.items():
-        if not isinstance(mask, Tensor):
+        if not isinstance(mask, Tensor) or mask.is_meta:
             raise TypeError(f"the choice for '{name}' is a {type(mask).__name__}; it must be a bool tensor.")
         if name not in units:
             units.translate(name)
@@ -199,10 +210,14 @@ def fill(parameter: Tensor | None, mask: Tensor, value: Tensor | float, optimize
             state.masked_fill_(mask, 0.0)
 
 
-def _emissions(model: nn.Module, units: Units, chosen: Mapping[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
+def _emissions(
+    model: nn.Module, units: Units, chosen: Mapping[str, Tensor], inputs: Sequence[Inputs]
+) -> dict[str, Tensor]:
     """Return {group: (units,)}: the mean of what the group's first reader receives, in eval mode."""
     modules = dict(unwrapped(model).named_modules())
+    samples = sum(batch.batch for batch in inputs)
     means: dict[str, Tensor] = {}
+    weight = 0.0  # of the batch that runs
 
     def watch(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -210,7 +225,8 @@ def _emissions(model: nn.Module, units: Units, chosen: Mapping[str, Tensor], inp
             assert is_layer(module)
             axis = -1 if module.weight.ndim == 2 else 1
             channels = value.movedim(axis, -1).flatten(0, -2).mean(0)
-            means[group.name] = unit_mean(channels, group.readers[0].index.to(channels.device), group.size)
+            mean = unit_mean(channels, group.readers[0].index.to(channels.device), group.size)
+            means[group.name] = means.get(group.name, 0) + weight * mean
 
         return hook
 
@@ -218,7 +234,9 @@ def _emissions(model: nn.Module, units: Units, chosen: Mapping[str, Tensor], inp
     handles = [modules[group.readers[0].layer].register_forward_pre_hook(watch(group)) for group in watched]
     try:
         with eval_mode(model):
-            model(inputs)
+            for batch in inputs:
+                weight = batch.batch / samples
+                run(model, batch.to(model), "zero")
     finally:
         for handle in handles:
             handle.remove()

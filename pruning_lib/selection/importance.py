@@ -12,15 +12,18 @@ by ``select(…, scope="local")``, which takes the same share of every group, to
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from pruning_lib._arguments import checked, one_of
 from pruning_lib._inputs import Batch, batches
-from pruning_lib._model import eval_mode
+from pruning_lib._model import before_batchnorm, eval_mode, loss_of, run
 from pruning_lib.selection._activations import fluctuation as fluctuation
 from pruning_lib.selection._activations import wanda as wanda
 from pruning_lib.selection._scores import unit_mean
@@ -47,7 +50,8 @@ def magnitude(
         p ≥ 1 of ‖w_i‖_p, over the incoming weights without bias. 2, or 1 as in Li et al. (2017, arXiv 1608.08710).
     of : {"weights", "scales", "folded"}
         ‖w_i‖_p; |γ_i| of the BatchNorms (groups without one are left out, so they stay whole); or their product over
-        the running deviation. BatchNorm divides by the length of a row, so that ‖w_i‖ alone then says little.
+        the running deviation. BatchNorm divides by the length of a row, so that ‖w_i‖ alone then says little, as a
+        warning says. To rank so on purpose, ``warnings.filterwarnings("ignore", message=".*BatchNorm divides")``.
 
     Returns
     -------
@@ -69,11 +73,15 @@ def magnitude(
     >>> prl.importance.magnitude(model, prl.find_units(model, torch.zeros(1, 2)))
     {'0': tensor([5.0000, 0.5000, 0.0000])}
     """
-    if of not in ("weights", "scales", "folded"):
-        raise ValueError(f"magnitude got of={of!r}; choose 'weights', 'scales' or 'folded'.")
-    if not norm >= 1:
-        raise ValueError(f"magnitude got norm={norm!r}; it is p ≥ 1 of ‖w‖_p.")
+    checked("magnitude", model=model, units=units, norm=norm)
+    one_of(of, "of", ("weights", "scales", "folded"))
     modules = fitting(model, units.values(), "magnitude")
+    if of == "weights" and (layer := before_batchnorm(model, modules, units)):
+        warnings.warn(
+            f"magnitude(of='weights') ranks rows by their length, and behind '{layer}' a BatchNorm divides by it: "
+            "rank by what is left once it is folded away, of='folded'.",
+            stacklevel=3,
+        )
     sizes: dict[str, Tensor] = {}
     for name, group in units.items():
         lengths = {m: rows(modules[m.layer]).flatten(1).norm(norm, dim=1) for m in group.writers}
@@ -110,12 +118,11 @@ def taylor(
     units : Units
         From `pruning_lib.find_units(model, example)`.
     data : (Tensor, Tensor) or iterable of batches
-        Inputs (examples, …) and targets (examples, …), of training data; or batches of both as a DataLoader gives them:
-        pairs, or mappings that hold labels.
+        Training data: inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them.
     loss_fn : callable
         Mean loss of (outputs, targets), a scalar.
     batch_size : int
-        Examples that one derivative is taken over; an iterable has batches of its own. Signs cancel within a batch, not
+        Examples that one derivative is taken over, of data that come in one piece. Signs cancel within a batch, not
         between: the result is the root of the mean square over batches.
 
     Returns
@@ -125,9 +132,9 @@ def taylor(
 
     Raises
     ------
-    ValueError
-        If `units` are another model's, a reader is not a linear or convolution layer, `data` are empty or hold no
-        targets, `batch_size` is below 1, or a layer is read past its module.
+    TypeError, ValueError
+        If `units` are another model's, a reader is not a linear or convolution layer, `data` are empty or without
+        targets, `batch_size` is below 1, a layer is read past its module, or a derivative is NaN or infinite.
 
     Examples
     --------
@@ -143,28 +150,32 @@ def taylor(
     >>> prl.importance.taylor(model, units, (x, x), loss_fn=lambda outputs, targets: outputs.mean())
     {'0': tensor([2.0000, 1.5000, 0.0000])}
     """
+    checked("taylor", model=model, units=units, loss_fn=loss_fn, batch_size=batch_size)
     modules = fitting(model, units.values(), "taylor", reading=True)
     model = unwrapped(model)
-    if batch_size < 1:
-        raise ValueError(f"taylor got batch_size={batch_size}; it needs at least 1.")
+    count = 0
     like = next(model.parameters())
     gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
     squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     readers = [(name, member) for name, group in units.items() for member in group.readers]
     handles: list[Any] = []
-    count = 0
     try:
         for name, member in readers:
             gate = gates[name].requires_grad_()
             handles.append(modules[member.layer].register_forward_pre_hook(_gated(gate, member)))
         with eval_mode(model):
-            for batch in batches(data, batch_size):
+            for batch in batches(data, int(batch_size)):
+                count += batch.inputs.batch
                 for name, slope in _slopes(model, gates, loss_fn, batch).items():
                     squares[name] += slope.square() * batch.inputs.batch
-                count += batch.inputs.batch
     finally:
         for handle in handles:
             handle.remove()
+    if unknown := [name for name, square in squares.items() if not bool(square.isfinite().all())]:
+        raise ValueError(
+            f"taylor found derivatives of '{unknown[0]}' that are NaN or infinite: look at the data, the "
+            "weights and the loss."
+        )
     return {name: (square / count).sqrt() for name, square in squares.items()}
 
 
@@ -193,7 +204,8 @@ def random(units: Units, seed: int = 0) -> dict[str, Tensor]:
     >>> torch.equal(first["0"], again["0"]), first["0"].shape
     (True, torch.Size([3]))
     """
-    generator = torch.Generator().manual_seed(seed)
+    checked("random", units=units, seed=seed)
+    generator = torch.Generator().manual_seed(int(seed))
     return {name: torch.rand(group.size, generator=generator) for name, group in units.items()}
 
 
@@ -233,14 +245,18 @@ def _slopes(
     model: nn.Module, gates: dict[str, Tensor], loss_fn: Callable[[Any, Any], Tensor], batch: Batch
 ) -> dict[str, Tensor]:
     """Return ∂L/∂z of every gate that stands somewhere."""
+    if batch.targets is None:
+        raise ValueError("taylor needs targets beside the inputs: pass (inputs, targets), or batches of such pairs.")
     standing = {name: gate for name, gate in gates.items() if gate.requires_grad}
     if not standing:
         return {}
-    if not isinstance(batch.targets, Tensor):
-        raise ValueError("taylor needs targets: pass pairs (inputs, targets), or mappings with `labels`.")
-    outputs = batch.inputs.to(model).call(model)
+    call = batch.inputs.to(model)
+    targets = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(call.tensors[0].device), batch.targets)
+    outputs = run(model, call, "taylor")
     outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
-    loss = loss_fn(outputs, batch.targets.to(outputs.device))
+    loss = loss_of(loss_fn, outputs, targets, "taylor")
+    if not loss.requires_grad:
+        raise ValueError("taylor got a loss that does not depend on the outputs, so that it has no slope.")
     slopes = torch.autograd.grad(loss, list(standing.values()), allow_unused=True)
     for name, slope in zip(standing, slopes, strict=True):
         if slope is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -43,6 +43,8 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
 
     def __getitem__(self, column: str) -> list[float]:
+        if column not in (known := [each.name for each in fields(Epoch)]):
+            raise ValueError(f"A history has no column {column!r}; it has {', '.join(known)}.")
         return [getattr(epoch, column) for epoch in self.epochs]
 
     def __len__(self) -> int:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked
 from pruning_lib._inputs import batches
-from pruning_lib._model import eval_mode
+from pruning_lib._model import eval_mode, loss_of, run
 from pruning_lib._types import LossFn, TensorPair
 from pruning_lib.units import unwrapped
 
@@ -61,15 +62,16 @@ def evaluate(
     >>> evaluate(torch.nn.Identity(), TensorPair(logits, torch.tensor([0, 1, 1, 1]))).accuracy
     0.75
     """
+    checked("evaluate", model=model, batch_size=batch_size, loss_fn=loss_fn)
     loss, right, count, answers = 0.0, 0.0, 0, 0
     with eval_mode(model):
-        for inputs, targets in batches(data, batch_size):
+        for inputs, targets in batches(data, int(batch_size)):
             if not isinstance(targets, Tensor):
                 raise ValueError("evaluate needs targets: pass pairs (inputs, targets), or mappings with `labels`.")
-            outputs = inputs.to(model).call(unwrapped(model))
+            outputs = run(unwrapped(model), inputs.to(model), "evaluate")
             outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
             y = targets.to(outputs.device)
-            loss += loss_fn(outputs, y).item() * len(y)
+            loss += loss_of(loss_fn, outputs, y, "evaluate").item() * len(y)
             right += int((outputs.argmax(1) == y).sum()) if _are_classes(y, outputs) else math.nan
             count, answers = count + len(y), answers + y.numel()
     return Evaluation(loss / count, right / answers)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pruning_lib._arguments import checked
 from pruning_lib.selection import Hold, hold, threshold_weights
 from pruning_lib.training._callbacks import Callback, Run
 
@@ -50,11 +51,7 @@ class ThresholdOnPlateau(Callback):
     """
 
     def __init__(self, patience: int, tolerance: float, slack: float = 0.01) -> None:
-        if patience < 1 or not (math.isfinite(tolerance) and tolerance >= 0) or slack < 0:
-            raise ValueError(
-                f"ThresholdOnPlateau got patience={patience}, tolerance={tolerance}, slack={slack}; "
-                "it needs patience ≥ 1 and tolerance, slack ≥ 0."
-            )
+        checked("ThresholdOnPlateau", patience=patience, tolerance=tolerance, slack=slack)
         self.patience, self.tolerance, self.slack = patience, tolerance, slack
         self.log: list[dict[str, float]] = []
         self._bad = 0

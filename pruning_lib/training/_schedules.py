@@ -8,8 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from pruning_lib._arguments import a_, checked, is_real, optional
+
 Schedule = Callable[[float], float]
 """Progress in [0, 1) → factor on a learning rate or a strength."""
+
+
+def check_schedules(owner: str, **schedules: Schedule | None) -> None:
+    """Raise one sentence unless each of these is None or returns a number; it is asked at the beginning."""
+    optional(owner, **schedules)
+    for name, schedule in schedules.items():
+        factor = 1.0 if schedule is None else schedule(0.0)
+        if not is_real(factor):
+            raise TypeError(f"{owner} got a {name} that returns {a_(factor)}; it needs one that returns a number.")
 
 
 def constant(progress: float) -> float:
@@ -31,6 +42,7 @@ def cosine(progress: float) -> float:
     >>> [cosine(progress) for progress in (0.0, 0.5, 1.0)]
     [1.0, 0.5, 0.0]
     """
+    checked("cosine", progress=progress)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -55,8 +67,9 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
     >>> [schedule(progress) for progress in (0.0, 0.5, 0.9)]
     [1, 0.5, 0.25]
     """
-    if any(not 0 <= milestone <= 1 for milestone in milestones):
-        raise ValueError(f"milestones are shares of the training in [0, 1], got {milestones}.")
+    for milestone in milestones:
+        checked("steps", milestone=milestone)
+    checked("steps", factor=factor)
 
     def schedule(progress: float) -> float:
         return math.prod(factor for milestone in milestones if progress >= milestone)
@@ -84,8 +97,7 @@ def ramp(share: float) -> Schedule:
     >>> [schedule(progress) for progress in (0.0, 0.25, 0.75)]
     [0.0, 0.5, 1.0]
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"ramp got share={share}; it is a share of the training in (0, 1].")
+    checked("ramp", share=share)
 
     def schedule(progress: float) -> float:
         return min(1.0, progress / share)

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, cost, zero
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.training._reach import gain, largest_rate, saturates
-from pruning_lib.training._schedules import Schedule, constant
+from pruning_lib.training._schedules import Schedule, check_schedules, constant
 from pruning_lib.units import Chosen, Units, fitting, unit_axis
 
 MOST = 3.0  # times the strength of the epoch before
@@ -111,13 +112,13 @@ class TargetSize(Callback):
         within: float = 0.7,
         threshold: float = 0.0,
     ) -> None:
+        checked("TargetSize", model=model, reg=reg, optimizer=optimizer, units=units)
+        checked("TargetSize", within=within, threshold=threshold)
+        optional("TargetSize", units_left=units_left, macs_left=macs_left, epochs=epochs, steps=steps)
+        check_schedules("TargetSize", schedule=schedule)
         target = units_left if units_left is not None else macs_left
-        if target is None or (units_left is None) == (macs_left is None) or not 0 < target < 1:
+        if target is None or (units_left is None) == (macs_left is None):
             raise ValueError("TargetSize needs exactly one of units_left and macs_left, between 0 and 1.")
-        if not (0 < within <= 1 and threshold >= 0):
-            raise ValueError(
-                f"TargetSize got within={within}, threshold={threshold}; within is in (0, 1], threshold ≥ 0."
-            )
         if getattr(reg, "apply", "loss") != "prox" and not threshold:
             raise ValueError(
                 "A term of the loss makes no exact zeros: use apply='prox', or give TargetSize a threshold."

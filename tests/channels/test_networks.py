@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from benchmarks import zoo
+from benchmarks import full_size
 from pruning_lib import Shrunk, find_units, shrink
 from pruning_lib.companion import records
 from pruning_lib.units import weighted
@@ -205,7 +205,7 @@ LEFT = {"resnet18": 47.5, "densenet121": 29.5, "mobilenet_v2": 38, "vgg11_bn": 2
     "name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "lraspp_mobilenet_v3_large"]
 )
 def test_a_sample_of_torchvision(name: str) -> None:
-    result = zoo.run(zoo.zoo()[name], seed=1)
+    result = full_size.run(full_size.zoo()[name], seed=1)
     assert result["verdict"] == "exact"
     assert result["error_f64"] < TOLERANCE < 1e-2 * result["signal"]
     assert result["parameters_left"] < LEFT.get(name, 50)
@@ -215,7 +215,7 @@ def test_a_sample_of_torchvision(name: str) -> None:
 
 def test_the_record_of_torchvision_says_exact_and_small() -> None:
     nets = records.measured("zoo")["nets"]
-    assert {name: net["verdict"] for name, net in nets.items()} == dict.fromkeys(zoo.zoo(), "exact")
+    assert {name: net["verdict"] for name, net in nets.items()} == dict.fromkeys(full_size.zoo(), "exact")
     assert all(nets[name]["parameters_left"] <= left for name, left in LEFT.items())
     assert all(net["error_f64"] < TOLERANCE < 1e-2 * net["signal"] for net in nets.values())
 
@@ -227,7 +227,7 @@ def test_reasons_are_counted_without_names() -> None:
         "b: 7 rows without effect stay in a stream: c writes them too",
         "d: no input changes it, so it became a constant",
     ]
-    assert zoo.reasons(notes) == {
+    assert full_size.reasons(notes) == {
         "rows of zeros in a stream": 7,
         "it passes `view` with a literal size": 4,
         "no input changes it, so it became a constant": 1,

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruning_lib.channels import load, save, shrink
+from pruning_lib.channels import Shrunk, load, save, shrink
 from pruning_lib.channels._files import CHECKSUM, KEY
 from tests.mutations import spoil, spoil_bytes, spoil_tensor
 
@@ -46,9 +46,8 @@ class Gated(nn.Module):
 X = torch.randn(3, 1, 9, 9, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
-    """Return a file that `save` wrote and what its network makes of `X`."""
+def shrunk() -> Shrunk:
+    """Return a network whose plan uses every field."""
     torch.manual_seed(0)
     model = Gated().eval()
     with torch.no_grad():
@@ -56,12 +55,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
         for layer in (model.first, model.grouped):
             layer.weight[[0, 1, 4, 5]] = 0
             layer.bias[[0, 1, 4, 5]] = 0.5
-    shrunk = shrink(model, X[:2])
-    plan = shrunk.plan
+    found = shrink(model, X[:2])
+    plan = found.plan
     assert all((plan.kept, plan.units, plan.created, plan.groups, plan.blocks, plan.constants, plan.notes))
-    path = tmp_path_factory.mktemp("saved") / "small.safetensors"
-    save(shrunk, path)
-    return path, shrunk.model(X).detach()
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
+    """Return a file that `save` wrote and what its network makes of `X`."""
+    path, found = tmp_path_factory.mktemp("saved") / "small.safetensors", shrunk()
+    save(found, path)
+    return path, found.model(X).detach()
 
 
 def outcome(path: Path, wanted: Tensor) -> str:
@@ -94,36 +99,30 @@ def contents(path: Path) -> tuple[dict[str, object], dict[str, str], dict[str, T
     return json.loads(metadata[KEY]), {CHECKSUM: metadata[CHECKSUM]}, load_file(path)
 
 
-def fuzz(saved: tuple[Path, Tensor], folder: Path, kind: str, number: int, seed: int = 0) -> Counter[str]:
-    """Load `number` spoilt files of a kind and count what they come to; `legacy` ones have no checksum."""
-    rng = random.Random(f"{kind} {seed}")
-    torch.manual_seed(seed)
-    plan, checksum, tensors = contents(saved[0])
-    raw, path = saved[0].read_bytes(), folder / "spoilt.safetensors"
+def damage(rng: random.Random, whole: Path, path: Path, kind: str) -> None:
+    """Write a spoilt copy of a file; `legacy` ones have no checksum."""
+    plan, checksum, tensors = contents(whole)
+    raw = whole.read_bytes()
     length = 8 + int.from_bytes(raw[:8], "little")
-    counts: Counter[str] = Counter()
-    for _ in range(number):
-        match kind:
-            case "bytes":
-                path.write_bytes(spoil_bytes(rng, raw))
-            case "header":
-                head = json.dumps(spoil(rng, json.loads(raw[8:length]))).encode()
-                path.write_bytes(len(head).to_bytes(8, "little") + head + raw[length:])
-            case "plan":
-                write(path, json.dumps(spoil(rng, plan)), tensors, **checksum)
-            case "legacy plan":
-                write(path, json.dumps(spoil(rng, plan | {"format": 2})), tensors)
-            case "tensors" | "legacy tensors":
-                spoilt, name = dict(tensors), rng.choice([*tensors])
-                spoilt[name] = spoil_tensor(rng, spoilt[name])
-                if kind == "legacy tensors":
-                    if spoilt[name].shape == tensors[name].shape and spoilt[name].dtype == tensors[name].dtype:
-                        spoilt.pop(name)  # that its numbers are others goes unnoticed without a checksum
-                    write(path, json.dumps(plan | {"format": 2}), spoilt)
-                else:
-                    write(path, json.dumps(plan, separators=(",", ":")), spoilt, **checksum)
-        counts[outcome(path, saved[1])] += 1
-    return counts
+    match kind:
+        case "bytes":
+            path.write_bytes(spoil_bytes(rng, raw))
+        case "header":
+            head = json.dumps(spoil(rng, json.loads(raw[8:length]))).encode()
+            path.write_bytes(len(head).to_bytes(8, "little") + head + raw[length:])
+        case "plan":
+            write(path, json.dumps(spoil(rng, plan)), tensors, **checksum)
+        case "legacy plan":
+            write(path, json.dumps(spoil(rng, plan | {"format": 2})), tensors)
+        case "tensors" | "legacy tensors":
+            spoilt, name = dict(tensors), rng.choice([*tensors])
+            spoilt[name] = spoil_tensor(rng, spoilt[name])
+            if kind == "legacy tensors":
+                if spoilt[name].shape == tensors[name].shape and spoilt[name].dtype == tensors[name].dtype:
+                    spoilt.pop(name)  # that its numbers are others goes unnoticed without a checksum
+                write(path, json.dumps(plan | {"format": 2}), spoilt)
+            else:
+                write(path, json.dumps(plan, separators=(",", ":")), spoilt, **checksum)
 
 
 KINDS = ("bytes", "header", "plan", "legacy plan", "tensors", "legacy tensors")
@@ -133,7 +132,11 @@ KINDS = ("bytes", "header", "plan", "legacy plan", "tensors", "legacy tensors")
 def test_spoilt_files_load_equal_or_are_refused_in_a_sentence(
     saved: tuple[Path, Tensor], tmp_path: Path, kind: str
 ) -> None:
-    counts = fuzz(saved, tmp_path, kind, number=50)
+    rng, path = random.Random(f"{kind} 0"), tmp_path / "spoilt.safetensors"
+    counts: Counter[str] = Counter()
+    for _ in range(50):
+        damage(rng, saved[0], path, kind)
+        counts[outcome(path, saved[1])] += 1
     assert counts["refused"] > 20, counts
 
 

@@ -79,6 +79,7 @@ def test_probes_vary_batch_and_sides_at_once():
     assert smaller[0] == [(3, 3, 7, 45)]
     assert smaller[-1] == [(2, 3, 8, 80)]
     assert [(3, 3, 4, 40)] in smaller
+    assert len(smaller) == len(set(map(tuple, smaller)))  # nothing is tried twice
     assert larger[0] == [(1, 3, 13, 85)]
     assert [(1, 3, 16, 112)] in larger
 
@@ -88,6 +89,24 @@ def test_probes_vary_lengths_of_masks_with_those_of_words():
     _, smaller, larger = tried(inputs(words, mask=mask, pairs=pairs))
     assert smaller[0] == [(3, 6), (3, 6), (6, 6)]
     assert larger[0] == [(1, 12), (1, 12), (12, 12)]
+
+
+def test_probes_of_large_images_begin_with_light_ones():
+    _, smaller, larger = tried(inputs(torch.randn(1, 3, 224, 224)))
+    assert smaller[0] == [(3, 3, 61, 61)]
+    assert [(3, 3, 117, 117)] in smaller
+    assert [(3, 3, 112, 112)] in smaller
+    assert larger[0] == [(1, 3, 229, 229)]
+
+
+def test_the_lengths_of_one_tensor_vary_where_another_one_cannot():
+    class Answering(nn.Module):
+        def forward(self, sound, words):
+            return nn.functional.linear(sound, torch.ones(2, 40)).sum() + words.float().cumsum(1)
+
+    reference = refer(Answering(), inputs(torch.randn(2, 40), torch.ones(2, 7).long()), [0, 9])
+    lengths = [[tuple(each.shape) for each in call.tensors] for call, _ in reference.exact]
+    assert lengths == [[(2, 40), (2, 7)], [(3, 40), (3, 6)], [(1, 40), (1, 12)]]
 
 
 def test_words_are_drawn_from_the_whole_table():

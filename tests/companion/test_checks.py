@@ -23,3 +23,12 @@ def test_an_option_is_compared_by_its_hash(answer: object, said: str, capsys: py
 def test_sizes_are_compared_in_their_order(answer: object, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     checks.sizes(answer, (16, 8), "Look.")
     assert capsys.readouterr().out == said + "\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(..., checks.OPEN), (11, "Right."), (10.5, "Right."), (9.9, "Not yet. Look."), ("11", "Not yet. Look.")],
+)
+def test_a_number_may_lie_within_a_share(answer: object, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    checks.number(answer, 11.0, "Look.", rel=0.05)
+    assert capsys.readouterr().out == said + "\n"

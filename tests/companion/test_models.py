@@ -172,7 +172,7 @@ def test_sizes_that_make_no_network_are_named() -> None:
         ResNet(51)
     with pytest.raises(ValueError, match="even.*got 15"):
         ResNet(20, width=15)
-    with pytest.raises(ValueError, match="positive factor, got 0"):
+    with pytest.raises(ValueError, match="width=0; it needs a positive factor"):
         VGG16(width=0)
     with pytest.raises(ValueError, match=r"one convolution at least, got \(\)"):
         ConvNet(widths=())

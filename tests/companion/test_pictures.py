@@ -35,6 +35,7 @@ def test_facets_have_their_own_axes_and_too_many_curves_are_refused() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["p", "q"]
     assert figure.axes[0].get_xlim()[1] < 5 < figure.axes[1].get_xlim()[0]
     assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    assert figure.axes[1].get_ylim() == pytest.approx((3 / 1.1, 4 * 1.1))  # of the values, not of the intervals
     plt.close(figure)
     many = {"x": list(range(8)), "y": [1.0] * 8, "m": list("abcdefgh"), "f": ["p"] * 8}
     with pytest.raises(ValueError, match="plot_lines got 8 curves; it draws at least one and at most 7"):
@@ -44,21 +45,25 @@ def test_facets_have_their_own_axes_and_too_many_curves_are_refused() -> None:
 def test_a_forest_has_a_dot_a_seed_the_mean_its_interval_and_the_margin() -> None:
     data = {
         "claim": ["half go", "half go", "all stay"],
-        "against": ["before the cut", "dense", "dense"],
+        "against": ["itself before", "dense", "dense"],
         "points": [[0.1, 0.4], [0.2, 0.6], [1.0]],
         "half": [0.5, 0.7, math.inf],
         "margin": [0.3, None, None],
     }
     figure = plot_forest(data, title="Claims")
     left, right = figure.axes
-    assert (left.get_title(), right.get_title()) == ("− before the cut", "− dense")
-    assert [0.1, 0.4] in [line.get_xdata() for line in left.lines if line.get_marker() == "o"]
-    assert [line.get_xdata().tolist() for line in left.lines if line.get_marker() == "D"] == [[0.25]]
-    assert [bar.get_xdata().tolist() for bar in left.lines if bar.get_marker() == "|"] == [[-0.25], [0.75]]
-    assert [
-        band.get_datalim(left.transData).width for band in left.collections if band.get_paths()[0].vertices.size > 4
-    ]
-    assert [line.get_xdata().tolist() for line in right.lines if line.get_marker() == "D"] == [[0.4], [1.0]]
+    assert (left.get_title(), right.get_title()) == ("above itself before", "above dense")
+    drawn = {
+        panel: {
+            mark: [line.get_xdata().tolist() for line in panel.lines if line.get_marker() == mark] for mark in "oD|"
+        }
+        for panel in figure.axes
+    }
+    assert drawn[left] == {"o": [[0.1, 0.4]], "D": [[0.25]], "|": [[-0.25], [0.75]]}
+    assert drawn[right]["o"] == [[0.2, 0.6], [1.0]]
+    assert drawn[right]["D"] == [[0.4], [1.0]]
+    bands = [[path.get_extents().width for path in patch.get_paths()] for patch in left.collections]
+    assert [pytest.approx(0.6)] in bands
     assert [label.get_text() for label in left.get_yticklabels()] == ["half go", "all stay"]
     plt.close(figure)
     with pytest.raises(ValueError, match="plot_forest got no comparison"):

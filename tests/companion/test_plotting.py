@@ -38,6 +38,16 @@ def test_slider_needs_nothing_from_outside_and_names_every_frame():
     assert plt.get_fignums() == []
 
 
+def test_slider_opens_on_the_frame_that_is_named():
+    page = plotting.slider(frames(3), ["1", "2", "3"], ["first", "second", "third"], name="s", title="t", start=1).data
+    assert [("display:block" in image) for image in re.findall(r"<img[^>]*>", page)] == [False, True, False]
+    assert 'value="1"' in page
+    assert 'aria-valuetext="2"' in page
+    with pytest.raises(ValueError, match="start=3; it has frames 0 to 2"):
+        plotting.slider(frames(3), ["1", "2", "3"], ["a", "b", "c"], name="s", title="t", start=3)
+    plt.close("all")
+
+
 def test_slider_refuses_unequal_lists():
     with pytest.raises(ValueError, match="2 figures, 1 labels, 2 alts; it needs one of each a frame"):
         plotting.slider(frames(2), ["1"], ["a", "b"], name="s", title="t")

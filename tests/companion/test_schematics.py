@@ -36,6 +36,14 @@ def test_a_zero_is_white_and_a_unit_is_its_row(ax: Axes) -> None:
     assert faces(ax, Rectangle).count(schematics.MARKED) == 4
 
 
+def test_the_area_of_a_square_is_its_weight(ax: Axes) -> None:
+    schematics.draw_matrix(ax, [[1.0, -0.25, 0.0]])
+    whole, quarter, zero = (p for p in ax.patches if isinstance(p, Rectangle))
+    assert quarter.get_width() ** 2 == pytest.approx(0.25 * whole.get_width() ** 2)
+    assert quarter.get_center() == pytest.approx((1.5, -0.5))
+    assert zero.get_width() == whole.get_width()
+
+
 def test_a_unit_marks_a_row_here_and_a_column_there(ax: Axes) -> None:
     schematics.draw_unit(ax, unit=1, inputs=4, units=6, outputs=5)
     marked = faces(ax, Rectangle)

@@ -204,7 +204,7 @@ def test_wrong_use_is_named():
         dynamics.record(5)
     with pytest.raises(ValueError, match="'fc1' names no prunable group"):
         dynamics["fc1"]
-    with pytest.raises(ValueError, match="threshold=-1; it is a norm"):
+    with pytest.raises(ValueError, match="threshold=-1; it needs a norm"):
         Dynamics(model, units, threshold=-1)
     with pytest.raises(ValueError, match="units of another model: its '0' has 2 channels, theirs has 3"):
         Dynamics(nn.Sequential(nn.Linear(2, 2)), units)

@@ -158,7 +158,7 @@ def test_misuse_is_named() -> None:
     model = network()
     with pytest.raises(ValueError, match="Nothing pulls: L2 has strength 0"):
         shrinkage_field(L2(model, 0.0), model, X)
-    with pytest.raises(ValueError, match="both must be positive"):
+    with pytest.raises(ValueError, match="lr=0; it needs a finite number above 0"):
         shrinkage_field(L2(model, 0.1), model, X, lr=0)
     model.fc1.half()
     with pytest.raises(ValueError, match="one floating dtype"):

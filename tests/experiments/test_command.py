@@ -331,7 +331,7 @@ def test_pictures_show_the_rows_and_the_histories_of_records(done: Path, monkeyp
         removed=0.5, loss=None, slight=1.0, departs="",
     )  # fmt: skip
     lines = tidy.claims([replace(TINY, claims=(claim,))], done, ())
-    assert lines["against"] == ["before the cut", "dense"]
+    assert lines["against"] == ["itself before the cut", "dense"]
     assert lines["points"][0] == [row["test_error"] - row["trained_test_error"] for row in ours]
     dense = [row["trained_test_error"] for row in pick(rows, "dense", "fraction-0.5")]
     assert lines["points"][1] == [row["test_error"] - sum(dense) / 2 for row in ours]

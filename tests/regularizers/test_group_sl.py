@@ -154,7 +154,7 @@ def test_wrong_use_is_named() -> None:
     model, units = network()
     with pytest.raises(ValueError, match="GroupSL over coupled needs units="):
         GroupSL(model, 1.0)
-    with pytest.raises(ValueError, match=r"GroupSL got alpha=0\.5; it must be a finite number ≥ 1"):
+    with pytest.raises(ValueError, match=r"GroupSL got alpha=0\.5; it needs a finite number ≥ 1"):
         GroupSL(model, 1.0, units=units, alpha=0.5)
     with pytest.raises(ValueError, match="apply='prox' is unknown; choose one of 'gradient', 'loss', 'decay'"):
         GroupSL(model, 1.0, units=units, apply="prox")  # type: ignore[arg-type]

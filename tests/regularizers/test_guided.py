@@ -305,7 +305,7 @@ def test_wrong_use_is_named():
     for bad in (lambda x: x - 0.5, lambda x: x / 0, torch.zeros_like):
         with pytest.raises(ValueError, match="guidance of '0' must be finite, nowhere negative and not all 0"):
             Guided(model, 0.1, guidance=bad, units=units)
-    with pytest.raises(ValueError, match="strength=-1; it must be a finite number ≥ 0"):
+    with pytest.raises(ValueError, match="strength=-1; it needs a finite number ≥ 0"):
         Guided(model, -1, units=units)
     with pytest.raises(ValueError, match="units of another model"):
         Guided(nn.Sequential(nn.Linear(2, 2)), 0.1, units=units)

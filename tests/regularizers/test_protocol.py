@@ -426,7 +426,7 @@ def test_the_loop_of_plateaus_and_thresholds_takes_any_method_and_a_loss_of_maps
 @methods()
 @pytest.mark.parametrize("strength", [-1e-3, math.nan, math.inf])
 def test_a_strength_out_of_range_is_named(method: Method, strength: float) -> None:
-    with pytest.raises(ValueError, match=rf"^\w+ got strength={strength}; it must be a finite number ≥ 0"):
+    with pytest.raises(ValueError, match=rf"^\w+ got strength={strength}; it needs a finite number ≥ 0"):
         method.build(prepared(method), strength)
 
 
@@ -435,7 +435,7 @@ def test_a_model_with_nothing_to_regularize_is_named(method: Method) -> None:
     empty = Units([]) if method.needs_units else None
     with pytest.raises(ValueError, match=r"found no .* in Sequential"):
         method.make(nn.Sequential(nn.ReLU()), 0.1, units=empty)
-    with pytest.raises(TypeError, match=r"got a str; it needs the nn\.Module"):
+    with pytest.raises(TypeError, match=r"got model='.*'; it needs a torch\.nn\.Module"):
         method.make("model", 0.1, units=empty)
 
 

@@ -198,7 +198,7 @@ def test_wrong_use_of_bounding_is_named_and_changes_nothing():
     for norm, message in [
         (nn.BatchNorm1d(2, affine=False), "'1' has no scale to bound; build it with affine=True"),
         (computed, "The scale of '1' is computed from others"),
-        (nn.LazyBatchNorm1d(), "'1' has no size yet; run the model on a batch first"),
+        (nn.LazyBatchNorm1d(), "has no shape yet: run the model once on the example"),
     ]:
         model = nn.Sequential(nn.BatchNorm1d(2), norm)
         with pytest.raises(ValueError, match=message):
@@ -214,14 +214,14 @@ def test_wrong_use_of_bounding_is_named_and_changes_nothing():
         prl.bound_batchnorm(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="got a DataParallel; bound the plain"):
         prl.bound_batchnorm(nn.DataParallel(network(bound=False)))
-    with pytest.raises(TypeError, match="got a str"):
+    with pytest.raises(TypeError, match="got model=.model.; it needs a torch"):
         prl.bound_batchnorm("model")
 
 
 def test_wrong_use_of_the_penalty_is_named():
     with pytest.raises(ValueError, match=r"no bounded BatchNorm in LeNet5: call bound_batchnorm\(model\) first"):
         prl.RecedingNeurons(network(bound=False), 1e-3)
-    with pytest.raises(ValueError, match="shift=nan; it must be a finite number"):
+    with pytest.raises(ValueError, match="shift=nan; it needs a finite number"):
         prl.RecedingNeurons(network(), 1e-3, shift=math.nan)
     for use in (prl.unbind_batchnorm, lambda model: prl.receding_parameters(model, 0.1)):
         with pytest.raises(ValueError, match="No BatchNorm of LeNet5 is bounded; call bound_batchnorm"):

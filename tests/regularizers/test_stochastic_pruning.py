@@ -290,13 +290,13 @@ def test_the_mask_is_one_copy_of_the_weights_and_regrowing_keeps_nothing():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"strength": -1.0}, "StochasticPruning got strength=-1.0; it must be a finite number ≥ 0"),
+        ({"strength": -1.0}, "StochasticPruning got strength=-1.0; it needs a finite number ≥ 0"),
         ({"mode": "hold"}, "mode='hold' is unknown; choose one of 'regrow', 'mask'"),
         ({"probability": "cauchy"}, "probability='cauchy' is unknown; choose one of 'gaussian', 'laplace'"),
         ({"probability": lambda x: x / 10}, "must stay in \\[0, 1\\] and never rise"),
         ({"probability": lambda x: 2 - x / 10}, "must stay in \\[0, 1\\] and never rise"),
         ({"probability": lambda x: 0.5}, "a tensor of the same shape"),
-        ({"seed": -1}, "seed=-1; it must be an integer ≥ 0, the same on every rank"),
+        ({"seed": -1}, "seed=-1; it needs a whole number, 0 or more, the same on every rank"),
         ({"temperature": 0.0}, "temperature=0.0, which makes τ = 0 in '1'; it must be positive"),
         ({"temperature": math.nan}, "it must be positive"),
         ({"temperature": {"1": 0.1, "3": 0.1}}, "each layer of 1, 3, 5 and no other; see '5'"),

@@ -153,7 +153,7 @@ def test_other_wrong_use_is_named():
         L1(nn.Sequential(nn.ReLU()), 0.1)
     with pytest.raises(ValueError, match="apply='hook' is unknown; choose one of"):
         L1(network(), 0.1, apply="hook")
-    with pytest.raises(TypeError, match=r"L1 got a list; it needs the nn\.Module"):
+    with pytest.raises(TypeError, match=r"L1 got a list for model; it needs a torch\.nn\.Module"):
         L1([1, 2], 0.1)
 
 

@@ -124,7 +124,7 @@ def test_wrong_use_is_named():
     model, units, x = network()
     with pytest.raises(ValueError, match="fluctuation got units of another model"):
         importance.fluctuation(nn.Linear(2, 2), units, x)
-    with pytest.raises(ValueError, match="wanda got batch_size=0; it needs at least 1"):
+    with pytest.raises(ValueError, match="wanda got batch_size=0; it needs a whole number, 1"):
         importance.wanda(model, units, x, batch_size=0)
     with pytest.raises(TypeError, match="Data must be a tensor of samples"):
         importance.wanda(model, units, 3)

@@ -208,7 +208,7 @@ def test_taylor_leaves_everything_as_it_was():
     def broken(outputs, targets):
         raise RuntimeError("no such loss")
 
-    with pytest.raises(RuntimeError, match="no such loss"):
+    with pytest.raises(ValueError, match="taylor cannot compute the loss: no such loss"):
         importance.taylor(model, units, (x, y), broken)
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert model.training
@@ -259,15 +259,15 @@ def test_all_work_on_a_residual_network():
 def test_wrong_use_is_named():
     model, x, y = network()
     units = prl.find_units(model, x)
-    with pytest.raises(ValueError, match="of='gamma'; choose 'weights', 'scales' or 'folded'"):
+    with pytest.raises(ValueError, match="of='gamma' is unknown; choose one of 'weights', 'scales', 'folded'"):
         importance.magnitude(model, units, of="gamma")
-    with pytest.raises(ValueError, match=r"norm=0.5; it is p ≥ 1"):
+    with pytest.raises(ValueError, match=r"norm=0.5; it needs a number ≥ 1, the p"):
         importance.magnitude(model, units, norm=0.5)
     with pytest.raises(ValueError, match="magnitude got units of another model: it has no layer 'a'"):
         importance.magnitude(two_layers(), units)
     with pytest.raises(ValueError, match="found no group with a BatchNorm that has a scale; use of='weights'"):
         importance.magnitude(two_layers(), prl.find_units(two_layers(), torch.zeros(1, 8)), of="scales")
-    with pytest.raises(ValueError, match="0 examples and batch_size=128; it needs at least 1"):
+    with pytest.raises(ValueError, match="these hold no sample"):
         importance.taylor(model, units, (x[:0], y[:0]))
     model.bn_a.running_var = None
     with pytest.raises(ValueError, match="needs the running variance of 'bn_a'"):

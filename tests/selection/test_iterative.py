@@ -58,7 +58,7 @@ def test_rounds_meet_a_budget_by_equal_factors_and_one_round_is_one_shot():
     chosen = prl.iterative(once, units, judge, lambda _: None, rounds=1, max_macs=18)
     expected = prl.select(judge(model), units, max_macs=18)
     assert all(torch.equal(chosen[name], expected[name]) for name in units)
-    with pytest.raises(ValueError, match="rounds=0; it needs at least 1"):
+    with pytest.raises(ValueError, match="rounds=0; it needs a whole number, 1 or more"):
         prl.iterative(model, units, judge, train, rounds=0, max_macs=18)
     with pytest.raises(ValueError, match="exactly one of fraction, macs_left and max_macs"):
         prl.iterative(model, units, judge, train, rounds=1, max_macs=18, fraction=0.5)

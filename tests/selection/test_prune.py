@@ -113,7 +113,7 @@ def test_default_judges_by_folded_lengths_in_equal_shares_and_a_mapping_judges_i
 
 def test_wrong_use_is_named_before_anything_is_traced():
     model, x, _ = trained()
-    with pytest.raises(ValueError, match="macs_left=1.5; it is the share that stays"):
+    with pytest.raises(ValueError, match="macs_left=1.5; it needs a number in"):
         prl.prune(model, x, macs_left=1.5)
     with pytest.raises(ValueError, match="loss_fn without data"):
         prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy)

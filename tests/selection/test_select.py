@@ -115,7 +115,7 @@ def test_any_fraction_takes_the_lowest_and_exactly_so_many(data):
 def test_wrong_use_of_select_is_named():
     units = groups_of_chain()
     for fraction in (1.0, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=r"fraction=.*; it must be in \[0, 1\)"):
+        with pytest.raises(ValueError, match=r"fraction=.*; it needs a number in \[0, 1\)"):
             select(SCORES, units, fraction=fraction)
     with pytest.raises(ValueError, match="got 0 targets; give exactly one of fraction"):
         select(SCORES, units)

@@ -74,7 +74,7 @@ def test_what_was_thresholded_stays_zero_and_is_released_at_the_end() -> None:
 
 
 def test_thresholding_settings_out_of_range_are_named() -> None:
-    with pytest.raises(ValueError, match="it needs patience ≥ 1"):
+    with pytest.raises(ValueError, match="patience=0; it needs a whole number, 1 or more"):
         ThresholdOnPlateau(patience=0, tolerance=0.1)
     with pytest.raises(ValueError, match="tolerance=nan"):
         ThresholdOnPlateau(patience=1, tolerance=math.nan)

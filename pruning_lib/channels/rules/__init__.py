@@ -4,6 +4,7 @@
 """
 
 from pruning_lib.channels.rules import (  # noqa: F401
+    _attention,
     _channelwise,
     _concatenation,
     _elementwise,

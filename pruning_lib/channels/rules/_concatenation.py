@@ -22,11 +22,7 @@ class Concatenation(Rule):
         return int(argument(node, 1, "dim", 0)) % len(shape_of(node))
 
     def label(self, state: Analysis, node: Node) -> None:
-        sources = _sources(node)
-        if any(len(shape_of(source)) != len(shape_of(node)) for source in sources):
-            state.give_up(node)  # an empty tensor of one axis, which torch lets pass
-            return
-        labels = [state.labels_of(source) for source in sources]
+        labels = [state.labels_of(source) for source in _sources(node)]
         state.labels[node] = _concatenated(labels, self.axis(node), shape_of(node))
 
     def value(self, state: Analysis, node: Node) -> None:
@@ -42,14 +38,17 @@ class Concatenation(Rule):
 
 
 def _sources(node: Node) -> list[Node]:
+    """Return the operands, without an empty tensor of one axis, as of a cache to which nothing was written yet."""
     sources: Any = node.args[0]
-    return list(sources)
+    return [source for source in sources if len(shape_of(source)) == len(shape_of(node))]
 
 
 def _concatenated(parts: Sequence[Tensor], axis: int, shape: torch.Size) -> Tensor:
     """Concatenate without spelling out what repeats."""
     for other in range(len(shape)):
-        if other != axis and all(part.shape[other] == 1 or part.stride(other) == 0 for part in parts):
+        if other == axis or not shape[other]:
+            continue
+        if all(part.shape[other] == 1 or part.stride(other) == 0 for part in parts):
             parts = [part.narrow(other, 0, 1) for part in parts]
     return torch.cat(list(parts), axis).expand(shape)
 

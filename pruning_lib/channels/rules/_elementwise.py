@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from pruning_lib.channels._graph import argument, base, operand, shape_of, writes_first
-from pruning_lib.channels._shapes import NAN, NO_CLASS, align, common, finite, narrow
+from pruning_lib.channels._shapes import NAN, NO_CLASS, align, common, finite, narrow, reduced
 from pruning_lib.channels._state import Analysis
 from pruning_lib.channels.rules._registry import Rule, rule
 from pruning_lib.channels.rules._signs import POSITIVE, sign
@@ -53,29 +53,32 @@ class Elementwise(Rule):
             return
         shape = shape_of(node)
         sources = [source for source in node.all_input_nodes if not _one_number(state, source)] or node.all_input_nodes
-        operands = [align(state.labels_of(_unexpanded(state, source)), len(shape)) for source in sources]
+        operands = [align(state.labels_of(unexpanded(state, source)), len(shape)) for source in sources]
         operands = [labels for labels in operands if labels.numel() > 1 or labels.any()] or operands
         matched: list[Tensor] = []
         for i, labels in enumerate(operands):
             others = [narrow(other) for j, other in enumerate(operands) if j != i]
-            if _broadcast_over_channels(labels, others, shape):
+            if broadcast_over_channels(labels, others, shape):
                 # One channel broadcast over many is none of them: joining would make all of them one class. If it
-                # varies along another axis, that axis has to stay in what it meets, too.
-                for met in [labels, *(others if narrow(labels).numel() > 1 else [])]:
-                    state.classes.pin(met, f"is broadcast over channels at `{base(node)}`")
+                # varies along another axis, that axis has to stay as long in what it meets, too.
+                reason = f"is broadcast over channels at `{base(node)}`"
+                state.classes.pin(labels, reason)
+                counted = [axis for axis, size in enumerate(narrow(labels).shape) if size > 1]
+                operands[i + 1 :] = [state.classes.hold(met, counted, reason) for met in operands[i + 1 :]]
+                matched = [state.classes.hold(met, counted, reason) for met in matched]
             else:
                 matched.append(labels.expand(shape))
         result = matched[0] if matched else NO_CLASS.expand(shape)
         for labels in matched[1:]:
             state.classes.union(result, labels, f"meets channels that cannot go at `{base(node)}`")
-            result = _either(result, labels)
+            result = either(result, labels)
         state.labels[node] = result
 
     def value(self, state: Analysis, node: Node) -> None:
         shape = shape_of(node)
         operands = {source: align(state.values_of(source), len(shape)) for source in node.all_input_nodes}
         for axis in range(len(shape)):
-            if all(value.shape[axis] == 1 or value.stride(axis) == 0 for value in operands.values()):
+            if shape[axis] and all(v.shape[axis] == 1 or v.stride(axis) == 0 for v in operands.values()):
                 operands = {source: value.narrow(axis, 0, 1) for source, value in operands.items()}
         # Doubles after narrowing: a vector is converted, not a map.
         operands = {source: value.double() for source, value in operands.items()}
@@ -99,16 +102,10 @@ class Elementwise(Rule):
         live = state.live_use(node)
         for source in node.all_input_nodes:
             if source in state.labels:
-                shape = shape_of(source)
-                # A broadcast operand is read if any of the elements that it met is live and used.
-                lead = live.ndim - len(shape)
-                part = live.any(dim=list(range(lead))) if lead else live
-                for axis, size in enumerate(shape):
-                    part = part.any(dim=axis, keepdim=True) if size == 1 < part.shape[axis] else part
-                state.mark(source, part.expand(shape))
+                state.mark(source, reduced(live, shape_of(source)))
 
 
-def _unexpanded(state: Analysis, node: Node) -> Node:
+def unexpanded(state: Analysis, node: Node) -> Node:
     """Return what was repeated explicitly, where it would have been broadcast otherwise.
 
     One number for all channels, as the length that `F.normalize` divides by, is the channel of none of them.
@@ -123,7 +120,7 @@ def _one_number(state: Analysis, node: Node) -> bool:
     return base(node) in NUMBERS and not bool(narrow(state.labels_of(node)).any())
 
 
-def _either(left: Tensor, right: Tensor) -> Tensor:
+def either(left: Tensor, right: Tensor) -> Tensor:
     """Return the labels of either operand, now one class: those that repeat more, so that positions stay positions."""
     for labels in sorted((left, right), key=lambda each: narrow(each).numel()):
         if bool((narrow(labels) > 0).all()):
@@ -133,7 +130,7 @@ def _either(left: Tensor, right: Tensor) -> Tensor:
     return torch.maximum(first, second).expand(left.shape)
 
 
-def _broadcast_over_channels(labels: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
+def broadcast_over_channels(labels: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
     """Whether an operand has size 1 along an axis on which another one has different labels."""
     return any(
         size == 1 < shape[axis] and any(other.shape[axis] > 1 for other in others)

@@ -64,13 +64,13 @@ class Layer(Rule):
         source, weight, bias = operand(node), operand(node, 1), argument(node, 2, "bias")
         groups, axis = groups_of(node), channel_axis(node)
         if weight not in state.leaves:
-            state.give_up(node, "has a weight that forward computes")
+            state.give_up(node, "feeds a layer whose weight forward computes")
             return
         # The labels of axis 1 belong to one number of groups: a second call with another one cannot share them.
         sides = state.axis(weight, 0), state.axis(weight, 1, groups)
         rows, columns = (sides[1], sides[0]) if transposed(node) else sides
         if len(rows) != shape_of(node)[axis] or len(columns) != shape_of(source)[axis]:
-            state.give_up(node, "has a weight that is read with two numbers of groups")
+            state.give_up(node, "feeds a layer whose weight is read with two numbers of groups")
             return
         call = Call(node, weight, rows, columns, groups)
         reason = "has a weight that something else reads" if not rows.any() else "reads values that cannot shrink"
@@ -146,12 +146,17 @@ def balance(call: Call, kept: Kept) -> None:
     sides = [labels.reshape(call.groups, -1) for labels in (call.rows, call.columns)]
     stays = [kept.of(labels) for labels in sides]
     occupied = stays[0].any(1) | stays[1].any(1)
-    for labels, stay in zip(sides, stays, strict=True):
+    for labels in sides:
         # All groups are filled up to the fullest: their weights have to fit into one tensor.
-        most = max(int(stay.sum(1).max()), 1)
-        for group in occupied.nonzero()[:, 0].tolist():
-            spare = labels[group][~stay[group]]
-            kept.add(spare[: most - int(stay[group].sum())], "one of a group, whose sizes must stay equal")
+        fill_up(labels[occupied], kept, "one of a group, whose sizes must stay equal")
+
+
+def fill_up(parts: Tensor, kept: Kept, reason: str) -> None:
+    """Keep as many labels of each part, (parts, labels), as of the fullest, at least one."""
+    stays = kept.of(parts)
+    most = max([1, *stays.sum(1).tolist()])
+    for labels, stay in zip(parts, stays, strict=True):
+        kept.add(labels[~stay][: most - int(stay.sum())], reason)
 
 
 def kept_groups(call: Call, kept: Kept) -> Tensor:

@@ -114,11 +114,15 @@ class OverAxes(Rule):
         return [int(argument(node, 1, "dim")) % dims]
 
     def label(self, state: Analysis, node: Node) -> None:
-        labels = state.labels_of(operand(node))
-        if bool(varies(labels, self.axes(node)).any()):
-            state.give_up(node, f"feeds `{base(node)}`, whose statistics count every channel")
+        labels, axes = state.labels_of(operand(node)), self.axes(node)
+        reason = f"feeds `{base(node)}`, whose statistics count every channel"
+        if bool(varies(labels, axes).any()) and not bool(
+            varies(first_along(labels, axes, keepdim=True), range(labels.ndim)).any()
+        ):
+            state.give_up(node, reason)
         else:
-            state.labels[node] = labels
+            # What has statistics of its own, as each head of a query, goes whole.
+            state.labels[node] = state.classes.hold(labels, axes, reason)
 
     def use(self, state: Analysis, node: Node) -> None:
         used = common(state.used_of(node))[0].any(dim=self.axes(node), keepdim=True)

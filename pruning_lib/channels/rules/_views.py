@@ -15,19 +15,21 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from pruning_lib.channels._graph import argument, base, operand, shape_of
+from pruning_lib.channels._heads import follows
 from pruning_lib.channels._shapes import NAN, Labels, flat, narrow, repeated, uniform, varies
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._elementwise import functional
-from pruning_lib.channels.rules._layers import channel_axis, merges
+from pruning_lib.channels.rules._layers import channel_axis, fill_up, merges
 from pruning_lib.channels.rules._registry import Rule, literal, rule
 
 CHANNELS = 1
+VIEWS = ("view", "reshape", "unflatten")
 
 
 @rule("view reshape flatten unflatten expand repeat view_as expand_as tile", literal="sizes")
 @rule("slice select split split_with_sizes roll narrow", literal="positions")
 @rule(
-    "squeeze unsqueeze permute transpose t movedim swapaxes chunk unbind stack flip pixel_shuffle pixel_unshuffle "
+    "squeeze unsqueeze permute transpose t mT movedim swapaxes chunk unbind stack flip pixel_shuffle pixel_unshuffle "
     "channel_shuffle reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
 )
 @rule("unsafe_chunk", view=True)
@@ -58,13 +60,23 @@ class Movement(Rule):
             return
         # A copy has forgotten along which axes its channels repeat.
         parts = [repeated(part) for part in flat(moved)]
+        parts = [_hold_given(state, node, part) for part in parts]
         state.labels[node] = list(parts) if isinstance(moved, list) else parts[0]
 
     def value(self, state: Analysis, node: Node) -> None:
         operands = {source: state.values_of(source).double() for source in node.all_input_nodes}
-        state.values[node] = _listed(self.run(node, operands))
+        if all(bool(narrow(values).isnan().all()) for values in operands.values()):
+            super().value(state, node)  # live, wherever it goes
+        else:
+            state.values[node] = _listed(self.run(node, operands))
 
     def use(self, state: Analysis, node: Node) -> None:
+        masks = flat(state.used[node])
+        if all(bool(narrow(mask).all()) for mask in masks):
+            moved = sum(mask.numel() for mask in masks)
+            if moved >= sum(shape_of(source).numel() for source in node.all_input_nodes):
+                super().use(state, node)  # everything that is there is used; to number it would take long
+                return
         elsewhere = {source: torch.zeros(shape_of(source), dtype=torch.int64) for source in node.all_input_nodes}
         used = flat(state.used[node])
         for source in node.all_input_nodes:
@@ -83,9 +95,11 @@ class Movement(Rule):
 
         Where the arguments are the sizes of the result, the forward has to compute them, or it fails and is suspected.
         """
-        if literal(node) == "sizes" or node in state.unknown:
+        if literal(node) == "sizes" or node in state.unknown or follows(state, node):
             return
         before = {source: state.labels_of(source) for source in node.all_input_nodes}
+        if "chunk" in base(node):
+            _even_chunks(state, node, kept)
         # The forward will run this operator, with the same numbers, on what is left. So run it: `x[:, 8:]` of fewer
         # channels starts at another one, while a flip of all channels is a flip of those that are left.
         if all(bool(kept.of(labels).all()) for labels in before.values()):
@@ -99,6 +113,28 @@ class Movement(Rule):
         if not same:
             for labels in before.values():
                 kept.add(labels, f"moved by `{base(node)}` in a way that counts channels")
+
+
+def _hold_given(state: Analysis, node: Node, labels: Tensor) -> Tensor:
+    """Keep the sizes that a view was given beside a −1, which follows: of (heads, width) one alone can change."""
+    inside = base(node) == "unflatten"
+    sizes = argument(node, 2 if inside else 1, "sizes") if base(node) in VIEWS else None
+    if not isinstance(sizes, list | tuple) or -1 not in sizes:
+        return labels
+    start = int(argument(node, 1, "dim")) % len(shape_of(operand(node))) if inside else 0
+    follows = start + list(sizes).index(-1)
+    if not bool(varies(labels, [follows]).any()):
+        return labels
+    given = [axis for axis in range(start, start + len(sizes)) if axis != follows]
+    return state.classes.hold(labels, given, f"passes `{base(node)}` with a literal size")
+
+
+def _even_chunks(state: Analysis, node: Node, kept: Kept) -> None:
+    """Keep as many channels of each part of a chunk, so that it is cut where it was."""
+    parts = [narrow(part) for part in flat(state.labels[node])]
+    axis = int(argument(node, 2, "dim", 0)) % parts[0].ndim
+    if len({part.shape for part in parts}) == 1 and parts[0].numel() == parts[0].shape[axis] > 1:
+        fill_up(torch.stack([part.flatten() for part in parts]), kept, "part of a chunk, cut in equal parts")
 
 
 def _listed(result: Any) -> Any:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pruning_lib.companion._arguments import checked, said
+
 
 def crop_and_flip(inputs: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     """Return each image of a batch at a random place, zeros moving in at the border, and mirrored by a fair coin.
@@ -30,6 +32,9 @@ def crop_and_flip(inputs: Tensor, generator: torch.Generator, padding: int = 4) 
     tensor([[[[3., 2., 1., 0.],
               [7., 6., 5., 4.]]]])
     """
+    checked("crop_and_flip", inputs=inputs, generator=generator, padding=padding)
+    if inputs.ndim != 4:
+        raise ValueError(f"crop_and_flip needs images (n, channels, height, width); got {said('inputs', inputs)}.")
     n, _, height, width = inputs.shape
     down, right = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
     flip = torch.rand(n, generator=generator) < 0.5

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pruning_lib._types import TensorPair
+from pruning_lib.companion._arguments import checked, optional
 from pruning_lib.companion.data._files import find, roots
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._split import Split, carve, check_validation
@@ -79,6 +80,8 @@ def cifar10(root: str | Path | None = None, *, seed: int = 0, validation: int = 
     >>> split.train.inputs.shape
     torch.Size([45000, 3, 32, 32])
     """
+    checked("cifar10", seed=seed)
+    optional("cifar10", root=root)
     check_validation(validation, EXAMPLES)
     paths = _paths(root)
     (*batches, test), repaired = zip(*map(_records, paths), strict=True)

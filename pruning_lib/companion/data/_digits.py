@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pruning_lib._types import TensorPair
+from pruning_lib.companion._arguments import checked
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._split import Split
 
@@ -30,6 +31,7 @@ def digits(seed: int = 0) -> Split:
     >>> split.test.targets.bincount()
     tensor([28, 37, 30, 36, 39, 38, 34, 42, 38, 38])
     """
+    checked("digits", seed=seed)
     from sklearn.datasets import load_digits  # needed here alone, and slow to import
 
     bunch = load_digits()

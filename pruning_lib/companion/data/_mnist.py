@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pruning_lib._types import TensorPair
+from pruning_lib.companion._arguments import checked, optional
 from pruning_lib.companion.data._files import find, option, roots
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._split import Split, carve, check_validation
@@ -129,6 +130,8 @@ def fashion_mnist(root: str | Path | None = None, *, seed: int = 0, validation: 
 
 def _load(name: str, root: str | Path | None, seed: int, validation: int) -> Split:
     archives = ARCHIVES[name]
+    checked(name, seed=seed)
+    optional(name, root=root)
     check_validation(validation, EXAMPLES)
     paths = _paths(name, root)
     images, labels, test_images, test_labels = map(_read, paths, archives.md5)

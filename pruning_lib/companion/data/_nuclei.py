@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pruning_lib._types import TensorPair
 from pruning_lib.companion import metrics
+from pruning_lib.companion._arguments import checked, optional
 from pruning_lib.companion.data._files import Column, read_arrays, write_arrays
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._resize import SIDE, averaged, to_bytes
@@ -68,6 +69,8 @@ def nuclei(root: str | Path | None = None, *, seed: int = 0) -> DetailedSplit:
     >>> sorted(split.details["test"])
     ['group', 'index', 'instances']
     """
+    checked("nuclei", seed=seed)
+    optional("nuclei", root=root)
     arrays = read_arrays("nuclei", FILE, root, COLUMNS, most=3000)
     images, instances = arrays["images"], arrays["instances"]
     kinds = np.column_stack([arrays["orig_wh"], arrays["is_colour"], arrays["dark_background"]])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pruning_lib.companion._arguments import checked, optional
 from pruning_lib.companion.data._files import target
 from pruning_lib.companion.data._split import Split
 
@@ -119,6 +120,7 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     Traceback (most recent call last):
     ValueError: There is no data set 'digits' to fetch; there are cifar10, mnist, fashion-mnist.
     """
+    optional("fetch", root=root)
     return _offered("fetch", name)(target(root))
 
 
@@ -147,6 +149,8 @@ def build(name: str, originals: str | Path, root: str | Path | None = None) -> P
     Traceback (most recent call last):
     ValueError: There is no data set 'mnist' to build; there are nuclei, chest-xrays.
     """
+    checked("build", originals=originals)
+    optional("build", root=root)
     return _offered("build", name)(Path(originals).expanduser(), target(root))
 
 
@@ -156,8 +160,8 @@ def offering(command: str) -> list[str]:
 
 
 def _offered(command: str, name: str) -> Callable[..., Path]:
-    name = name.replace("_", "-")
-    if name not in (names := offering(command)):
-        raise ValueError(f"There is no data set '{name}' to {command}; there are {', '.join(names)}.")
+    names = offering(command)
+    if not isinstance(name, str) or (name := name.replace("_", "-")) not in names:
+        raise ValueError(f"There is no data set {name!r:.100} to {command}; there are {', '.join(names)}.")
     function: Callable[..., Path] = getattr(DATA_SETS[name], command)
     return function

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning_lib._types import TensorPair
+from pruning_lib.companion._arguments import checked
 
 PARTS = ("train", "val", "test")
 SHARES = (0.6, 0.2, 0.2)
@@ -64,7 +65,8 @@ class DetailedSplit(Split):
 
 
 def check_validation(validation: int, examples: int) -> None:
-    """Raise ValueError unless `validation` of the training examples can be carved and at least one is left."""
+    """Raise one sentence unless `validation` of the training examples can be carved and at least one is left."""
+    checked("This set", validation=validation)
     if not 0 < validation < examples:
         raise ValueError(f"validation must lie in 1 … {examples - 1:,} examples, got {validation}.")
 

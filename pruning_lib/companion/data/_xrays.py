@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pruning_lib._types import TensorPair
 from pruning_lib.companion import metrics
+from pruning_lib.companion._arguments import checked, optional, said
 from pruning_lib.companion.data._files import Column, read_arrays, write_arrays
 from pruning_lib.companion.data._registry import DataSet, register
 from pruning_lib.companion.data._resize import SIDE, averaged, to_bytes
@@ -85,8 +86,10 @@ def chest_xrays(
     >>> control.details["val"]["noncommercial"].any()
     tensor(False)
     """
-    if source not in (None, 0):
-        raise ValueError(f"source must be None or 0 (1 has no COVID-19 image), got {source}.")
+    checked("chest_xrays", seed=seed, noncommercial=noncommercial)
+    optional("chest_xrays", root=root)
+    if source is not None and (type(source) is not int or source != 0):
+        raise ValueError(f"chest_xrays got {said('source', source)}; it needs None or 0 (1 has no COVID-19 image).")
     arrays = read_arrays("chest-xrays", FILE, root, ARRAYS, most=5000)
     images, labels = arrays["images"], arrays["label"].astype(np.int64)
     # Dealt before anything is left out, so that the parts of a choice are subsets of the whole set's.

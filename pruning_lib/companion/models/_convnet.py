@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes
 
 
 class ConvNet(nn.Sequential):
@@ -37,8 +37,6 @@ class ConvNet(nn.Sequential):
     """
 
     def __init__(self, classes: int = 10, inputs: int = 3, widths: tuple[int, ...] = (16, 32, 64)) -> None:
-        if not widths:
-            raise ValueError("widths must name the channels of one convolution at least, got ().")
         check_sizes(classes=(classes,), inputs=(inputs,), widths=widths)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, (channels, units) in enumerate(pairwise((inputs, *widths)), 1):

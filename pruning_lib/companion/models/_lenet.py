@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes, checked
 
 
 class LeNet300(nn.Sequential):
@@ -41,7 +41,10 @@ class LeNet300(nn.Sequential):
         widths: tuple[int, int] = (300, 100),
         bn: bool = False,
     ) -> None:
-        check_sizes(classes=(classes,), inputs=inputs, widths=widths)
+        checked("LeNet300", bn=bn)
+        check_sizes(classes=(classes,))
+        check_sizes(3, inputs=inputs)
+        check_sizes(2, widths=widths)
         channels, height, width = inputs
         sizes = (channels * height * width, *widths)
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
@@ -91,7 +94,9 @@ class LeNet5(nn.Sequential):
         padding: int = 0,
         bn: bool = False,
     ) -> None:
-        check_sizes(classes=(classes,), inputs=inputs, widths=widths, kernel=(kernel,))
+        checked("LeNet5", padding=padding, bn=bn)
+        check_sizes(classes=(classes,), kernel=(kernel,))
+        check_sizes(3, inputs=inputs, widths=widths)
         height, width = (_pooled(_pooled(size, kernel, padding), kernel, padding) for size in inputs[1:])
         if min(height, width) < 1:
             raise ValueError(

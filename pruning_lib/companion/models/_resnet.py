@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes
 
 
 class ResNet(nn.Module):
@@ -38,7 +38,7 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, depth: int = 56, classes: int = 10, width: int = 16, inputs: int = 3) -> None:
-        check_sizes(classes=(classes,), width=(width,), inputs=(inputs,))
+        check_sizes(classes=(classes,), width=(width,), inputs=(inputs,), depth=(depth,))
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth must be 6 n + 2, as 20, 32 and 56 are; got {depth}.")
         if width % 2:

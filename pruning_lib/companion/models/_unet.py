@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes, checked
 
 
 class UNet(nn.Module):
@@ -43,6 +43,7 @@ class UNet(nn.Module):
 
     def __init__(self, classes: int = 2, inputs: int = 3, channels: int = 16, depth: int = 3) -> None:
         check_sizes(classes=(classes,), inputs=(inputs,), channels=(channels,), depth=(depth,))
+        checked("UNet", depth=depth)
         super().__init__()
         widths = [channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(_double(*pair) for pair in zip([inputs, *widths], widths, strict=False))

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from pruning_lib.companion.models._sizes import check_sizes
+from pruning_lib.companion._arguments import check_sizes, checked
 
 
 class VGG16(nn.Sequential):
@@ -42,8 +42,7 @@ class VGG16(nn.Sequential):
 
     def __init__(self, classes: int = 10, width: float = 1.0, inputs: int = 3, bn: bool = True) -> None:
         check_sizes(classes=(classes,), inputs=(inputs,))
-        if not width > 0:
-            raise ValueError(f"width must be a positive factor, got {width}.")
+        checked("VGG16", width=width, bn=bn)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = inputs
         for i, published in enumerate((64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512), 1):

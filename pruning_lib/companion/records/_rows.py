@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pruning_lib.companion._arguments import check_columns, checked, rows_of
 from pruning_lib.companion.data import DATA_SETS
 from pruning_lib.companion.records._schema import KEYS, STAGES, Record, scores
 
@@ -84,7 +85,9 @@ def choose(rows: Iterable[Row], by: str = "val_error") -> list[Row]:
     """
     cases: dict[tuple[Any, ...], dict[float, list[Row]]] = {}
     chosen: list[Row] = []
-    for row in rows:
+    checked("choose", by=by)
+    for row in rows_of(rows, "choose"):
+        check_columns(row, "choose", by, "target")
         if row[by] is None:
             continue
         if row["target"] is None:

@@ -47,7 +47,7 @@ PROVENANCE: dict[str, type] = {
 }
 """Its seconds are those of the process that ended the run, not of what was interrupted."""
 KEYS: dict[str, type] = {"recipe": str, "method": str, "strength": float, "seed": int}
-NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+NAME = re.compile(r"\w[\w.+-]{0,150}", re.ASCII)
 
 
 def validate(record: Mapping[str, Any], name: str = "record") -> None:
@@ -74,7 +74,7 @@ def validate(record: Mapping[str, Any], name: str = "record") -> None:
         _typed(record["provenance"], key, kind, f"{name}: provenance")
     for i, epoch in enumerate(record["history"]):
         if not (isinstance(epoch, list) and len(epoch) == 4 and all(map(_number, epoch))):
-            raise ValueError(f"{name}: epoch {i} of the history should be four numbers, is {epoch!r}.")
+            raise ValueError(f"{name}: epoch {i} of the history should be four numbers, is {epoch!r:.100}.")
     if "trained" not in record["stages"]:
         raise ValueError(f"{name}: there is no stage 'trained'; the record is incomplete.")
     _validate_stages(record["stages"], name)
@@ -88,7 +88,7 @@ def validate(record: Mapping[str, Any], name: str = "record") -> None:
 def _validate_stages(stages: Mapping[str, Any], name: str) -> None:
     for stage, values in stages.items():
         if stage not in STAGES:
-            raise ValueError(f"{name}: there is no stage called '{stage}'; the stages are {', '.join(STAGES)}.")
+            raise ValueError(f"{name}: there is no stage called {stage!r:.100}; the stages are {', '.join(STAGES)}.")
         where = f"{name}: {stage}"
         for metric, kind in METRICS.items():
             value = _typed(values, metric, kind, where)
@@ -101,6 +101,23 @@ def _validate_stages(stages: Mapping[str, Any], name: str) -> None:
         for layer in widths:
             if _typed(widths, layer, int, f"{where}: units") < 0:
                 raise ValueError(f"{where}: '{layer}' cannot have {widths[layer]} units.")
+
+
+def check_row(row: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError unless a row of a summary has the columns of `load`, each of its type."""
+    if not all(isinstance(key, str) for key in row):
+        raise ValueError(f"{name}: its columns should be texts.")
+    for key, kind in KEYS.items():
+        _typed(row, key, kind, name)
+    for key in ("criterion", "target"):
+        if row.get(key) is not None:
+            _typed(row, key, str, name)
+    units = _typed(row, "units", list, name)
+    if not all(type(count) is int for count in units):
+        raise ValueError(f"{name}: 'units' should be whole numbers, is {units!r:.100}.")
+    for key, value in row.items():
+        if key.endswith("_error") and value is not None:
+            _typed(row, key, float, name)
 
 
 def scores(stage: Mapping[str, Any]) -> list[str]:
@@ -120,7 +137,7 @@ def _typed(values: Mapping[str, Any], key: str, kind: type, name: str) -> Any:
     value = values.get(key) if isinstance(values, Mapping) else None
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or isinstance(value, bool):
-        raise ValueError(f"{name}: '{key}' should be {kind.__name__}, is {value!r}.")
+        raise ValueError(f"{name}: '{key}' should be {kind.__name__}, is {value!r:.100}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}: '{key}' is {value}; only finite numbers are recorded.")
     return value
@@ -149,6 +166,8 @@ def identifier(config: Mapping[str, Any]) -> str:
     >>> identifier({"recipe": "control", "method": "uniform", "target": "macs-0.25", "strength": 0.0, "seed": 1})
     'control-uniform-macs-0.25-s1'
     """
+    for key, kind in KEYS.items():
+        _typed(config, key, kind, "The configuration")
     strength = "" if not config["strength"] else f"-{config['strength']:.0e}"
     target = f"-{config['target']}" if "target" in config else ""
     return f"{config['recipe']}-{config['method']}{target}{strength}-s{config['seed']}"

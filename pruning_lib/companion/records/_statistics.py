@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from scipy import stats
 
+from pruning_lib.companion._arguments import check_columns, numbers_of, rows_of
 from pruning_lib.companion.records._rows import Row
 
 CONFIDENCE = 0.95
@@ -27,7 +28,9 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     >>> mean, round(half, 4)
     (2.0, 2.4841)
     """
-    values = list(values)
+    values = numbers_of(values, "interval")
+    if not values:
+        raise ValueError("interval got no number; a mean takes at least one.")
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, math.inf
@@ -66,8 +69,9 @@ def paired(ours: Iterable[Row], theirs: Iterable[Row], column: str) -> tuple[flo
 
 def _by_seed(rows: Iterable[Row], column: str) -> dict[int, float]:
     values: dict[int, float] = {}
-    for row in rows:
+    for row in rows_of(rows, "paired"):
         if row["seed"] in values:
             raise ValueError(f"paired got seed {row['seed']} twice; give one row a seed.")
+        check_columns(row, "paired", column, "seed")
         values[row["seed"]] = row[column]
     return values

@@ -1,0 +1,149 @@
+"""What `select` promises, `shrink` keeps: the multiply-adds counted for a choice are those of the network that is left."""
+
+import copy
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import DenseNet, ResNet, ShuffleNetV2, VisionTransformer
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
+from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.models.resnet import Bottleneck
+
+import pruning_lib as prl
+from pruning_lib.selection import cost
+
+
+class C2f(nn.Module):
+    """Half of what a layer returns passes two residual blocks; all that was made on the way is read together."""
+
+    def __init__(self, split: bool = False) -> None:
+        super().__init__()
+        self.split = split
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(16)
+        self.enter, self.leave = nn.Conv2d(8, 16, 1), nn.Conv2d(32, 16, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)) for _ in range(2)
+        )
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.norm(self.enter(self.stem(x).relu())).relu()
+        parts = list(x.split((8, 8), 1) if self.split else x.chunk(2, 1))
+        for block in self.blocks:
+            parts.append(parts[-1] + block(parts[-1]))
+        return self.head(self.leave(torch.cat(parts, 1)).relu())
+
+
+class Shuffled(nn.Module):
+    """Grouped convolutions with a shuffle between them."""
+
+    def __init__(self, native: bool) -> None:
+        super().__init__()
+        self.native = native
+        self.stem, self.first = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 24, 1, groups=3)
+        self.depthwise = nn.Conv2d(24, 24, 3, padding=1, groups=24)
+        self.second, self.head = nn.Conv2d(24, 12, 1, groups=3), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.first(x)
+        b, c, h, w = y.shape
+        y = (
+            nn.functional.channel_shuffle(y, 3)
+            if self.native
+            else y.view(b, 3, c // 3, h, w).transpose(1, 2).reshape(b, c, h, w)
+        )
+        return self.head((x + self.second(self.depthwise(y).relu())).relu())
+
+
+def mobile() -> nn.Module:
+    config = partial(InvertedResidualConfig, width_mult=1.0)
+    blocks = [config(16, 3, 32, 16, True, "RE", 2, 1), config(16, 5, 48, 24, True, "HS", 2, 1)]
+    return MobileNetV3(blocks, last_channel=64, num_classes=5)
+
+
+def efficient() -> nn.Module:
+    config = partial(MBConvConfig, width_mult=1.0, depth_mult=1.0)
+    return EfficientNet([config(1, 3, 1, 32, 16, 1), config(6, 3, 2, 16, 24, 2)], dropout=0.0, num_classes=5)
+
+
+NETWORKS = {
+    "C2f by chunk": C2f,
+    "C2f by split": lambda: C2f(split=True),
+    "shuffle by view": lambda: Shuffled(native=False),
+    "shuffle by operator": lambda: Shuffled(native=True),
+    "ShuffleNetV2": lambda: ShuffleNetV2([2, 2, 2], [24, 48, 96, 96, 64], num_classes=5),
+    "ResNeXt": lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, groups=4, width_per_group=8),
+    "RegNet": lambda: RegNet(BlockParams([2, 2], [24, 48], [8, 8], [1.0, 1.0], [2, 2], 0.25), num_classes=5),
+    "DenseNet": lambda: DenseNet(8, (2, 2, 2, 2), 16, num_classes=5),
+    "EfficientNet": efficient,
+    "MobileNetV3": mobile,
+    "ConvNeXt": lambda: ConvNeXt([CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 2)], num_classes=5),
+    "ViT": lambda: VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=5),
+}
+
+
+@pytest.mark.parametrize("scope", ["global", "isomorphic", "local"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_promised_is_left(name, scope):
+    torch.manual_seed(0)
+    model, x = NETWORKS[name]().eval(), torch.randn(2, 3, 32, 32)
+    units, dense = prl.find_units(model, x), prl.measure(model, x).macs
+    assert sum(units.macs.values()) == dense
+    scores = prl.importance.random(units)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            chosen = prl.select(scores, units, macs_left=0.6, scope=scope)
+        except ValueError as error:
+            assert "cannot be met: with floor=1 the smallest network costs" in str(error)  # noqa: PT017
+            chosen = prl.select(scores, units, fraction=0.5, scope=scope)
+        else:
+            assert 0.58 <= cost(chosen, units) / dense <= 0.6 or any("are left where" in str(w.message) for w in said)
+    pruned = copy.deepcopy(model)
+    prl.zero(pruned, chosen, units, shift="drop")
+    shrunk = prl.shrink(pruned, x)
+    assert prl.measure(shrunk.model, x).macs == cost(chosen, units)
+    assert shrunk.removed == {group: int(mask.sum()) for group, mask in chosen.items()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network_meets_a_budget_or_says_why(name):
+    """All but the layer that a written size counts, and attention, can lose enough."""
+    torch.manual_seed(0)
+    model, x = NETWORKS[name]().eval(), torch.randn(2, 3, 32, 32)
+    units = prl.find_units(model, x)
+    full = sum(units.macs.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        least = cost(prl.select(prl.importance.random(units), units, fraction=0.99), units)
+    assert least / full < (0.75 if name == "ViT" else 0.5)
+
+
+def test_halves_of_a_chunk_go_evenly_and_uneven_choices_count_as_what_can_go():
+    model, x = C2f(), torch.randn(1, 3, 16, 16)
+    units = prl.find_units(model, x)
+    first, second = units["enter"].even[0]
+    scores = {"enter": torch.cat([torch.arange(8.0), torch.arange(8.0) + 100])}
+    assert sorted(map(len, (first, second))) == [8, 8]
+    chosen = prl.select(scores, units, fraction=0.5)["enter"]
+    assert chosen[first].sum() == chosen[second].sum() == 4
+    # By hand: five of one half and one of the other. One of each can go.
+    uneven = {name: torch.zeros(group.size, dtype=torch.bool) for name, group in units.items()}
+    uneven["enter"][first[:5]] = uneven["enter"][second[:1]] = True
+    prl.zero(model, uneven, units, shift="drop")
+    assert prl.measure(prl.shrink(model, x).model, x).macs == cost(uneven, units)
+
+
+def test_shuffled_channels_are_one_unit():
+    """Channel j of each of three groups: shuffled, they lie side by side."""
+    for native in (False, True):
+        units = prl.find_units(Shuffled(native), torch.ones(1, 3, 8, 8))
+        assert units["first"].size == 8
+        assert units["first"].writers[0].index.tolist() == [*range(8), *range(8), *range(8)]
+        assert [len(part) for part in units["stem"].even[0]] == [4, 4, 4]
