@@ -68,13 +68,13 @@ def check_sizes(numbers: int = 0, **sizes: tuple[int, ...]) -> None:
 
 def numbers_of(values: Iterable[float], owner: str) -> list[float]:
     """Return finite numbers as a list, or raise one sentence."""
-    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
+    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes | Tensor) else [values]
     for value in found:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{owner} got {said('a value', value)}; it needs a list of numbers.")
         if not math.isfinite(value):
             raise ValueError(f"{owner} got {value}; a mean takes finite numbers.")
-    return [float(value) for value in found if value is not None]
+    return [float(value) for value in found]
 
 
 def rows_of(rows: Any, owner: str) -> list[Any]:
@@ -91,3 +91,5 @@ def check_columns(row: Mapping[str, Any], owner: str, *columns: str) -> None:
     for column in columns:
         if not isinstance(column, str) or column not in row:
             raise ValueError(f"{owner} got rows without a column {column!r:.100}.")
+        if not isinstance(row[column], str | Real | None):
+            raise TypeError(f"{owner} got {a_(row[column])} for {column!r:.100} of a row; it needs a number or a text.")
