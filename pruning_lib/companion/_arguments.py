@@ -26,8 +26,9 @@ def _finite(value: object) -> bool:
 
 
 def _classes(value: object) -> bool:
-    whole = isinstance(value, Tensor) and numbered(value) and not (value.is_floating_point() or value.is_complex())
-    return whole and bool((value >= 0).all())
+    if not isinstance(value, Tensor) or not numbered(value) or value.is_floating_point() or value.is_complex():
+        return False
+    return bool((value >= 0).all())
 
 
 KINDS |= {
@@ -60,10 +61,10 @@ def check_sizes(numbers: int = 0, **sizes: tuple[int, ...]) -> None:
     for name, values in sizes.items():
         if not isinstance(values, tuple | list) or not all(map(is_whole, values)):
             raise TypeError(f"{name} must be whole numbers, got {said(name, values)}.")
-        if not values or min(values) < 1 or max(values) > MOST:
-            raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {said(name, values)}.")
-        if numbers and len(values) != numbers:
-            raise ValueError(f"{name} must be {numbers} numbers, got {len(values)}.")
+        if not values or (numbers and len(values) != numbers):
+            raise ValueError(f"{name} must be {numbers or 'one or more'} numbers, got {len(values)}.")
+        if min(values) < 1 or max(values) > MOST:
+            raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {values!r:.100}.")
 
 
 def numbers_of(values: Iterable[float], owner: str) -> list[float]:
