@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pruning_lib._arguments import KINDS, Kind, instance, number, numbered, whole
+from pruning_lib._arguments import KINDS, Kind, instance, is_float, number, numbered, whole
 from pruning_lib._arguments import a_ as a_
 from pruning_lib._arguments import checked as checked
 from pruning_lib._arguments import is_whole as is_whole
@@ -73,8 +73,8 @@ def numbers_of(values: Iterable[float], owner: str) -> list[float]:
     for value in found:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{owner} got {said('a value', value)}; it needs a list of numbers.")
-        if not math.isfinite(value):
-            raise ValueError(f"{owner} got {value}; a mean takes finite numbers.")
+        if not is_float(value) or not math.isfinite(value):
+            raise ValueError(f"{owner} got {said('a value', value)}; a mean takes finite numbers.")
     return [float(value) for value in found]
 
 
