@@ -155,7 +155,8 @@ def fill_up(parts: Tensor, kept: Kept, reason: str) -> None:
     """Keep as many labels of each part, (parts, labels), as of the fullest, at least one."""
     stays = kept.of(parts)
     most = max([1, *stays.sum(1).tolist()])
-    for labels, stay in zip(parts, stays, strict=True):
+    lacking = stays.sum(1) < most
+    for labels, stay in zip(parts[lacking], stays[lacking], strict=True):
         kept.add(labels[~stay][: most - int(stay.sum())], reason)
 
 
