@@ -46,7 +46,8 @@ class Kind(NamedTuple):
     holds: Callable[[Any], bool] = lambda value: True
 
 
-def _real(value: object) -> bool:
+def is_real(value: object) -> bool:
+    """Whether a value is a real number, of Python or of NumPy; True is none, nor is a tensor."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -94,7 +95,7 @@ def function(words: str) -> Kind:
 
 def number(words: str, holds: Callable[[float], bool] = math.isfinite) -> Kind:
     """Return the kind of numbers in a range; True is none, nor is a tensor."""
-    return Kind(words, _real, lambda value: _is_float(value) and holds(value))
+    return Kind(words, is_real, lambda value: _is_float(value) and holds(value))
 
 
 def whole(words: str, least: int, most: int = 2**62) -> Kind:
@@ -143,6 +144,13 @@ KINDS: dict[str, Kind] = {
     "factor": number("a finite number"),
     "share": number("a share of the training in (0, 1]", lambda value: 0 < value <= 1),
     "patience": whole("1 or more", 1),
+    "strength_for.share": number("a share of units in (0, 1]", lambda value: 0 < value <= 1),
+    "reg": doing("a regularizer such as `GroupLasso(model, 1e-4)`", *METHODS, "distance"),
+    "steps": whole("1 or more", 1),
+    "within": number("a share of the training in (0, 1]", lambda value: 0 < value <= 1),
+    "units_left": number("a number between 0 and 1: the share that stays", lambda value: 0 < value < 1),
+    "TargetSize.macs_left": number("a number between 0 and 1: the share that stays", lambda value: 0 < value < 1),
+    "TargetSize.threshold": number("a finite distance, 0 or more", lambda value: 0 <= value < math.inf),
     "tolerance": number("a finite share ≥ 0 by which the loss may grow", lambda value: 0 <= value < math.inf),
     "slack": number("a finite share ≥ 0", lambda value: 0 <= value < math.inf),
     # Methods.
@@ -166,7 +174,7 @@ KINDS: dict[str, Kind] = {
     "probability": Kind("a name or a function of |w|/τ", lambda value: isinstance(value, str) or _call(value)),
     "temperature": Kind(
         "a positive number, or one for each layer by name",
-        lambda value: all(map(_real, value.values() if isinstance(value, Mapping) else [value])),
+        lambda value: all(map(is_real, value.values() if isinstance(value, Mapping) else [value])),
     ),
     "StochasticPruning.seed": whole("0 or more, the same on every rank", 0),
     "scales": instance("True or False", bool),
@@ -178,12 +186,13 @@ KINDS: dict[str, Kind] = {
     "train": function("a function of the model"),
     "fraction": number("a number in [0, 1): the share of units that go", lambda value: 0 <= value < 1),
     "macs_left": number("a number in (0, 1]: the share of multiply-adds that stays", lambda value: 0 < value <= 1),
+    "prune.macs_left": number("a number in (0, 1): the share that stays", lambda value: 0 < value < 1),
     "max_macs": whole("1 or more multiply-adds for one example; macs_left names a share of the network's", 1),
     "threshold": number("a number, below which units go", lambda value: not math.isnan(value)),
     "floor": whole("0 or more units that every group keeps", 0),
     "round_to": whole("1 or more, of which every group keeps a multiple", 1),
     "kinds": Kind(
-        "a list or tuple of 'inner' and 'stream'",
+        "a list or tuple of 'inner', 'stream' and 'heads'",
         lambda value: isinstance(value, Collection) and not isinstance(value, str) and all(map(_is_kind, value)),
     ),
     "rounds": whole("1 or more; 1 is one-shot pruning", 1),

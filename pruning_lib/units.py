@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-Kind = Literal["inner", "stream"]
+Kind = Literal["inner", "stream", "heads"]
 Chosen = dict[str, Tensor]
 """Units by group: {group name: bool tensor of shape (units,)}, True = prune."""
 
@@ -179,8 +179,9 @@ class Group:
         The first writer in the order of computation.
     size : int
         Number of units.
-    kind : {"inner", "stream"}
-        ``"inner"``: one layer writes it. ``"stream"``: several do, and their sum is read.
+    kind : {"inner", "stream", "heads"}
+        ``"inner"``: one layer writes it. ``"stream"``: several do, and their sum is read. ``"heads"``: all that
+        queries, keys and values of one head of attention are made of; heads that share keys and values are one unit.
     writers, norms, readers : tuple of Member
         Linear and convolution layers that write the units, normalizations that rescale them, layers that read them.
     bypassed : bool

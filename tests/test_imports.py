@@ -9,12 +9,13 @@ import sys
 import pytest
 
 HEAVY = ("IPython", "PIL", "matplotlib", "scipy", "seaborn", "sklearn", "torchvision")
-FLOOR = {"_inputs", "_model", "_types", "units"}
+FLOOR = {"_arguments", "_inputs", "_model", "_types", "units"}
 BELOW = {
     "units": set(),
     "_types": set(),
+    "_arguments": {"units"},
     "_inputs": {"units"},
-    "_model": {"_inputs", "units"},
+    "_model": {"_arguments", "_inputs", "units"},
     "_measure": FLOOR | {"channels"},
     "channels": FLOOR | {"_measure"},
     "regularizers": FLOOR | {"_measure", "channels"},

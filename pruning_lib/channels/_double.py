@@ -51,13 +51,17 @@ class InDouble(TorchFunctionMode):
         if func in CASTS:
             return Tensor.double(args[0])
         if func in WRITTEN:
-            return self._written(func(*args, **named))
+            return self._written(func, args, named)
         if func is not Tensor.view:  # which reads the same bytes as another type
             args = tuple(map(_widened, args))
             named = {key: _widened(value) for key, value in named.items()}
         return _doubled(func(*args, **named))
 
-    def _written(self, number: Any) -> Any:
+    def _written(self, func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        try:
+            number = func(*args, **named)
+        except RuntimeError:  # too large for the type: forward asked for the least number of a type that is another now
+            return func(*args, **{**named, "dtype": torch.float64})
         if number.dtype == torch.float64:  # forward asked for the type of its input, which is another one when traced
             number = number.to(self.native)
         return _doubled(number)

@@ -12,8 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 from pruning_lib.channels._binding import bind
 from pruning_lib.channels._costs import count_macs, products
 from pruning_lib.channels._graph import avoidable, operand
+from pruning_lib.channels._reasons import why_fixed
 from pruning_lib.channels._shapes import distinct
-from pruning_lib.channels._state import Analysis, Call
+from pruning_lib.channels._state import Analysis, Call, layer_of
 from pruning_lib.channels._tables import find_tables
 from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, weighted
@@ -52,7 +53,7 @@ def describe(state: Analysis) -> Units:
     even = [_even(place, bound, i) for i in range(len(sizes))]
     groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
     written = {member.layer for group in groups for member in group.writers}
-    return Units(groups, _fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
+    return Units(groups, why_fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
 
 
 def _even(place: Tensor, bound: Tensor, group: int) -> tuple[tuple[Tensor, ...], ...]:
@@ -97,11 +98,6 @@ def writes(call: Call) -> bool:
     return call.groups == 1 or not transposed(call.node)
 
 
-def layer_of(state: Analysis, call: Call) -> str:
-    """Return the name of the layer that a call multiplies by."""
-    return state.graph.owner(state.leaves[call.weight][0])
-
-
 def first_calls(state: Analysis) -> dict[str, Node]:
     """Return the first call of each layer, by the layer's name."""
     first: dict[str, Node] = {}
@@ -136,13 +132,14 @@ def _groups(
     for node, labels in state.norms:
         _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
     made = _products(state, place, len(names))
+    heads = {i for labels, _ in state.heads.values() for i in distinct(place[labels][:, 0]).tolist()}
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
         Group(
             name=name,
             size=sizes[i],
-            kind="inner" if len(plain[i]) == 1 else "stream",
+            kind="heads" if i in heads else "inner" if len(plain[i]) == 1 else "stream",
             writers=tuple(writers[i].values()),
             norms=tuple(norms[i].values()),
             readers=tuple(readers[i].values()),
@@ -200,40 +197,6 @@ def _erased(node: Node, erasing: set[Node]) -> bool:
                 seen.add(user)
                 left.append(user)
     return True
-
-
-def _fixed(state: Analysis, calls: list[tuple[str, Call]], written: set[str], pinned: dict[int, str]) -> dict[str, str]:
-    """Say for each layer that writes no group why its units stay."""
-    reasons: dict[str, str] = {}
-    # Layers that were followed: some class of their rows is pinned, and the pin has the reason.
-    for layer, call in calls:
-        if layer not in written:
-            reason = next((pinned[root] for root in state.classes.roots[call.rows].tolist() if root in pinned), None)
-            # A weight of the model itself goes by its own name.
-            name = layer or state.graph.names.get(state.leaves[call.weight][0], layer)
-            reasons.setdefault(name, reason or "has a weight that something else reads")
-    # Layers whose weight an operator reads that no rule covers.
-    for node, why in state.unknown.items():
-        for source in node.all_input_nodes:
-            if source in state.graph.tensors:  # an operator that no rule follows reads a layer's weight
-                reason = why if weighs(node) else f"is read by {why.removeprefix('feeds ')}"
-                reasons.setdefault(state.graph.owner(source), reason)
-    # Then layers that somebody wrote, and torch's attention, which multiplies by weights of its own.
-    modules = dict(state.graph.model.named_modules())
-    known = {layer for layer, _ in calls}
-    own = [
-        layer
-        for layer in reasons
-        if not type(modules.get(layer)).__module__.startswith("torch.")
-        or isinstance(modules[layer], nn.MultiheadAttention)
-    ]
-    own = [layer for layer in own if layer in known or layer not in modules or is_layer(modules[layer])]
-    layers = [*weighted(state.graph.model), *(layer for layer in own if layer)]
-    fixed = {layer: reasons[layer] for layer in layers if layer in reasons and layer not in written}
-    called = {layer_of(state, call) for call in state.calls} | set(fixed)
-    training = {name.rpartition(".")[0] for name in state.graph.awake}
-    idle = {True: "runs in training mode alone", False: "is not called by forward"}
-    return fixed | {layer: idle[layer in training] for layer in layers if layer not in called}
 
 
 def _layers(state: Analysis) -> list[str]:

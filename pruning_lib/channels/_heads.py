@@ -8,38 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Node
 
 from pruning_lib.channels._graph import argument, base, caller
-from pruning_lib.channels._state import Analysis, Heads, Kept
+from pruning_lib.channels._shapes import distinct
+from pruning_lib.channels._state import Analysis, Kept
 
-HEADS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_heads", "num_attn_heads", "num_query_heads")
-SHARED = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "kv_heads")
+COUNTS = (
+    *("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_heads", "num_attn_heads", "num_query_heads"),
+    *("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "kv_heads"),
+)
 WIDTHS = ("all_head_size", "attn_dim", "inner_dim", "split_size")
-NAMES = (*HEADS, *SHARED, *WIDTHS)
+NAMES = (*COUNTS, *WIDTHS)
 
 
 def counts(state: Analysis, kept: Kept) -> dict[str, dict[str, int]]:
     """Return the attributes that follow, by module, and their new values."""
     found: dict[str, dict[str, int]] = {}
-    for node, heads in state.heads.items():
+    for node, (labels, widths) in state.heads.items():
         path, module = caller(state.graph, node)
-        for name, before, after in _numbers(kept, heads):
+        for name, before, after in _numbers(kept, labels, widths):
             if before != after and _value(module, name) == before:
                 found.setdefault(path, {})[name] = after
     return found
 
 
-def _numbers(kept: Kept, heads: Heads) -> Iterator[tuple[str, int, int]]:
-    """Yield each name with the number that it has to hold to be followed, and the one that it gets."""
-    for names, labels in ((HEADS, heads.queries), (SHARED, heads.shared)):
-        for name in names:
-            yield name, len(labels), int(kept.of(labels).sum())
-    left = int(kept.of(heads.queries).sum())
-    for width in heads.widths:
-        for name in WIDTHS:
-            yield name, len(heads.queries) * width, left * width
+def _numbers(kept: Kept, labels: Tensor, widths: tuple[int, ...]) -> Iterator[tuple[str, int, int]]:
+    """Yield each name with a number that it may hold, and with what becomes of this number."""
+    shared = distinct(kept.roots[labels])  # heads with the same keys and values are of one class
+    for before, left in ((labels, kept.of(labels)), (shared, kept.classes[shared])):
+        yield from ((name, len(before), int(left.sum())) for name in COUNTS)
+        yield from ((name, len(before) * width, int(left.sum()) * width) for name in WIDTHS for width in widths)
 
 
 def _value(module: nn.Module, name: str) -> int | None:

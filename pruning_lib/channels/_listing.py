@@ -10,12 +10,12 @@ from torch import nn
 from pruning_lib._inputs import Inputs
 from pruning_lib._model import check, clone
 from pruning_lib.channels._constants import stands_in
-from pruning_lib.channels._find import describe, layer_of
+from pruning_lib.channels._find import describe
 from pruning_lib.channels._plan import apply
 from pruning_lib.channels._planning import cuts
 from pruning_lib.channels._shapes import NAN, like
 from pruning_lib.channels._solve import Pins, grow, label
-from pruning_lib.channels._state import Analysis, Kept
+from pruning_lib.channels._state import Analysis, Kept, layer_of
 from pruning_lib.channels._suspects import suspects
 from pruning_lib.channels._trace import trace_pair
 from pruning_lib.channels._training import hold_for_training

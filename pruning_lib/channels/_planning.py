@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._compensate import creates_bias, stand_in
-from pruning_lib.channels._find import layer_of
 from pruning_lib.channels._graph import caller
 from pruning_lib.channels._heads import counts
 from pruning_lib.channels._plan import Plan
 from pruning_lib.channels._shapes import by_channel, distinct
-from pruning_lib.channels._state import Analysis, Call, Kept
+from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
 from pruning_lib.channels.rules._layers import blocks, channel_axis, kept_groups
 from pruning_lib.units import Group, Units
 

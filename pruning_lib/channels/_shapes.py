@@ -32,8 +32,7 @@ def repeated(tensor: Tensor) -> Tensor:
     thin = narrow(tensor)
     # Axis by axis, each on what is left of the one before: the first axes that collapse make the rest cheap.
     for axis, size in enumerate(thin.shape):
-        first = thin.narrow(axis, 0, 1)
-        if size > 1 and bool((thin == first).all()):
+        if size > 1 and bool((thin == (first := thin.narrow(axis, 0, 1))).all()):
             thin = first
     return thin.expand(tensor.shape)
 
@@ -75,7 +74,7 @@ def by_channel(tensor: Tensor, axis: int) -> Tensor:
     """Return the tensor as (channels, positions), repeated positions once."""
     thin = narrow(tensor)
     sizes = [tensor.shape[a] if a == axis else size for a, size in enumerate(thin.shape)]
-    return thin.expand(sizes).movedim(axis, 0).reshape(tensor.shape[axis], -1)
+    return thin.expand(sizes).movedim(axis, 0).flatten(1) if len(sizes) > 1 else thin.expand(sizes)[:, None]
 
 
 def spread(vector: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
@@ -87,6 +86,8 @@ def uniform(values: Tensor, axis: int) -> Tensor:
     """Return each channel's constant, NaN where it is live or not the same at every position."""
     # NaN equals nothing, so a channel that is live somewhere is live.
     rows = by_channel(values, axis)
+    if not rows.numel():  # what is empty is of no use to anybody
+        return torch.full((len(rows),), NAN).double()
     return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
 
 
@@ -94,7 +95,7 @@ def first_along(tensor: Tensor, axes: Sequence[int], *, keepdim: bool) -> Tensor
     """Take the first element along each of some axes."""
     # From the last axis on, as `select` moves those behind it.
     for axis in sorted(axes, reverse=True):
-        tensor = tensor.narrow(axis, 0, 1) if keepdim else tensor.select(axis, 0)
+        tensor = tensor.narrow(axis, 0, min(1, tensor.shape[axis])) if keepdim else tensor.select(axis, 0)
     return tensor
 
 

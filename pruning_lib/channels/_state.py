@@ -146,15 +146,6 @@ class Call:
         return self.groups > 1 and len(self.columns) == self.groups
 
 
-@dataclass(frozen=True)
-class Heads:
-    """The labels of the heads of queries and of those that they share, (heads,), and the widths of a head."""
-
-    queries: Tensor
-    shared: Tensor
-    widths: tuple[int, ...]
-
-
 @dataclass
 class Analysis:
     """Labels, values and uses of a traced network; `rules` fill it.
@@ -175,8 +166,8 @@ class Analysis:
         Of parameters: along the first two axes of a layer's weight, else one for each element.
     leaves : dict of Node to list of Node
         The tensors that a layer's weight is computed from.
-    heads : dict of Node to Heads
-        Of products that attention is made of, the heads and their widths.
+    heads : dict of Node to (labels, widths)
+        Of products that attention is made of, the label of each head, (heads,), and how wide one is.
     frozen, unknown : dict of Node to str
         Parameters and operators that keep their size, and why.
     """
@@ -196,7 +187,7 @@ class Analysis:
     axes: dict[Node, list[Tensor]] = field(default_factory=dict)
     leaves: dict[Node, list[Node]] = field(default_factory=dict)
     elements: dict[Node, Tensor] = field(default_factory=dict)
-    heads: dict[Node, Heads] = field(default_factory=dict)
+    heads: dict[Node, tuple[Tensor, tuple[int, ...]]] = field(default_factory=dict)
     frozen: dict[Node, str] = field(default_factory=dict)
     unknown: dict[Node, str] = field(default_factory=dict)
 
@@ -295,6 +286,11 @@ class Analysis:
             self.used[node] = [torch.ones((), dtype=torch.bool).expand(part.shape) for part in flat(self.labels[node])]
         elif isinstance(self.labels.get(node), Tensor):
             self.used[node] = torch.ones((), dtype=torch.bool).expand(self.labels_of(node).shape)
+
+
+def layer_of(state: Analysis, call: Call) -> str:
+    """Return the name of the layer that a call multiplies by."""
+    return state.graph.owner(state.leaves[call.weight][0])
 
 
 def _one(labels: Labels) -> Tensor:

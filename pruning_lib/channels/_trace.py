@@ -113,27 +113,42 @@ def _tensors(model: nn.Module, exported: ExportedProgram) -> tuple[dict[Node, Te
 
 
 def _name_linear(traced: torch.fx.Graph, owned: set[Node]) -> None:
-    """Write a product with a weight (inputs, outputs) as the linear layer that it is, marked "inputs first"."""
+    """Write a product with a weight, or with a transposed one, as the linear layer that it is.
+
+    One with a weight (inputs, outputs) is marked "inputs first".
+    """
     for node in list(traced.nodes):
         name = base(node) if computes(node) else ""
-        bias, (source, weight) = None, (*node.args, None, None)[:2]
+        bias, (source, factor) = None, (*node.args, None, None)[:2]
         if name == "addmm" and not node.kwargs:
-            bias, source, weight = node.args
+            bias, source, factor = node.args
         elif name not in ("matmul", "mm"):
             continue
+        weight = factor if factor in owned else _transposed(factor)
         if weight not in owned or weight.meta["val"].ndim != 2 or source.meta["val"].ndim < 2:
             continue
-        if bias is not None and not _is_bias(bias, weight, owned):
+        if bias is not None and not _is_bias(bias, factor, owned):
             continue
         last = node
-        if bias is None and (added := _added(node, weight, owned)) is not None:
+        if bias is None and (added := _added(node, factor, owned)) is not None:
             last, bias = next(iter(node.users)), added
         with traced.inserting_before(last):
             linear = traced.call_function(torch.ops.aten.linear.default, (source, weight, bias))
-        linear.meta = {**node.meta, "inputs first": True}
+        linear.meta = {**node.meta, **({"inputs first": True} if weight is factor else {})}
         last.replace_all_uses_with(linear)
-        for gone in dict.fromkeys((last, node)):
+        for gone in dict.fromkeys((last, node, *([] if weight is factor or len(factor.users) > 1 else [factor]))):
             traced.erase_node(gone)
+
+
+def _transposed(node: Any) -> Any:
+    """Return the matrix of which a node is the transposed one, None if of none."""
+    if not isinstance(node, Node) or not computes(node) or node.meta["val"].ndim != 2:
+        return None
+    if base(node) in ("t", "numpy_T", "mT"):
+        return node.args[0]
+    axes: Any = node.args[1] if base(node) == "permute" else node.args[1:3]
+    swapped = {"permute": [[1, 0]], "transpose": [[0, 1], [1, 0]], "swapaxes": [[0, 1], [1, 0]]}
+    return node.args[0] if [axis % 2 for axis in axes] in swapped.get(base(node), []) else None
 
 
 def _is_bias(value: Any, weight: Node, owned: set[Node]) -> bool:

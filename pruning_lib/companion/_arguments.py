@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
 
-from pruning_lib._arguments import KINDS, Kind, instance, is_whole, number, numbered, said, whole
+from torch import Tensor
+
+from pruning_lib._arguments import KINDS, Kind, instance, number, numbered, whole
 from pruning_lib._arguments import a_ as a_
 from pruning_lib._arguments import checked as checked
+from pruning_lib._arguments import is_whole as is_whole
 from pruning_lib._arguments import optional as optional
+from pruning_lib._arguments import said as said
 
 MOST = 2**16
 """A layer of more units is a slip."""
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Tensor) and numbered(value) and not value.is_complex() and bool(value.isfinite().all())
+
+
+def _classes(value: object) -> bool:
+    whole = isinstance(value, Tensor) and numbered(value) and not (value.is_floating_point() or value.is_complex())
+    return whole and bool((value >= 0).all())
+
+
 KINDS |= {
     "root": instance("a folder", str, os.PathLike),
     "originals": instance("a folder", str, os.PathLike),
@@ -21,11 +39,16 @@ KINDS |= {
     "bn": instance("True or False", bool),
     "UNet.depth": whole("1 … 8", 1, 8),
     "VGG16.width": number("a positive factor", lambda value: 0 < value <= 2**8),
-    "predicted": Kind("a tensor", numbered),
-    "targets": Kind("a tensor", numbered),
+    "predicted": Kind("a tensor of finite numbers", _finite),
+    "targets": Kind("a tensor of finite numbers", _finite),
+    "instances": Kind("a tensor of whole numbers, 0 or more", _classes),
+    "classes": Kind("a tensor of whole numbers, 0 or more", _classes),
+    "folder": instance("a folder", str, os.PathLike),
     "maps": Kind("a tensor (n, height, width)", numbered),
-    "scores": Kind("a tensor (n, classes)", numbered),
+    "scores": Kind("a tensor (n, classes) of finite numbers", _finite),
     "suite": instance("the name of a suite, such as 'mnist-lenet300'", str),
+    "measured.name": instance("the name of a measurement, such as 'zoo'", str),
+    "p": instance("p values by name", Mapping),
     "by": instance("the name of a column, such as 'val_error'", str),
     "fields": instance("what `shrinkage_field` returned, by name", Mapping),
     "relative": instance("True or False", bool),
@@ -41,3 +64,30 @@ def check_sizes(numbers: int = 0, **sizes: tuple[int, ...]) -> None:
             raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {said(name, values)}.")
         if numbers and len(values) != numbers:
             raise ValueError(f"{name} must be {numbers} numbers, got {len(values)}.")
+
+
+def numbers_of(values: Iterable[float], owner: str) -> list[float]:
+    """Return finite numbers as a list, or raise one sentence."""
+    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
+    for value in found:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{owner} got {said('a value', value)}; it needs a list of numbers.")
+        if not math.isfinite(value):
+            raise ValueError(f"{owner} got {value}; a mean takes finite numbers.")
+    return [float(value) for value in found if value is not None]
+
+
+def rows_of(rows: Any, owner: str) -> list[Any]:
+    """Return the rows of a table as a list, or raise one sentence."""
+    if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Tensor):
+        raise TypeError(f"{owner} got {said('the rows', rows)}; it needs a list of them, as `load` gives it.")
+    return list(rows)
+
+
+def check_columns(row: Mapping[str, Any], owner: str, *columns: str) -> None:
+    """Raise one sentence unless a row of a table has these columns."""
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{owner} got {a_(row)} among its rows; each is a mapping of columns, as `load` gives them.")
+    for column in columns:
+        if not isinstance(column, str) or column not in row:
+            raise ValueError(f"{owner} got rows without a column {column!r:.100}.")

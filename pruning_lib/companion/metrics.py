@@ -75,6 +75,7 @@ def instance_f1(predicted: Tensor, instances: Tensor) -> float:
     0.5
     """
     _same_shape("instance_f1", predicted, instances)
+    checked("instance_f1", instances=instances)
     if predicted.dtype == torch.bool or int(predicted.max()) <= 1:
         predicted = components(predicted)
     elif predicted.dim() != 3:
@@ -155,9 +156,8 @@ def auroc(scores: Tensor, targets: Tensor) -> float:
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
-    checked("auroc", scores=scores, targets=targets)
-    whole = not targets.is_floating_point() and not targets.is_complex()
-    if scores.ndim != 2 or targets.shape != scores.shape[:1] or not whole or not bool((targets >= 0).all()):
+    checked("auroc", scores=scores, classes=targets)
+    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
         raise ValueError(f"auroc needs scores (n, classes) and n classes; got {said('scores', scores)}.")
     classes = scores.shape[1]
     counts = targets.bincount(minlength=classes)
@@ -199,6 +199,7 @@ def balanced_accuracy(predicted: Tensor, targets: Tensor) -> float:
     """
     # scikit-learn's is the same in double precision, whose digits would not be those of the stored records.
     _same_shape("balanced_accuracy", predicted, targets)
+    checked("balanced_accuracy", classes=targets)
     if not len(targets):
         raise ValueError("balanced_accuracy got no example.")
     counts = targets.bincount()

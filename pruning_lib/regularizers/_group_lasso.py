@@ -38,7 +38,8 @@ class GroupLasso(GroupPenalty):
         Group soft threshold after the step (groups become exactly 0); a term of the loss, its gradient alone, or a step
         along it after the optimizer's, none of which reaches zero.
     over : {"rows", "columns", "coupled"}
-        What a group is. ``"rows"``: what one layer's unit reads, the row of its weight. ``"columns"``: what one layer
+        What a group is. ``"rows"``: what one layer's unit reads, the row of its weight; with `units`, of a head of
+        attention all rows of its queries, keys and values. ``"columns"``: what one layer
         reads from a unit; several channels behind a flatten are one group. ``"coupled"``: all that goes with the unit,
         as one group: its row in every layer that writes it, its scale γ in every BatchNorm of the group, its columns in
         every layer that reads it; no bias, no shift β. The weight between two units is then in the group of each.

@@ -7,7 +7,7 @@ module; `Block` is all sides of the units, whose lengths are the groups' lengths
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,6 +102,21 @@ def row_block(name: str, layer: Weighted) -> Block:
     return Block(name, (Side(layer, 1, None, layer.weight.shape[unit_axis(layer)]),))
 
 
+def row_blocks(layers: Mapping[str, Weighted], units: Units | None) -> list[Block]:
+    """Return the rows of layers as groups, and all rows of a head of attention, where units say so, as one group."""
+    heads = [
+        group
+        for group in (units or {}).values()
+        if group.kind == "heads" and all(bool((member.index >= 0).all()) for member in group.writers)
+    ]
+    written = {member.layer for group in heads for member in group.writers}
+    blocks = [row_block(name, layer) for name, layer in layers.items() if name not in written]
+    return blocks + [
+        Block(group.name, tuple(_side(layers[member.layer], member, 1, group.size) for member in group.writers))
+        for group in heads
+    ]
+
+
 def unit_blocks(
     model: nn.Module, units: Units, over: Literal["columns", "coupled"], owner: object, *, in_place: bool
 ) -> list[Block]:
@@ -150,7 +165,7 @@ class GroupPenalty(WeightPenalty):
         in_place = self.apply in ("prox", "decay")
         self._blocks: list[Block] = []
         if over in ("rows", "both"):
-            self._blocks += [row_block(name, layer) for name, layer in self._layers.items()]
+            self._blocks += row_blocks(self._layers, units)
         if over in ("columns", "both") and units is not None:
             self._blocks += unit_blocks(model, units, "columns", self, in_place=in_place)
         if over == "coupled" and units is not None:

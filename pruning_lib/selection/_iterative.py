@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,7 +17,7 @@ from pruning_lib.selection._scores import scores_by_group
 from pruning_lib.selection._select import check_target, select
 from pruning_lib.selection._zero import zero
 from pruning_lib.selection.importance import random
-from pruning_lib.units import Chosen, Units, fitting
+from pruning_lib.units import Chosen, Kind, Units, fitting
 
 OPTIONS = ("scope", "floor", "kinds", "round_to")
 
@@ -100,7 +100,7 @@ def iterative(
     _check_reachable(units, target(rounds), options)
     zeroed: Chosen = {}
     for done in range(1, int(rounds) + 1):
-        scores = scores_by_group(importance(model), units, frozenset(("inner", "stream")))
+        scores = scores_by_group(importance(model), units, frozenset(get_args(Kind)))
         for name, mask in zeroed.items():
             if name in scores:
                 scores[name][mask] = -math.inf

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked, optional
 from pruning_lib._measure import recalibrate
 from pruning_lib._model import clone
 from pruning_lib.channels import Shrunk, find_units, shrink
@@ -86,7 +87,9 @@ def prune(
     largest relative error ...
     50.0 % of the multiply-adds are left
     """
-    _check(macs_left, data, loss_fn, importance)
+    checked("prune", model=model, macs_left=macs_left)
+    optional("prune", loss_fn=loss_fn, importance=importance)
+    _check(data, loss_fn, importance)
     if isinstance(data, Iterator):  # read twice: to judge, and to recalibrate
         data = list(data)
     units = find_units(model, example)
@@ -111,10 +114,8 @@ def prune(
     return shrunk
 
 
-def _check(macs_left: float, data: Any, loss_fn: object, importance: object) -> None:
+def _check(data: Any, loss_fn: object, importance: object) -> None:
     """Raise ValueError for what does not go together, before anything is traced."""
-    if not 0 < macs_left < 1:
-        raise ValueError(f"prune got macs_left={macs_left!r}; it is the share that stays, between 0 and 1.")
     if loss_fn is not None and importance is not None:
         raise ValueError(
             "prune got loss_fn and importance; give one of them, since each says by what units are judged."

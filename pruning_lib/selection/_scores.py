@@ -29,7 +29,7 @@ def scores_by_group(importance: Mapping[str, Tensor], units: Units, kinds: froze
                 f"importance of '{layer}' has shape {tuple(score.shape)}; the layer has {len(index)} units."
             )
         if score.isnan().any():
-            raise ValueError(f"importance of '{layer}' holds NaN; did the training diverge?")
+            raise ValueError(f"importance of '{layer}' holds NaN: look whether the training diverged.")
         if group.kind in kinds:
             collected.setdefault(name, []).append(unit_mean(score.detach().cpu().double(), index.cpu(), group.size))
     if not collected:

@@ -34,7 +34,7 @@ def select(
     model: nn.Module | None = None,
     scope: Scope = "global",
     floor: int = 1,
-    kinds: Iterable[Kind] = ("inner", "stream"),
+    kinds: Iterable[Kind] = ("inner", "stream", "heads"),
     round_to: int = 1,
 ) -> Chosen:
     """Choose the least important units; nothing is changed.
@@ -67,7 +67,7 @@ def select(
         losses, compare badly between unlike layers: look at the widths, or take ``"local"`` (chapter *What held*).
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
-    kinds : iterable of {"inner", "stream"}
+    kinds : iterable of {"inner", "stream", "heads"}
         Groups that may lose units.
     round_to : int
         Every group keeps a multiple of this many units (or all): the best of the chosen ones stay.

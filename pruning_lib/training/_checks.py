@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lib._arguments import a_, has, said
-from pruning_lib._model import check_same_model, clone, eval_mode, first_line, place
-from pruning_lib._types import TensorPair
+from pruning_lib._model import REFUSALS, check_same_model, clone, eval_mode, first_line, place
+from pruning_lib._types import Augment, TensorPair
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.units import BatchNorm
 
@@ -39,7 +39,7 @@ def check_run(run: Run, callbacks: Sequence[Callback]) -> None:
 
 
 @torch.no_grad()
-def check_data(run: Run) -> None:
+def check_data(run: Run, augment: Augment | None = None) -> None:
     """Raise one sentence if a set holds what is not finite, or if its loss cannot be computed.
 
     Every target meets the outputs of one example, which finds wrong shapes, dtypes and classes for one forward pass.
@@ -52,12 +52,13 @@ def check_data(run: Run) -> None:
         if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
             raise ValueError(f"fit got inputs in {name} that are not finite; leave those examples out or mend them.")
         try:
+            first = augment(inputs[:1], torch.Generator()) if augment is not None and name == "train" else inputs[:1]
             with eval_mode(model):
-                outputs = model(inputs[:1])
+                outputs = model(first)
             alike = isinstance(outputs, Tensor) and outputs.shape[:1] == (1,)
             for part in torch.split(targets, 1000) if alike else [targets[:1]]:
                 run.loss_fn(outputs.expand(len(part), *outputs.shape[1:]) if alike else outputs, part)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except REFUSALS as error:
             raise ValueError(f"fit cannot compute the loss of {name}: {first_line(error)}{place(error)}.") from error
         finally:
             torch.set_rng_state(random)

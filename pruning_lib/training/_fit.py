@@ -29,7 +29,7 @@ from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._callbacks import Callback, Epoch, History, Run
 from pruning_lib.training._checkpoint import Checkpoint, Settings, describe
 from pruning_lib.training._checks import check_data, check_run, pair, trained
-from pruning_lib.training._schedules import Schedule, constant
+from pruning_lib.training._schedules import Schedule, check_schedules, constant
 from pruning_lib.training._threads import compute
 from pruning_lib.units import BatchNorm
 
@@ -129,7 +129,7 @@ def fit(
     checked("fit", model=model, epochs=epochs, optimizer=optimizer, loss_fn=loss_fn, batch_size=batch_size)
     checked("fit", callbacks=callbacks, seed=seed, progress=progress, threads=threads)
     optional("fit", regularizer=regularizer, augment=augment, autocast=autocast, checkpoint=checkpoint)
-    optional("fit", schedule=schedule, strength_schedule=strength_schedule)
+    check_schedules("fit", schedule=schedule, strength_schedule=strength_schedule)
     run = Run(model, optimizer, regularizer, pair(train, "train"), pair(val, "val"), loss_fn, int(epochs))
     settings = Settings(
         batch_size=int(batch_size),
@@ -173,7 +173,7 @@ class _Loop:
     def go(self) -> None:
         """Resume where the checkpoint ends, train, and put back what the training borrowed."""
         run, callbacks, given = self.run, self.settings.callbacks, self.strength
-        check_data(run)
+        check_data(run, self.settings.augment)
         run.batches = len(_split(torch.arange(len(run.train.targets)), self.settings.batch_size, run.model))
         run.schedule = self.settings.schedule
         done = self.resume()

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam
 
+from pruning_lib._arguments import checked
 from pruning_lib._model import parameters_in
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.training._schedules import Schedule, constant
+from pruning_lib.training._schedules import Schedule, check_schedules, constant
 
 ADAM = (Adam, AdamW, NAdam, RAdam)
 
@@ -67,8 +68,7 @@ take λ = 0.125 or more.
         ValueError
             If the share lies outside (0, 1], or nothing was to be moved: λ is 0, or there are no steps.
         """
-        if not 0 < share <= 1:
-            raise ValueError(f"strength_for got share={share!r}; it is a share of units in (0, 1].")
+        checked("strength_for", share=share)
         if not self.drift:
             raise ValueError("strength_for cannot scale a strength of 0, or one without steps; ask `reach` of another.")
         needed = self.distances[math.ceil(share * len(self.distances) - 1e-9) - 1].item()
@@ -128,8 +128,8 @@ take λ = 1 or more.
     >>> prl.reach(prl.NetworkSlimming(norm, 0.5), optimizer, steps=100).share
     1.0
     """
-    if steps < 1 or steps != int(steps):
-        raise ValueError(f"reach got steps={steps!r}; it needs a whole number of at least 1.")
+    checked("reach", reg=reg, optimizer=optimizer, steps=steps)
+    check_schedules("reach", schedule=schedule)
     rates = largest_rate(reg, optimizer) * sum(map(schedule or constant, (step / steps for step in range(steps))))
     distances = torch.cat([distance.detach().flatten().cpu() for distance in reg.distance().values()]).sort().values
     if saturates(reg, optimizer):

@@ -8,10 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from pruning_lib._arguments import checked
+from pruning_lib._arguments import a_, checked, is_real, optional
 
 Schedule = Callable[[float], float]
 """Progress in [0, 1) → factor on a learning rate or a strength."""
+
+
+def check_schedules(owner: str, **schedules: Schedule | None) -> None:
+    """Raise one sentence unless each of these is None or returns a number; it is asked at the beginning."""
+    optional(owner, **schedules)
+    for name, schedule in schedules.items():
+        factor = 1.0 if schedule is None else schedule(0.0)
+        if not is_real(factor):
+            raise TypeError(f"{owner} got a {name} that returns {a_(factor)}; it needs one that returns a number.")
 
 
 def constant(progress: float) -> float:

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, cost, zero
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.training._reach import gain, largest_rate, saturates
-from pruning_lib.training._schedules import Schedule, constant
+from pruning_lib.training._schedules import Schedule, check_schedules, constant
 from pruning_lib.units import Chosen, Units, fitting, unit_axis
 
 MOST = 3.0  # times the strength of the epoch before
@@ -111,13 +112,13 @@ class TargetSize(Callback):
         within: float = 0.7,
         threshold: float = 0.0,
     ) -> None:
+        checked("TargetSize", model=model, reg=reg, optimizer=optimizer, units=units)
+        checked("TargetSize", within=within, threshold=threshold)
+        optional("TargetSize", units_left=units_left, macs_left=macs_left, epochs=epochs, steps=steps)
+        check_schedules("TargetSize", schedule=schedule)
         target = units_left if units_left is not None else macs_left
-        if target is None or (units_left is None) == (macs_left is None) or not 0 < target < 1:
+        if target is None or (units_left is None) == (macs_left is None):
             raise ValueError("TargetSize needs exactly one of units_left and macs_left, between 0 and 1.")
-        if not (0 < within <= 1 and threshold >= 0):
-            raise ValueError(
-                f"TargetSize got within={within}, threshold={threshold}; within is in (0, 1], threshold ≥ 0."
-            )
         if getattr(reg, "apply", "loss") != "prox" and not threshold:
             raise ValueError(
                 "A term of the loss makes no exact zeros: use apply='prox', or give TargetSize a threshold."
@@ -138,16 +139,19 @@ class TargetSize(Callback):
         every = {name: torch.ones_like(distance, dtype=torch.bool) for name, distance in self._before.items()}
         if self._left(every) > target:
             raise ValueError(f"TargetSize cannot reach {target}: the method pulls on too few of these units.")
+        if (epochs is None) != (steps is None):
+            raise ValueError("TargetSize needs epochs and steps, both, or neither where `fit` knows them.")
         if epochs is not None and steps is not None:
             self._plan(epochs, steps, schedule or constant)
 
     def step(self) -> float:
         """Look at the units after an epoch, set the strength of the next one, and return it."""
-        if len(self.log) > len(self._drifts):
+        if not 1 <= len(self.log) <= len(self._drifts):
             raise RuntimeError("TargetSize has no plan for this epoch: give it epochs and steps, or give it to `fit`.")
         drift, distances = self._drifts[len(self.log) - 1], self._distances()
         for name, distance in distances.items():
-            resistance = self._gain * self._reg.strength - (self._before[name] - distance) / drift
+            speed = (self._before[name] - distance) / max(drift, 1e-12)
+            resistance = self._gain * self._reg.strength - speed
             known = self._resistance.get(name, resistance)
             self._resistance[name] = MEMORY * known + (1 - MEMORY) * resistance
         self._before = distances
@@ -190,7 +194,7 @@ class TargetSize(Callback):
 
     def _smallest(self, drift: float, target: float) -> float:
         """Return the smallest strength that leaves at most this share after so much of Σ_t η_t."""
-        gone = self._gone()
+        gone, drift = self._gone(), max(drift, 1e-12)
         needed = {
             name: torch.where(gone[name], -math.inf, (distance / drift + self._resistance.get(name, 0)) / self._gain)
             for name, distance in self._before.items()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import pruning_lib as prl
 from pruning_lib import find_units, load, save, shrink, zero
+from pruning_lib.selection import cost
 
 WIDTH, HEADS, DIM = 10, 4, 6
 
@@ -266,45 +270,41 @@ def test_dimensions_of_values_go_where_forward_counts_heads_and_lets_the_width_f
     assert_same(model, shrunk.model)
 
 
-@pytest.mark.parametrize(
-    ("attention", "why"),
-    [
-        (
-            lambda: nn.MultiheadAttention(WIDTH, 2, batch_first=True),
-            "takes the width of its heads from that of its input",
-        ),
-        (lambda: Literal(), "literal size"),
-    ],
-)
-def test_heads_that_cannot_follow_stay_with_the_reason(attention, why):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention, self.out = attention(), nn.Linear(WIDTH, 3)
-
-        def forward(self, x):
-            y = (
-                self.attention(x, x, x, need_weights=False)[0]
-                if isinstance(self.attention, nn.MultiheadAttention)
-                else self.attention(x)
-            )
-            return self.out(x + y)
-
-    torch.manual_seed(0)
-    model, x = Net().double().eval(), torch.randn(2, 6, WIDTH).double()
-    with torch.no_grad():
-        (
-            model.attention.out_proj if isinstance(model.attention, nn.MultiheadAttention) else model.attention.o
-        ).weight.zero_()
-    shrunk = shrink(model, x)
-    assert any(why in note for note in [*shrunk.plan.notes, *find_units(model, x).fixed.values()])
-    assert_same(model, shrunk.model)
-
-
 class Literal(Separate):
     def forward(self, x):
         q, k, v = (layer(x).view(*x.shape[:2], HEADS, DIM).transpose(1, 2) for layer in (self.q, self.k, self.v))
         return self.o(fused(q, k, v).transpose(1, 2).reshape(*x.shape[:2], HEADS * DIM))
+
+
+def test_heads_that_forward_counts_by_a_number_stay_and_the_line_is_named():
+    torch.manual_seed(0)
+    model, x = Residual(Literal()).double().eval(), torch.randn(2, 6, WIDTH).double()
+    with torch.no_grad():
+        model.attention.o.weight[:, : 2 * DIM] = 0
+    shrunk = shrink(model, x)
+    assert shrunk.removed == {"attention.q": 0}
+    assert "2 units that carry nothing stay: it passes `view` with a literal size (test_attention" in str(shrunk)
+    assert_same(model, shrunk.model)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_attention_of_torch_stays_and_the_reason_is_told(weights):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.out = nn.MultiheadAttention(WIDTH, 2, batch_first=True), nn.Linear(WIDTH, 3)
+
+        def forward(self, x):
+            return self.out(x + self.attention(x, x, x, need_weights=weights)[0])
+
+    torch.manual_seed(0)
+    model, x = Net().double().eval(), torch.randn(2, 6, WIDTH).double()
+    assert "takes the width of its heads from that of its input" in find_units(model, x).fixed["attention"]
+    with torch.no_grad():
+        model.attention.out_proj.weight[:, : WIDTH // 2] = 0
+    shrunk = shrink(model, x)
+    assert shrunk.plan.kept == {}
+    assert_same(model, shrunk.model)
 
 
 def test_load_counts_heads_as_shrink_did(tmp_path):
@@ -318,3 +318,50 @@ def test_load_counts_heads_as_shrink_did(tmp_path):
     again = load(dense, tmp_path / "small.safetensors")
     assert torch.equal(again(x), shrunk.model(x))
     assert dense.attention.num_heads == HEADS
+
+
+# What the rest of the library does with heads
+
+
+@pytest.mark.parametrize("name", ["fused", "grouped", "counted"])
+def test_group_lasso_takes_a_head_as_one_vector(name):
+    model, x = made(name), torch.randn(2, 6, WIDTH).double()
+    units = find_units(model, x)
+    (group,) = units.values()
+    assert group.kind == "heads"
+    layers = dict(model.named_modules())
+    for over, members in (("rows", [(m, 0) for m in group.writers]), ("coupled", [(m, 0) for m in group.writers])):
+        members += [(m, 1) for m in group.readers] if over == "coupled" else []
+        lengths = []
+        for unit in range(group.size):
+            parts = [
+                layers[m.layer].weight.index_select(axis, (m.index == unit).nonzero()[:, 0]) for m, axis in members
+            ]
+            lengths.append(torch.cat([part.flatten() for part in parts]).norm())
+        reg = prl.GroupLasso(model, strength=2.0, apply="loss", over=over, units=units)
+        torch.testing.assert_close(reg.penalty(x), 2 * torch.stack(lengths).sum())
+        shortest = int(torch.stack(lengths).argmin())
+        second = sorted(float(length) for length in lengths)[1]
+        trained = copy.deepcopy(model)
+        step = (float(min(lengths)) + second) / 2
+        reg = prl.GroupLasso(trained, strength=step, over=over, units=units)
+        reg.update(torch.optim.SGD(trained.parameters(), lr=1.0))
+        shrunk = shrink(trained, x)
+        assert shrunk.removed == {group.name: 1}
+        assert shortest not in shrunk.plan.units[group.name]
+        assert_same(trained, shrunk.model)
+
+
+@pytest.mark.parametrize("name", ["fused", "grouped", "counted"])
+def test_heads_are_ranked_selected_and_counted_like_other_units(name):
+    model, x = made(name), torch.randn(2, 6, WIDTH).double()
+    units = find_units(model, x)
+    (group,) = units.values()
+    scores = prl.importance.magnitude(model, units)
+    whole = prl.measure(model, x[:1]).macs
+    assert sum(units.macs.values()) == whole
+    chosen = prl.select(scores, units, fraction=0.5)
+    assert int(chosen[group.name].sum()) == group.size // 2
+    zero(model, chosen, units)
+    small = shrink(model, x).model
+    assert prl.measure(small, x[:1]).macs == cost(chosen, units)

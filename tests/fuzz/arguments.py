@@ -7,11 +7,9 @@ that the function's annotation does not allow may not pass.
 from __future__ import annotations
 
 import functools
-import inspect
 import random
-import typing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +20,13 @@ from torch.optim import SGD
 
 import pruning_lib as prl
 from pruning_lib.selection import cost
+from tests.fuzz import companion
+from tests.fuzz.cases import Case
 from tests.fuzz.values import Named, anything, around, fits, is_not_finite
 from tests.fuzz.verdict import Try, tried
 
 LONG = ("epochs", "repeats", "rounds")
 """Numbers of what is done again and again."""
-
-
-@dataclass
-class Case:
-    """A public function and a valid call of it, built anew for each try.
-
-    Parameters
-    ----------
-    name : str
-        For the report.
-    function : callable
-        What is called with the arguments of `build`.
-    build : callable
-        Takes a folder, and returns the arguments by name.
-    pure : bool
-        Whether the function changes nothing, also where it succeeds.
-    open : tuple of str
-        Arguments that may be anything, as an example may.
-    annotated : callable, optional
-        Whose annotations hold, if not the function's own.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    build: Callable[[Path], dict[str, Any]]
-    pure: bool = False
-    open: tuple[str, ...] = ()
-    annotated: Callable[..., Any] | None = None
-    fixed: tuple[str, ...] = ()
-    hints: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        signed = self.annotated or self.function
-        constructor = isinstance(signed, type)
-        self.hints = typing.get_type_hints(signed.__init__ if constructor else inspect.unwrap(signed))
 
 
 def network() -> nn.Sequential:
@@ -254,6 +219,12 @@ def cases() -> tuple[Case, ...]:
             ),
         ),
         Case("ThresholdOnPlateau", prl.ThresholdOnPlateau, lambda _: {"patience": 1, "tolerance": 0.1, "slack": 0.01}),
+        Case("reach", prl.reach, lambda _: reaching(steps=10, schedule=prl.cosine)),
+        Case(
+            "TargetSize",
+            prl.TargetSize,
+            lambda _: reaching(units=units(), units_left=0.5, epochs=2, steps=8, within=0.5, threshold=0.1),
+        ),
         Case("ramp", prl.ramp, lambda _: {"share": 0.5}),
         Case(
             "steps",
@@ -273,6 +244,7 @@ def cases() -> tuple[Case, ...]:
         Case("shrink", prl.shrink, lambda _: shrinking(), pure=True),
         Case("save", prl.save, lambda folder: {"shrunk": prl.shrink(dead(), X), "path": folder / "it.safetensors"}),
         *selecting(),
+        *companion.cases(),
     )
 
 
@@ -284,6 +256,12 @@ def field_of(_: Path) -> dict[str, Any]:
 def shrinking() -> dict[str, Any]:
     model = dead()
     return {"model": model, "example": X[:1], "optimizer": SGD(model.parameters(), 0.1)}
+
+
+def reaching(**more: Any) -> dict[str, Any]:
+    model = network()
+    whole = {"model": model} if "units" in more else {}
+    return whole | {"reg": prl.L1(model, 0.1), "optimizer": SGD(model.parameters(), 0.1), **more}
 
 
 def training(model: nn.Module) -> None:
@@ -346,6 +324,7 @@ def selecting() -> Iterator[Case]:
             lambda _: {"model": network(), "units": units(), "data": X, "batch_size": 4},
             pure=True,
         )
+    yield Case("prune", prl.prune, lambda _: {"model": network(), "example": X, "macs_left": 0.5, "data": X}, pure=True)
     yield Case("random", of.random, lambda _: {"units": units(), "seed": 0})
     yield Case("cost", cost, lambda _: {"chosen": chosen(), "units": units()})
 
@@ -355,7 +334,7 @@ def fuzz(number: int, seed: int, folder: Path, only: str = "") -> Iterator[Try]:
     rng = random.Random(seed)
     named = [case for case in cases() if case.name.startswith(only)]
     for case in named:  # a valid call works, and whatever is slow once is slow here
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), suppress(FileNotFoundError):
             case.function(**case.build(folder))
     for i in range(number):
         with torch.random.fork_rng(devices=[]):

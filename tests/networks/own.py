@@ -36,6 +36,20 @@ class Conv1D(nn.Module):
         return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.nf)
 
 
+class Times(nn.Linear):
+    """A linear layer written as a product with the transposed weight, as Falcon's."""
+
+    def __init__(self, inputs: int, units: int, how: str) -> None:
+        super().__init__(inputs, units)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "addmm":
+            return torch.addmm(self.bias, x, self.weight.permute(1, 0))
+        transposed = {"T": self.weight.T, "t": self.weight.t(), "transpose": self.weight.transpose(-1, -2)}[self.how]
+        return x @ transposed + self.bias
+
+
 class Blur(nn.Module):
     """A filter that is not learned, on every channel."""
 
@@ -125,9 +139,23 @@ def one_encoder_for_two_inputs():
     return Net(lambda m, x: m.c(m.encoder(x) - m.encoder(x.flip(1))), encoder=encoder, c=nn.Linear(12, 4))
 
 
+@case(IMAGE, OTHER)
+def gates_of_single_taps_that_keep_the_size():
+    gate = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 6, 1, padding="same"), nn.SiLU(), nn.Conv2d(6, 8, 1, padding="same")
+    )
+    return Net(lambda m, x: m.c(m.gate(y := m.a(x)).sigmoid() * y), a=block(3, 8), gate=gate, c=conv(8, 4, 1))
+
+
 @case((10,))
 def own_linear_layers():
     return nn.Sequential(Dense(10, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), Dense(12, 3))
+
+
+@case((10,))
+def products_with_a_transposed_weight():
+    layers = (Times(10, 16, "T"), nn.ReLU(), Times(16, 12, "t"), nn.ReLU(), Times(12, 8, "transpose"), nn.ReLU())
+    return nn.Sequential(*layers, Times(8, 6, "addmm"), nn.ReLU(), nn.Linear(6, 3))
 
 
 @case(IMAGE, OTHER, exact=False)

@@ -14,8 +14,18 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruning_lib.channels._graph import argument, base, callers, computes, operand, shape_of
-from pruning_lib.channels._shapes import NAN, align, by_channel, first_along, narrow, reduced, repeated, varies
-from pruning_lib.channels._state import Analysis, Heads
+from pruning_lib.channels._shapes import (
+    NAN,
+    align,
+    by_channel,
+    distinct,
+    first_along,
+    narrow,
+    reduced,
+    repeated,
+    varies,
+)
+from pruning_lib.channels._state import Analysis
 from pruning_lib.channels.rules._elementwise import Identity, either, unexpanded
 from pruning_lib.channels.rules._norms import OverAxes
 from pruning_lib.channels.rules._registry import Rule, find, rule
@@ -42,9 +52,11 @@ def join_heads(state: Analysis, left: Tensor, right: Tensor) -> Tensor:
     return either(left.expand(shape), right.expand(shape))
 
 
-def _line(labels: Tensor) -> Tensor:
-    """Return the label of each head, (heads,)."""
-    return by_channel(labels, labels.ndim + HEADS)[:, 0]
+def _note_heads(state: Analysis, node: Node, *widths: int) -> None:
+    """Note the label of each head, if there are heads, for modules that count them."""
+    labels = state.labels_of(node)
+    if labels.ndim > 2 and len(distinct(line := by_channel(labels, labels.ndim + HEADS)[:, 0])) > 1:
+        state.heads[node] = line, widths
 
 
 def _heads(labels: Tensor) -> torch.Size:
@@ -60,6 +72,9 @@ class Attention(Rule):
         if _in_torch(state, node):
             state.give_up(node, OF_TORCH)
             return
+        if len(shape_of(node)) < 3:
+            state.give_up(node, "is attended over without heads")
+            return
         operands = [_repeated(node, i, state.labels_of(operand(node, i))) for i in range(3)]
         if any(bool(varies(labels, [ROWS]).any()) for labels in operands):
             state.give_up(node, "is attended over as if it were a length")
@@ -70,8 +85,7 @@ class Attention(Rule):
         if isinstance(mask := argument(node, 3, "attn_mask"), Node):
             heads = join_heads(state, self._masks(state, mask, query.ndim), heads)
         state.labels[node] = join_heads(state, heads, value[..., :1, :]).expand(shape_of(node))
-        shared = state.labels_of(operand(node, 1))
-        state.heads[node] = Heads(_line(query), _line(shared), (query.shape[-1], value.shape[-1]))
+        _note_heads(state, node, query.shape[-1], value.shape[-1])
 
     def _masks(self, state: Analysis, mask: Node, dims: int) -> Tensor:
         """Return the label of each head's mask, as of a bias that each head learns."""
@@ -144,9 +158,7 @@ class Product(Rule):
         left = state.classes.hold(left, [COLUMNS], f"is summed over by `{base(node)}`")
         right = state.classes.hold(right, [ROWS], f"is summed over by `{base(node)}`")
         state.labels[node] = join_heads(state, left[..., :1], right[..., :1, :]).expand(shape_of(node))
-        if dims > 2:
-            heads = _line(state.labels_of(node))
-            state.heads[node] = Heads(heads, heads, (left.shape[-1], right.shape[-1]))
+        _note_heads(state, node, left.shape[-1], right.shape[-1])
 
     def value(self, state: Analysis, node: Node) -> None:
         dims = len(shape_of(node))

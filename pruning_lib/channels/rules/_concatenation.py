@@ -46,7 +46,9 @@ def _sources(node: Node) -> list[Node]:
 def _concatenated(parts: Sequence[Tensor], axis: int, shape: torch.Size) -> Tensor:
     """Concatenate without spelling out what repeats."""
     for other in range(len(shape)):
-        if other != axis and all(part.shape[other] == 1 or part.stride(other) == 0 for part in parts):
+        if other == axis or not shape[other]:
+            continue
+        if all(part.shape[other] == 1 or part.stride(other) == 0 for part in parts):
             parts = [part.narrow(other, 0, 1) for part in parts]
     return torch.cat(list(parts), axis).expand(shape)
 

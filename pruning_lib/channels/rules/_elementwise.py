@@ -78,7 +78,7 @@ class Elementwise(Rule):
         shape = shape_of(node)
         operands = {source: align(state.values_of(source), len(shape)) for source in node.all_input_nodes}
         for axis in range(len(shape)):
-            if all(value.shape[axis] == 1 or value.stride(axis) == 0 for value in operands.values()):
+            if shape[axis] and all(v.shape[axis] == 1 or v.stride(axis) == 0 for v in operands.values()):
                 operands = {source: value.narrow(axis, 0, 1) for source, value in operands.items()}
         # Doubles after narrowing: a vector is converted, not a map.
         operands = {source: value.double() for source, value in operands.items()}

@@ -45,8 +45,8 @@ def reads_zeros(node: Node) -> bool:
     if base(node) == "linear":
         return False
     padding = argument(node, 4, "padding", 0)
-    if isinstance(padding, str):
-        return padding != "valid"
+    if isinstance(padding, str):  # a kernel of one tap needs no padding to keep the size
+        return padding == "same" and any(taps > 1 for taps in shape_of(operand(node, 1))[2:])
     return transposed(node) or (any(padding) if isinstance(padding, list | tuple) else bool(padding))
 
 
@@ -64,13 +64,13 @@ class Layer(Rule):
         source, weight, bias = operand(node), operand(node, 1), argument(node, 2, "bias")
         groups, axis = groups_of(node), channel_axis(node)
         if weight not in state.leaves:
-            state.give_up(node, "has a weight that forward computes")
+            state.give_up(node, "feeds a layer whose weight forward computes")
             return
         # The labels of axis 1 belong to one number of groups: a second call with another one cannot share them.
         sides = state.axis(weight, 0), state.axis(weight, 1, groups)
         rows, columns = (sides[1], sides[0]) if transposed(node) else sides
         if len(rows) != shape_of(node)[axis] or len(columns) != shape_of(source)[axis]:
-            state.give_up(node, "has a weight that is read with two numbers of groups")
+            state.give_up(node, "feeds a layer whose weight is read with two numbers of groups")
             return
         call = Call(node, weight, rows, columns, groups)
         reason = "has a weight that something else reads" if not rows.any() else "reads values that cannot shrink"

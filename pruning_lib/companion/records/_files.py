@@ -9,7 +9,7 @@ from typing import Any
 from pruning_lib._model import atomic_draft, first_line
 from pruning_lib.companion._arguments import checked
 from pruning_lib.companion.records._rows import Row, judged_by, summarize
-from pruning_lib.companion.records._schema import Record, check_row, file_name, identifier, scores, validate
+from pruning_lib.companion.records._schema import NAME, Record, check_row, file_name, identifier, scores, validate
 
 CHECKOUT = Path(__file__).parents[3] / "experiments" / "records"
 SHIPPED = Path(__file__).parents[1] / "_records"
@@ -25,9 +25,10 @@ def write(record: Record, folder: Path) -> Path:
     ValueError
         If the record is out of shape, or its suite or its name would lead out of the folder.
     """
+    checked("write", folder=folder)
     validate(record)
     name = identifier(record["config"])
-    path = folder / file_name(record["suite"]) / f"{file_name(name)}.json"
+    path = Path(folder) / file_name(record["suite"]) / f"{file_name(name)}.json"
     text = json.dumps(record, separators=(",", ":"), allow_nan=False)
     # A line a part: short enough to read, long enough to keep the file small.
     write_text(path, text.replace('},"', '},\n"') + "\n")
@@ -61,6 +62,8 @@ def read_one(path: Path) -> Record:
 
 def read(suite: str, folder: Path = CHECKOUT) -> list[Record]:
     """Read all records of a suite, in the order of their names; an empty list where there are none."""
+    if not NAME.fullmatch(suite):
+        return []
     return [read_one(path) for path in sorted((folder / suite).glob("*.json"))]
 
 
@@ -138,7 +141,7 @@ def about(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> di
     '60 % of the units removed'
     """
     checked("about", suite=suite)
-    if not (shipped / f"{suite}.json").is_file() and (records := read(suite, folder)):
+    if NAME.fullmatch(suite) and not (shipped / f"{suite}.json").is_file() and (records := read(suite, folder)):
         own = dict.fromkeys(key.partition("_")[2] for key in scores(records[0]["stages"]["trained"]))
         judge = judged_by(records[0]["config"])
         said: dict[str, Any] = {"title": suite, "question": "", "margin": None, "judged_by": judge}
@@ -150,14 +153,23 @@ def about(suite: str, *, folder: Path = CHECKOUT, shipped: Path = SHIPPED) -> di
 
 def _summary(suite: str, folder: Path, shipped: Path) -> dict[str, Any]:
     path = shipped / f"{suite}.json"
-    if not path.is_file():
+    if not NAME.fullmatch(suite) or not path.is_file():
         there = sorted({*shipped_suites(shipped)} | {p.name for p in folder.glob("*") if p.is_dir()})
-        raise FileNotFoundError(f"There are no records of '{suite}'; there are {', '.join(there) or 'none at all'}.")
+        raise FileNotFoundError(f"There are no records of {suite!r:.100}; there are {_listed(there)}.")
     summary = _parsed(path)
-    columns, rows = (part if isinstance(part := summary.get(name), list) else None for name in ("columns", "rows"))
-    if columns is None or rows is None or not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+    if not _is_table(summary.get("columns"), summary.get("rows")):
         raise ValueError(f"{path} is damaged: its rows are no table; write it again or install the package anew.")
     return summary
+
+
+def _is_table(columns: Any, rows: Any) -> bool:
+    """Whether these are names of columns, and rows with a value for each."""
+    named = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+    return named and isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none at all"
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -197,10 +209,13 @@ def measured(name: str, *, shipped: Path = SHIPPED) -> dict[str, Any]:
     >>> measured("latency-nuclei-unet")["provenance"]["batch"]
     32
     """
+    checked("measured", name=name)
     path = shipped / f"{MEASURED}{name}.json"
-    if not path.is_file():
+    if not NAME.fullmatch(name) or not path.is_file():
         there = sorted(p.stem.removeprefix(MEASURED) for p in shipped.glob(f"{MEASURED}*.json"))
-        raise FileNotFoundError(f"Nothing was measured as '{name}'; there are {', '.join(there) or 'none at all'}.")
+        raise FileNotFoundError(
+            f"Nothing was measured as {name!r:.100}; there are {', '.join(there) or 'none at all'}."
+        )
     return _parsed(path)
 
 

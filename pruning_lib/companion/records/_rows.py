@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pruning_lib.companion._arguments import checked
+from pruning_lib.companion._arguments import check_columns, checked, rows_of
 from pruning_lib.companion.data import DATA_SETS
 from pruning_lib.companion.records._schema import KEYS, STAGES, Record, scores
 
@@ -86,9 +86,8 @@ def choose(rows: Iterable[Row], by: str = "val_error") -> list[Row]:
     cases: dict[tuple[Any, ...], dict[float, list[Row]]] = {}
     chosen: list[Row] = []
     checked("choose", by=by)
-    for row in rows:
-        if by not in row:
-            raise ValueError(f"choose got rows without a column {by!r:.100}; they have {', '.join(map(str, row))}.")
+    for row in rows_of(rows, "choose"):
+        check_columns(row, "choose", by, "target")
         if row[by] is None:
             continue
         if row["target"] is None:

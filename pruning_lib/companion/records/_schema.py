@@ -47,7 +47,7 @@ PROVENANCE: dict[str, type] = {
 }
 """Its seconds are those of the process that ended the run, not of what was interrupted."""
 KEYS: dict[str, type] = {"recipe": str, "method": str, "strength": float, "seed": int}
-NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+NAME = re.compile(r"\w[\w.+-]{0,150}", re.ASCII)
 
 
 def validate(record: Mapping[str, Any], name: str = "record") -> None:
@@ -166,6 +166,8 @@ def identifier(config: Mapping[str, Any]) -> str:
     >>> identifier({"recipe": "control", "method": "uniform", "target": "macs-0.25", "strength": 0.0, "seed": 1})
     'control-uniform-macs-0.25-s1'
     """
+    for key, kind in KEYS.items():
+        _typed(config, key, kind, "The configuration")
     strength = "" if not config["strength"] else f"-{config['strength']:.0e}"
     target = f"-{config['target']}" if "target" in config else ""
     return f"{config['recipe']}-{config['method']}{target}{strength}-s{config['seed']}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from scipy import stats
 
+from pruning_lib.companion._arguments import check_columns, is_whole, numbers_of, rows_of
 from pruning_lib.companion.records._rows import Row
 
 CONFIDENCE = 0.95
@@ -27,7 +28,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     >>> mean, round(half, 4)
     (2.0, 2.4841)
     """
-    values = list(values)
+    values = numbers_of(values, "interval")
     if not values:
         raise ValueError("interval got no number; a mean takes at least one.")
     mean = statistics.fmean(values)
@@ -68,10 +69,10 @@ def paired(ours: Iterable[Row], theirs: Iterable[Row], column: str) -> tuple[flo
 
 def _by_seed(rows: Iterable[Row], column: str) -> dict[int, float]:
     values: dict[int, float] = {}
-    for row in rows:
-        if row["seed"] in values:
-            raise ValueError(f"paired got seed {row['seed']} twice; give one row a seed.")
-        if column not in row:
-            raise ValueError(f"paired got rows without a column {column!r:.100}.")
-        values[row["seed"]] = row[column]
+    for row in rows_of(rows, "paired"):
+        check_columns(row, "paired", column, "seed")
+        seed = row["seed"]
+        if not is_whole(seed) or seed in values:
+            raise ValueError(f"paired got seed {seed!r:.100} twice, or as no number; give one row a seed.")
+        values[seed] = row[column]
     return values

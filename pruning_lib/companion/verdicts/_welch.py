@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from pruning_lib.companion._arguments import checked, numbers_of
+
 LEVEL = 0.05
 """Of all tests of a case together, two-sided."""
 POWER = 0.8
@@ -99,6 +101,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
     >>> it.difference, round(it.half, 3), round(it.p, 3)
     (-2.0, 2.267, 0.07)
     """
+    ours, theirs = numbers_of(ours, "compare"), numbers_of(theirs, "compare")
     if min(len(ours), len(theirs)) < 2:
         raise ValueError(f"compare got {len(ours)} and {len(theirs)} values; a spread takes at least two of each.")
     first, second = ((statistics.variance(values) / len(values), len(values)) for values in (ours, theirs))
@@ -113,6 +116,8 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'c': 0.06, 'b': 0.06}
     """
+    checked("holm", p=p)
+    numbers_of(p.values(), "holm")
     corrected: dict[str, float] = {}
     last = 0.0
     for i, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
