@@ -119,6 +119,18 @@ class Residual(nn.Module):
         return self.out(x + self.attention(x))
 
 
+class Crossed(Separate):
+    """Keys and values of another length than queries."""
+
+    def forward(self, x):
+        other = torch.cat([x, x.flip(1)], 1)
+        q, k, v = (
+            layer(each).view(*each.shape[:-1], -1, DIM).transpose(1, 2)
+            for layer, each in ((self.q, x), (self.k, other), (self.v, other))
+        )
+        return self.o(self.core(q, k, v).transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+
 NETS = {
     "fused": Separate,
     "written out": lambda: Separate(written_out),
@@ -134,6 +146,8 @@ NETS = {
     "counted, written out": lambda: Counted(written_out),
     "counted, normed": lambda: Counted(norm=nn.LayerNorm),
     "split": Split,
+    "crossed": Crossed,
+    "crossed, written out": lambda: Crossed(written_out),
     "biased": Biased,
 }
 

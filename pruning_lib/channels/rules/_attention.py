@@ -81,7 +81,7 @@ class Attention(Rule):
             return
         query, key, value = operands
         query, key = (state.classes.hold(each, [COLUMNS], "is summed over by attention") for each in (query, key))
-        heads = join_heads(state, query[..., :1], key[..., :1])
+        heads = join_heads(state, query[..., :1, :1], key[..., :1, :1])
         if isinstance(mask := argument(node, 3, "attn_mask"), Node):
             heads = join_heads(state, self._masks(state, mask, query.ndim), heads)
         state.labels[node] = join_heads(state, heads, value[..., :1, :]).expand(shape_of(node))
