@@ -185,9 +185,9 @@ def _groups(
     made: list[list[Member]] = [[] for _ in names]
     for product, labels in products(state):
         line = place[labels]
-        for i in {int(i) for i in line[:, 0].unique() if i >= 0}:
+        for i in {i for i in distinct(line[:, 0]).tolist() if i >= 0}:
             made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
-    heads = {int(i) for labels, _ in state.heads.values() for i in place[labels][:, 0].unique()}
+    heads = {i for labels, _ in state.heads.values() for i in distinct(place[labels][:, 0]).tolist()}
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
