@@ -2,9 +2,10 @@
 
     python -m benchmarks.budgets [--share 0.5] [--scope local global] [--only NAME …]
 
-Every classifier of torchvision up to 100 million parameters, and thirty networks of timm. Weights are drawn at random,
-no file is loaded; importance is the length of a row folded with its BatchNorm. `select` gets a share of the multiply-adds
-that is to stay, `zero` drops what the chosen units emit, `shrink` removes them and checks itself.
+Every classifier of torchvision up to 100 million parameters, and more than thirty networks of timm. All weights, shifts
+and statistics are drawn at random, no file is loaded; importance is the length of a row folded with its BatchNorm.
+`select` gets a share of the multiply-adds that is to stay, `zero` drops what the chosen units emit, and `shrink` removes
+them and checks itself.
 
     promised   what `cost` counts for the choice, in % of the dense network
     left       what `measure` counts in the shrunk network
@@ -17,6 +18,7 @@ word.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.zoo import OPTIONS
+from benchmarks.zoo import OPTIONS, randomize
 from pruning_lib import find_units, measure, select, shrink, zero
 from pruning_lib.selection import cost, importance
 
@@ -36,8 +38,8 @@ POINTS = 0.02
 TIMM = (
     "bat_resnext26ts", "botnet26t_256", "coat_lite_tiny", "convmixer_768_32", "convnext_atto", "convnextv2_atto",
     "cspdarknet53", "cspresnet50", "deit_tiny_patch16_224", "densenet121", "dla34", "dpn68", "ecaresnet26t",
-    "edgenext_xx_small", "efficientnet_lite0", "fbnetc_100", "gernet_s", "ghostnet_050", "hrnet_w18_small", "inception_v4",
-    "lcnet_050", "mixer_s32_224", "mixnet_s", "mobilenetv2_050", "mobilenetv3_small_050", "nfnet_l0", "regnetx_002",
+    "edgenext_xx_small", "efficientnet_lite0", "fbnetc_100", "gernet_s", "ghostnet_050", "hrnet_w18_small",
+    "inception_v4", "lcnet_050", "mixer_s32_224", "mixnet_s", "mobilenetv2_050", "mobilenetv3_small_050", "nfnet_l0", "regnetx_002",
     "repvgg_a0", "res2net50_14w_8s", "resnest14d", "resnet26d", "resnetv2_50", "rexnet_100", "selecsls42b",
     "seresnext26d_32x4d", "skresnet18", "tf_efficientnetv2_b0", "tresnet_m", "vgg11_bn", "vovnet39a", "xception41",
 )  # fmt: skip
@@ -69,6 +71,9 @@ def row(build: Callable[[], nn.Module], side: int | None, share: float, scope: s
     torch.manual_seed(0)
     model = build().eval()
     example = image(model, side)
+    with contextlib.suppress(ValueError, RuntimeError):  # a map of one pixel has no variance in training mode
+        randomize(model, torch.cat([example, torch.randn(3, *example.shape[1:])]))
+    model.eval()
     units = find_units(model, example)
     dense = measure(model, example).macs
     with warnings.catch_warnings(record=True) as said:

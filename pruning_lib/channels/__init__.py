@@ -16,7 +16,7 @@ How a network walks through this room, one module a step:
 
 from pruning_lib.channels._constants import Constant
 from pruning_lib.channels._files import load, save
-from pruning_lib.channels._find import find_units
+from pruning_lib.channels._listing import find_units
 from pruning_lib.channels._plan import Plan, Shrunk
 from pruning_lib.channels._shrink import shrink
 

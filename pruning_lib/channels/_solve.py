@@ -223,6 +223,12 @@ def keep(state: Analysis) -> Kept:
     live = live_classes(state)
     kept = Kept(state.classes.roots, live.clone(), live)
     kept.classes[torch.tensor([0, *state.classes.pinned], dtype=torch.int64)] = True
+    grow(state, kept)
+    return kept
+
+
+def grow(state: Analysis, kept: Kept, *, constants: bool = True) -> None:
+    """Add to what stays until nothing is missing; without `constants` what goes is taken to leave none behind."""
     tensors = [narrow(labels) for node in state.labels for labels in flat(state.labels[node]) if labels.ndim]
     tensors += [*state.elements.values(), *(vector for axes in state.axes.values() for vector in axes)]
     tensors = [labels for labels in tensors if labels.any()]
@@ -230,15 +236,15 @@ def keep(state: Analysis) -> Kept:
     while True:
         before = int(kept.classes.sum())
         for call in state.calls:
-            represent(state, call, kept)
+            if constants:
+                represent(state, call, kept)
             balance(call, kept)
         for labels in tensors:
             _box(kept, labels)
-        for node in state.graph.nodes:
-            if computes(node):
-                rules.find(node).keep(state, node, kept)
+        for node in filter(computes, state.graph.nodes):
+            rules.find(node).keep(state, node, kept)
         if int(kept.classes.sum()) == before:
-            return kept
+            return
 
 
 def _box(kept: Kept, labels: Tensor) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pruning_lib._arguments import KINDS, Kind, instance, is_whole, number, numbered, whole
+from pruning_lib._arguments import KINDS, Kind, instance, number, numbered, whole
 from pruning_lib._arguments import a_ as a_
 from pruning_lib._arguments import checked as checked
+from pruning_lib._arguments import is_whole as is_whole
 from pruning_lib._arguments import optional as optional
 from pruning_lib._arguments import said as said
 

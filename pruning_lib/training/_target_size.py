@@ -139,16 +139,19 @@ class TargetSize(Callback):
         every = {name: torch.ones_like(distance, dtype=torch.bool) for name, distance in self._before.items()}
         if self._left(every) > target:
             raise ValueError(f"TargetSize cannot reach {target}: the method pulls on too few of these units.")
+        if (epochs is None) != (steps is None):
+            raise ValueError("TargetSize needs epochs and steps, both, or neither where `fit` knows them.")
         if epochs is not None and steps is not None:
             self._plan(epochs, steps, schedule or constant)
 
     def step(self) -> float:
         """Look at the units after an epoch, set the strength of the next one, and return it."""
-        if len(self.log) > len(self._drifts):
+        if not 1 <= len(self.log) <= len(self._drifts):
             raise RuntimeError("TargetSize has no plan for this epoch: give it epochs and steps, or give it to `fit`.")
         drift, distances = self._drifts[len(self.log) - 1], self._distances()
         for name, distance in distances.items():
-            resistance = self._gain * self._reg.strength - (self._before[name] - distance) / drift
+            speed = (self._before[name] - distance) / max(drift, 1e-12)
+            resistance = self._gain * self._reg.strength - speed
             known = self._resistance.get(name, resistance)
             self._resistance[name] = MEMORY * known + (1 - MEMORY) * resistance
         self._before = distances
@@ -191,7 +194,7 @@ class TargetSize(Callback):
 
     def _smallest(self, drift: float, target: float) -> float:
         """Return the smallest strength that leaves at most this share after so much of Σ_t η_t."""
-        gone = self._gone()
+        gone, drift = self._gone(), max(drift, 1e-12)
         needed = {
             name: torch.where(gone[name], -math.inf, (distance / drift + self._resistance.get(name, 0)) / self._gain)
             for name, distance in self._before.items()

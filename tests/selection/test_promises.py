@@ -1,4 +1,4 @@
-"""What `select` promises, `shrink` keeps: the multiply-adds counted for a choice are those of the network that is left."""
+"""What `select` promises, `shrink` keeps: the multiply-adds counted for a choice are those that are left."""
 
 import copy
 import warnings
