@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from torch import Tensor, nn
 
 import pruning_lib
 from tools import locks
@@ -169,24 +167,3 @@ def test_links_of_the_front_pages_lead_somewhere(page: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", prose) if "://" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []
     assert all(len(alt) > 80 for alt, address in re.findall(r"!\[(.*?)\]\((.*?)\)", prose) if "badge" not in address)
-
-
-def test_the_readme_example_makes_a_network_smaller() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
-    inputs, targets = torch.randn(64, 8), torch.randint(3, (64,))
-    loader = [(inputs[i : i + 16], targets[i : i + 16]) for i in range(0, 64, 16)]
-    room: dict[str, Any] = {
-        "model": model,
-        "loader": loader,
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
-        "example": inputs[:2],
-        "F": nn.functional,
-        "print": lambda *_: None,
-    }
-    exec(example, room)
-    small: nn.Module = room["small"]
-    weights: list[Tensor] = [layer.weight for layer in small.modules() if isinstance(layer, nn.Linear)]
-    assert sum(len(weight) for weight in weights[:-1]) == 16
-    assert torch.allclose(small(inputs), model(inputs), atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 
 import torch
@@ -54,7 +55,7 @@ class Shrunk:
     largest relative error ...
     0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel
     >>> shrunk.widths
-    {'0': (3, 3), '2': (4, 2)}
+    {'2': (4, 2)}
     """
 
     model: nn.Module
@@ -69,6 +70,21 @@ class Shrunk:
         """The units of each group before and after."""
         left = {name: len(self.plan.units[name]) for name in self.removed}
         return {name: (left[name] + count, left[name]) for name, count in self.removed.items()}
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left">{html.escape(name)}</th><td>{before:,}</td><td>{after:,}</td>'
+            f"<td>{after / before:.0%}</td></tr>"
+            for name, (before, after) in self.widths.items()
+        )
+        said = [f"largest relative error {self.max_error:.1e}", *self.notes, *self.plan.notes]
+        return (
+            "<table><caption>Units of each group</caption><thead><tr>"
+            '<th scope="col">group</th><th scope="col">before</th><th scope="col">after</th><th scope="col">left</th>'
+            f"</tr></thead><tbody>{rows}</tbody></table><ul>"
+            + "".join(f"<li>{html.escape(note)}</li>" for note in said)
+            + "</ul>"
+        )
 
     def __str__(self) -> str:
         lines = [f"{name}: {before - after} removed, {after} left" for name, (before, after) in self.widths.items()]

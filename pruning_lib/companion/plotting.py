@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import seaborn as sns
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
+from pruning_lib.channels import Shrunk
 from pruning_lib.companion._arguments import a_, checked
 from pruning_lib.diagnostics import Field
+from pruning_lib.units import Units
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -114,6 +118,95 @@ def plot_shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) 
     # Above the axes, clear of the dots.
     figure.legend(loc="outside upper center", ncols=min(4, len(fields)), fontsize="small")
     return figure
+
+
+def plot_widths(shrunk: Shrunk) -> Figure:
+    """Draw the units of each group before and after as bars, in the order of computation.
+
+    Parameters
+    ----------
+    shrunk : Shrunk
+        What `pruning_lib.prune` or `pruning_lib.shrink` returned.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> figure = plot_widths(prl.prune(model, torch.zeros(1, 8), macs_left=0.5))
+    >>> [bar.get_width() for bar in figure.axes[0].patches]
+    [16.0, 8.0]
+    >>> plt.close(figure)
+    """
+    names = list(shrunk.widths)
+    figure, axes, size = _page(len(names))
+    for side, color, label in ((0, "#d3dae2", "before"), (1, COLORS[0], "after")):
+        values = [widths[side] for widths in shrunk.widths.values()]
+        # Bars of one place, a narrower one in front: lengths compare, and no hue has to be told from another.
+        width = 0.8 - 0.3 * side
+        sns.barplot(x=values, y=names, ax=axes, color=color, saturation=1, width=width, label=label)
+    axes.set(xlabel="units", ylabel="")
+    axes.tick_params(axis="y", labelsize=size, length=0)
+    axes.grid(visible=False, axis="y")
+    if (legend := axes.get_legend()) is not None:
+        legend.remove()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize="small")
+    return figure
+
+
+def plot_units(units: Units) -> Figure:
+    """Draw who reads whose units: a line a group, in the order of computation, and an arc to each group it feeds.
+
+    Parameters
+    ----------
+    units : Units
+        What `pruning_lib.find_units` returned. Layers whose units cannot go are drawn last, hollow.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pruning_lib as prl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> figure = plot_units(prl.find_units(model, torch.zeros(1, 8)))
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['0  16 units', '2  stays']
+    >>> plt.close(figure)
+    """
+    homes = {member.layer: name for name, group in units.items() for member in group.writers}
+    homes |= {name: name for name in units.fixed}
+    places = {name: -place for place, name in enumerate([*units, *(f for f in units.fixed if f not in units)])}
+    figure, axes, size = _page(len(places))
+    for name, group in units.items():
+        for reader in dict.fromkeys(homes.get(member.layer, name) for member in group.readers):
+            if reader != name:
+                _arc(axes, places[name], places[reader], COLORS[1] if group.kind == "stream" else COLORS[0])
+    for name, y in places.items():
+        stream = name in units and units[name].kind == "stream"
+        color = COLORS[1] if stream else COLORS[0]
+        face = color if name in units else "white"
+        axes.plot(0, y, MARKERS[1] if stream else MARKERS[0], color=color, markerfacecolor=face, markersize=size / 1.6)
+        count = f"{units[name].size:,} units{', stream' * stream}" if name in units else "stays"
+        axes.text(0.6, y, f"{name}  {count}", va="center", fontsize=size)
+    reach = max([abs(places[a] - places[b]) for a in places for b in places], default=1)
+    axes.set(xlim=(-1 - reach / 2, 4 + reach / 2), ylim=(-len(places) + 0.5, 0.5))
+    axes.set_axis_off()
+    return figure
+
+
+def _page(lines: int) -> tuple[Figure, Axes, float]:
+    """Return a figure for so many lines, never higher than a page, and the size of its text in points."""
+    height = min(1.2 + 0.26 * lines, 9.5)
+    figure, axes = plt.subplots(figsize=(6.0, height), layout="constrained")
+    return figure, axes, min(9.0, 0.72 * 72 * (height - 1.2) / max(lines, 1))
+
+
+def _arc(axes: Axes, start: float, end: float, color: str) -> None:
+    """Draw an arc to the left, from one line to another."""
+    bend = "arc3,rad=0.5" if start > end else "arc3,rad=-0.5"
+    axes.add_patch(
+        FancyArrowPatch((-0.3, start), (-0.3, end), arrowstyle="-|>", connectionstyle=bend, color=color, lw=1.0,
+                        mutation_scale=7)
+    )  # fmt: skip
 
 
 def slider(

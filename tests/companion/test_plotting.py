@@ -1,5 +1,6 @@
 """The slider stands alone and speaks; colours can be told apart without seeing colour."""
 
+import itertools
 import re
 
 import matplotlib as mpl
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import seaborn as sns
 import torch
+from torch import nn
 
+import pruning_lib as prl
 from pruning_lib.companion import plotting
 from pruning_lib.diagnostics import Field
 
@@ -60,6 +63,47 @@ def test_the_look_is_seaborns_in_the_colours_and_sizes_of_the_book() -> None:
         assert (mpl.rcParams["figure.figsize"], mpl.rcParams["font.size"]) == ([6.0, 3.4], 11)
         assert mpl.rcParams["image.cmap"] == "viridis"
         assert mpl.rcParams["xtick.bottom"], "seaborn's ticks"
+
+
+class Block(nn.Module):
+    """A stream that a branch is added to."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.back, self.head = (nn.Linear(*sizes) for sizes in ((3, 6), (6, 9), (9, 6), (6, 2)))
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head(x + self.back(self.inner(x).relu()))
+
+
+def test_widths_are_drawn_as_they_are() -> None:
+    pruned = prl.prune(Block(), torch.zeros(1, 3), macs_left=0.6)
+    figure = plotting.plot_widths(pruned)
+    bars = sorted((round(bar.get_y() + bar.get_height() / 2), bar.get_width()) for bar in figure.axes[0].patches)
+    drawn = [tuple(width for place, width in bars if place == row) for row in range(len(pruned.widths))]
+    assert [(after, before) for before, after in pruned.widths.values()] == drawn
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(pruned.widths)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
+    plt.close(figure)
+
+
+def test_the_picture_of_units_draws_every_reader_and_fits_a_page() -> None:
+    units = prl.find_units(Block(), torch.zeros(1, 3))
+    figure = plotting.plot_units(units)
+    arrows = {(arrow._posA_posB[0][1], arrow._posA_posB[1][1]) for arrow in figure.axes[0].patches}
+    stream, inner, head = 0, -1, -2  # stem with back; inner; head
+    assert arrows == {(stream, inner), (inner, stream), (stream, head)}
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    assert shown == ["stem  6 units, stream", "inner  9 units", "head  stays"]
+    plt.close(figure)
+    deep = nn.Sequential(*(layer for _ in range(90) for layer in (nn.Linear(4, 4), nn.ReLU())))
+    figure = plotting.plot_units(prl.find_units(deep, torch.zeros(1, 4)))
+    assert figure.get_figheight() <= 9.5
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert all(below.y1 <= above.y0 + 1 for above, below in itertools.pairwise(boxes)), "no line covers another"
+    plt.close(figure)
 
 
 def luminance(color: str) -> float:

@@ -1,6 +1,7 @@
 """`prune`: what the steps give one by one, on a copy, and what it refuses."""
 
 import copy
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -122,6 +123,17 @@ def test_wrong_use_is_named_before_anything_is_traced():
         prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy, data=x)
     with pytest.raises(ValueError, match=r"no unit that could go:\n stays: it writes the model's output"):
         prl.prune(nn.Linear(2, 3), torch.zeros(1, 2), macs_left=0.5)
+
+
+def test_a_notebook_shows_a_table_and_names_are_escaped():
+    model = nn.ModuleDict({"a<b>": nn.Linear(4, 8), "out": nn.Linear(8, 3)})
+    model.forward = lambda x: model["out"](model["a<b>"](x).relu())
+    shown = prl.prune(model, torch.zeros(1, 4), macs_left=0.5)._repr_html_()
+    cells = [cell.text or "" for row in ElementTree.fromstring(f"<div>{shown}</div>").iter("tr") for cell in row]
+    assert cells == ["group", "before", "after", "left", "a<b>", "8", "4", "50%"]
+    assert [item.text for item in ElementTree.fromstring(f"<div>{shown}</div>").iter("li")][1:] == [
+        "50.0 % of the multiply-adds are left"
+    ]
 
 
 def test_a_small_residual_network_loses_less_by_taylor_than_by_chance():

@@ -66,13 +66,13 @@ def test_the_first_strength_is_that_of_reach_and_units_that_went_stay_gone():
         model[0].weight[2] = 0
     size.step()
     optimizer.zero_grad()
-    model(torch.randn(50, 3)).sum().backward()
+    model[0](torch.randn(50, 3)).sum().backward()
     optimizer.step()
     assert not model[0].weight[2].any()
     assert model[0].weight[3].any()
     assert not model[0].weight.grad[2].any()
     size.close()
-    model(torch.randn(50, 3)).sum().backward()
+    model[0](torch.randn(50, 3)).sum().backward()
     optimizer.step()
     assert model[0].weight[2].any(), "once it is closed, nothing is held"
 
@@ -163,6 +163,8 @@ def test_wrong_use_is_named():
         prl.TargetSize(model, reg, optimizer, units, units_left=0.5, within=0)
     with pytest.raises(RuntimeError, match="no plan for this epoch: give it epochs and steps"):
         prl.TargetSize(model, reg, optimizer, units, units_left=0.5).step()
+    with pytest.raises(ValueError, match="needs epochs and steps, both, or neither"):
+        prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=4)
     with pytest.raises(ValueError, match="3 steps in 4 epochs"):
         prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=4, steps=3)
     adam = torch.optim.Adam(model.parameters())

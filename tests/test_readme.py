@@ -1,0 +1,37 @@
+"""The code of the README, cut short: `benchmarks.readme` runs it on ResNet-18."""
+
+import copy
+
+import torch
+from torch import nn
+
+import pruning_lib as prl
+from benchmarks.readme import blocks
+from pruning_lib.companion.data import digits
+
+
+def test_the_code_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
+    train = digits().train
+    loader = list(zip(train.inputs.split(50), train.targets.split(50), strict=True))
+    example, printed = train.inputs[:2], []
+    room = {
+        **{"model": model, "loader": loader, "example": example, "epochs": 8, "torch": torch, "F": nn.functional},
+        **{"optimizer": torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), "print": printed.append},
+    }
+    call, penalty, finetuning = blocks()
+    exec(call, room)
+    whole = prl.measure(model, example).macs
+    assert 0.4 * whole < prl.measure(room["small"], example).macs <= 0.5 * whole
+    assert room["pruned"].widths["0"][0] == 16
+    exec(penalty, room)
+    assert prl.measure(room["small"], example).macs <= 0.55 * whole, "5 points beside the wish at most"
+    model.eval()
+    assert torch.allclose(room["small"].eval()(example), model(example), atol=1e-5)
+    exec(finetuning, room)
+    assert prl.evaluate(room["small"], train).accuracy > 0.9
+    fresh = copy.deepcopy(model)
+    assert torch.equal(prl.load(fresh, tmp_path / "small.safetensors").eval()(example), room["small"].eval()(example))
