@@ -17,19 +17,24 @@ images, labels = (torch.tensor(part) for part in load_digits(return_X_y=True))
 images = images.float().view(-1, 1, 8, 8) / 16
 data = [{"pixel_values": image, "labels": int(label)} for image, label in zip(images, labels, strict=True)]
 config = ViTConfig(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=8, patch_size=2,
-    num_channels=1, num_labels=10,
-)  # fmt: skip
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    image_size=8,
+    patch_size=2,
+    num_channels=1,
+    num_labels=10,
+)
 model = ViTForImageClassification(config)  # or .from_pretrained("your/model")
 folder = tempfile.mkdtemp()  # your own
 
 # Recipe: One line after the Trainer is made: penalty, update and checkpoints.
 units = prl.find_units(model, {"pixel_values": images[:1]})
-reg = prl.GroupLasso(model, strength=0.1, units=units)
+reg = prl.GroupLasso(model, strength=0.3, units=units)
 arguments = TrainingArguments(
-    folder, num_train_epochs=6, per_device_train_batch_size=64, optim="sgd", learning_rate=0.2,
-    gradient_accumulation_steps=2, report_to="none", disable_tqdm=True,
-)  # fmt: skip
+    folder, num_train_epochs=6, per_device_train_batch_size=64, learning_rate=3e-3, report_to="none", disable_tqdm=True
+)
 trainer = Trainer(model, arguments, train_dataset=data)
 regularize(trainer, reg)
 trainer.train()
