@@ -145,6 +145,7 @@ def main() -> None:
         for method in CASES[network].grids
         for strength in (None, *CASES[network].grids[method])
     ]
+    wanted.sort(key=lambda each: each[2] is not None)  # what is steered first, then the grids
     for network, method, strength, seed in [] if options.table else wanted:
         name = f"{network} {method} {'steered' if strength is None else strength} {seed}"
         if name not in held:

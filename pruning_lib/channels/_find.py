@@ -131,12 +131,8 @@ def _groups(
             _enter(readers, layer, place[call.columns])
     for node, labels in state.norms:
         _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
-    made: list[list[Member]] = [[] for _ in names]
-    for product, labels in products(state, _layers(state)):
-        line = place[labels]
-        for i in {int(i) for i in line[:, 0].unique() if i >= 0}:
-            made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
-    heads = {int(i) for labels, _ in state.heads.values() for i in place[labels][:, 0].unique()}
+    made = _products(state, place, len(names))
+    heads = {i for labels, _ in state.heads.values() for i in distinct(place[labels][:, 0]).tolist()}
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
@@ -155,6 +151,17 @@ def _groups(
         )
         for i, name in enumerate(names)
     ]
+
+
+def _products(state: Analysis, place: Tensor, count: int) -> list[list[Member]]:
+    """Return for each group the products beside its layers that are made for its units."""
+    made: list[list[Member]] = [[] for _ in range(count)]
+    for product, labels in products(state, _layers(state)):
+        line = place[labels]
+        for i in distinct(line[:, 0]).tolist():
+            if i >= 0:
+                made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
+    return made
 
 
 def _structure(model: nn.Module, sides: Iterable[Iterable[str]]) -> str:

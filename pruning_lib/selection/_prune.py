@@ -110,7 +110,7 @@ def prune(
     elif any(isinstance(module, BatchNorm) and module.track_running_stats for module in small.modules()):
         notes.append("the statistics of the BatchNorms are still those of the dense network: pass data to renew them")
     shrunk = shrink(small, example)
-    shrunk.notes[:0] = [_left(shrunk, units), *notes]
+    shrunk.notes = [_left(shrunk, units, macs_left), *notes]
     return shrunk
 
 
@@ -134,10 +134,11 @@ def _pads(model: nn.Module, group: Group) -> bool:
     return any(getattr(reader, "padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid") for reader in readers)
 
 
-def _left(shrunk: Shrunk, units: Units) -> str:
+def _left(shrunk: Shrunk, units: Units, wanted: float) -> str:
     """Say how much is left, in numbers of the network that was returned."""
     gone = {name: torch.ones(group.size, dtype=torch.bool) for name, group in units.items()}
-    for name, kept in shrunk.plan.units.items():
-        gone[name][kept] = False
+    for name, mask in gone.items():
+        mask[shrunk.plan.units[name]] = False
     share = cost(gone, units) / sum(units.macs.values())
-    return f"{100 * share:.1f} % of the multiply-adds are left"
+    over = f", where {100 * wanted:g} % were asked for: what stays, and why, is said here" if share > wanted else ""
+    return f"{100 * share:.1f} % of the multiply-adds are left{over}"

@@ -116,20 +116,14 @@ class TargetSize(Callback):
         checked("TargetSize", within=within, threshold=threshold)
         optional("TargetSize", units_left=units_left, macs_left=macs_left, epochs=epochs, steps=steps)
         check_schedules("TargetSize", schedule=schedule)
-        target = units_left if units_left is not None else macs_left
-        if target is None or (units_left is None) == (macs_left is None):
+        if (units_left is None) == (macs_left is None):
             raise ValueError("TargetSize needs exactly one of units_left and macs_left, between 0 and 1.")
-        if getattr(reg, "apply", "loss") != "prox" and not threshold:
-            raise ValueError(
-                "A term of the loss makes no exact zeros: use apply='prox', or give TargetSize a threshold."
-            )
+        if (epochs is None) != (steps is None):
+            raise ValueError("TargetSize needs epochs and steps, both, or neither where `fit` knows them.")
+        _check_method(reg, optimizer, threshold)
         self.units_left, self.macs_left, self.within, self.threshold = units_left, macs_left, within, threshold
         self.log: list[dict[str, float]] = []
         self._model, self._reg, self._optimizer, self._units = model, reg, optimizer, units
-        if saturates(reg, optimizer):
-            raise TypeError(
-                "Adam divides a pull in the gradient by its own size, so no strength steers it: use 'prox'."
-            )
         self._gain, self._rate = gain(reg, optimizer), largest_rate(reg, optimizer)
         self._modules = fitting(model, units.values(), "TargetSize")
         self._resistance: dict[str, Tensor] = {}
@@ -137,10 +131,8 @@ class TargetSize(Callback):
         self._hold: Hold | None = None
         self._before = self._distances()  # of the units, an epoch ago
         every = {name: torch.ones_like(distance, dtype=torch.bool) for name, distance in self._before.items()}
-        if self._left(every) > target:
-            raise ValueError(f"TargetSize cannot reach {target}: the method pulls on too few of these units.")
-        if (epochs is None) != (steps is None):
-            raise ValueError("TargetSize needs epochs and steps, both, or neither where `fit` knows them.")
+        if self._left(every) > self._target:
+            raise ValueError(f"TargetSize cannot reach {self._target}: the method pulls on too few of these units.")
         if epochs is not None and steps is not None:
             self._plan(epochs, steps, schedule or constant)
 
@@ -293,6 +285,14 @@ class TargetSize(Callback):
         """Whether what was restored is about the same units."""
         own = {name: distance.shape for name, distance in self._before.items()}
         return all(own.get(name) == value.shape for name, value in self._resistance.items())
+
+
+def _check_method(reg: Regularizer, optimizer: Optimizer, threshold: float) -> None:
+    """Raise one sentence for a method that no strength steers to zeros."""
+    if getattr(reg, "apply", "loss") != "prox" and not threshold:
+        raise ValueError("A term of the loss makes no exact zeros: use apply='prox', or give TargetSize a threshold.")
+    if saturates(reg, optimizer):
+        raise TypeError("Adam divides a pull in the gradient by its own size, so no strength steers it: use 'prox'.")
 
 
 def _by_unit(distance: Tensor, index: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from tests.fuzz import arguments
 from tests.fuzz.verdict import tried
 
 DATA = {"Callback", "Evaluation", "Field", "Group", "History", "Hold", "Inputs", "Measurement", "Member", "Plan"}
-DATA |= {"Regularizer", "Shrunk", "Trajectory"}
+DATA |= {"Reach", "Regularizer", "Shrunk", "Trajectory"}
 """What holds what it is given, and is seldom made by hand."""
 
 

@@ -63,7 +63,7 @@ def lightning(folder: Path, epochs: int, resume: Path | None) -> tuple[nn.Module
 
     size = prl.TargetSize(model, reg, step, **goal)
     trainer = framework.Trainer(
-        max_epochs=EPOCHS, limit_train_batches=1.0, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         callbacks=[RegularizerCallback(reg, model, [size]), *([Stop(folder, epochs)] if epochs < EPOCHS else [])],
     )  # fmt: skip
