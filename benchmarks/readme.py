@@ -52,7 +52,7 @@ class Loader:
 
     def __iter__(self) -> Any:
         order = torch.randperm(len(self.data.targets), generator=self.generator)
-        return ((self.data.inputs[places], self.data.targets[places]) for places in order.split(BATCH))
+        return ((self.data.inputs[places], self.data.targets[places]) for places in torch.split(order, BATCH))
 
 
 def run(seed: int, work: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """What `shrink` costs, self-check included: ``python -m benchmarks.shrink [--rounds 3] [--table]`` (one thread).
 
+    python -m benchmarks.shrink --seconds [NAME …]    the seconds alone, of these networks or of all; nothing is written
+
 Half of the rows of every layer but the last are zero, biases and shifts stay.
 
     seconds     all networks in turn, after one round that warms up; CPU seconds beside them, for a busy machine.
-                Targets: LeNet-5 0.5 s, ResNet-56 1.5 s, ResNet-50 4 s, 1,000 operators 10 s and linear in them
+                Targets: LeNet-5 0.5 s, ResNet-56 1.5 s, ResNet-50, MobileNetV2, EfficientNet and ConvNeXt 3 s,
+                Swin 6 s, 1,000 operators 10 s and linear in them
     memory      torchvision's VGG-16 at 224 pixels in processes of their own: peak beyond what is there before `shrink`
                 and beyond the activations of the self-check's passes, in copies of the model; target 3
     accuracy    a small ResNet, trained for two epochs on 20,000 digits of MNIST (`PRUNING_LIB_DATA`): its 10,000 test
@@ -20,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LeNet-5 with BatchNorm": (lambda: LeNet5(bn=True), (1, 28, 28)),
     "ResNet-56": (ResNet, (3, 32, 32)),
     "ResNet-50": (torchvision.models.resnet50, (3, 224, 224)),
+    "MobileNetV2": (torchvision.models.mobilenet_v2, (3, 224, 224)),
+    "EfficientNet-B0": (torchvision.models.efficientnet_b0, (3, 224, 224)),
+    "ConvNeXt-T": (torchvision.models.convnext_tiny, (3, 96, 96)),
+    "Swin-T": (torchvision.models.swin_t, (3, 224, 224)),
     "250 operators": (lambda: chain(250), (16,)),
     "1,000 operators": (lambda: chain(1000), (16,)),
 }
@@ -73,11 +80,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 # Seconds
 
 
-def seconds(rounds: int) -> list[dict[str, Any]]:
+def seconds(rounds: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return one row for each network: median, least and most, and the median of CPU seconds; forward passes aside."""
     torch.manual_seed(0)
     jobs: dict[str, tuple[nn.Module, Tensor]] = {}
     for name, (build, shape) in NETWORKS.items():
+        if names and name not in names:
+            continue
         jobs[name] = zeroed(build()), torch.randn(1, *shape)
     wall: dict[str, list[float]] = {name: [] for name in jobs}
     work: dict[str, list[float]] = {name: [] for name in jobs}
@@ -176,19 +185,24 @@ def accuracy() -> dict[str, Any]:
     return {**found, "parameters_left": [round(size / sizes[0], 4) for size in sizes]}
 
 
-def table(record: dict[str, Any]) -> str:
-    """Return the record as Markdown."""
+def times_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the seconds as the lines of a table in Markdown."""
     lines = [
         "| shrink | shape | s, median | least | most | CPU s | parameters left |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for row in record["seconds"]:
+    for row in rows:
         times = " | ".join(f"{row[key]:.2f}" for key in ("median", "least", "most", "cpu"))
         shape = " × ".join(map(str, row["shape"]))
         lines.append(f"| {row['network']} | {shape} | {times} | {100 * row['parameters_left']:.0f} % |")
+    return lines
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
     few, many = (row["median"] for row in record["seconds"][-2:])
     room = record["memory"]
-    lines += ["", f"Four times the operators take {many / few:.1f} times as long.", ""]
+    lines = [*times_of(record["seconds"]), "", f"Four times the operators take {many / few:.1f} times as long.", ""]
     lines += [
         f"VGG-16, MB: model {room['model']:.0f}, activations {room['activations']:.0f}, shrink {room['peak']:.0f}: "
         f"{room['times_the_model']:.2f} models beyond the activations.",
@@ -202,11 +216,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--table", action="store_true", help="print the record as Markdown")
+    parser.add_argument("--seconds", nargs="*", choices=NETWORKS, metavar="NAME", help="the seconds alone")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.child:
         print(CHILDREN[options.child]())
+        return
+    if options.seconds is not None:
+        print("\n".join(times_of(seconds(options.rounds, options.seconds))))
         return
     if not options.table:
         packages = ("torch", "torchvision", "torch-pruning")

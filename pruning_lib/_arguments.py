@@ -51,7 +51,7 @@ def is_real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _is_float(value: Real) -> bool:
+def is_float(value: Real) -> bool:
     """Whether a number is one in double precision, too; one of thousands of digits is not."""
     try:
         float(value)
@@ -95,7 +95,7 @@ def function(words: str) -> Kind:
 
 def number(words: str, holds: Callable[[float], bool] = math.isfinite) -> Kind:
     """Return the kind of numbers in a range; True is none, nor is a tensor."""
-    return Kind(words, is_real, lambda value: _is_float(value) and holds(value))
+    return Kind(words, is_real, lambda value: is_float(value) and holds(value))
 
 
 def whole(words: str, least: int, most: int = 2**62) -> Kind:

@@ -112,6 +112,7 @@ def before_batchnorm(model: nn.Module, layers: Iterable[str], units: Units | Non
     if units is not None:
         normed = (group for group in units.values() if group.norms)
         return next((m.layer for group in normed for m in group.writers if m.layer in wanted), None)
+    leaves: list[tuple[str, nn.Module]]
     leaves = [(name, module) for name, module in unwrapped(model).named_modules() if not any(module.children())]
     for (name, layer), (_, behind) in itertools.pairwise(leaves):
         if (

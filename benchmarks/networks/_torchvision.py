@@ -49,7 +49,7 @@ class _Heads(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.head = model.backbone, model.head
+        self.backbone, self.head = model.get_submodule("backbone"), model.get_submodule("head")
 
     def forward(self, x: Any) -> Any:
         features = self.backbone(x)

@@ -5,7 +5,13 @@ How a network walks through this room, one module a step:
     _trace        the forward becomes a static `Graph` of ATen operators
     rules/        what each family of operators does to channels; `_state` holds what they say
     _solve        from that: which channels are the same, which are constant, which are read, and so what stays
+<<<<<<< HEAD
+    _find         for `find_units`: the classes of channels as groups of units, those that are bound (`_binding`) as one
+                  choice, with what they cost (`_costs`); `_listing` tries a cut, since forward may count channels
+=======
     _find         for `find_units`: the classes of channels as groups of units
+    _heads        modules that count their heads in attributes, which follow
+>>>>>>> refs/heads/heads
     _planning     for `shrink`: what stays of every tensor, as a `Plan`, which `_plan` carries out
     _compensate   where removed constants go
     _verify       are the outputs equal? if not, `_suspects` names the literal sizes that may be to blame
@@ -15,7 +21,7 @@ How a network walks through this room, one module a step:
 
 from pruning_lib.channels._constants import Constant
 from pruning_lib.channels._files import load, save
-from pruning_lib.channels._find import find_units
+from pruning_lib.channels._listing import find_units
 from pruning_lib.channels._plan import Plan, Shrunk
 from pruning_lib.channels._shrink import shrink
 

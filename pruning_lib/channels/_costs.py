@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import torch
@@ -30,17 +30,23 @@ def count_macs(state: Analysis, layers: list[str]) -> dict[str, int]:
     batch = next(shape_of(node)[0] for node in graph.inputs if shape_of(node))
     for node in filter(computes, graph.nodes):
         if weighs(node):
-            weight = operand(node, 1)
-            leaf = state.leaves.get(weight, [weight])[0]
-            name = graph.owner(leaf) if graph.owner(leaf) in macs else graph.names.get(leaf, name_of(graph, node))
+            name = _name_of_layer(state, node, layers)
             # Every input of a transposed convolution meets every tap, as every output of the others does.
             counted = operand(node) if transposed(node) else node
-            count = shape_of(counted).numel() * shape_of(weight)[1:].numel()
+            count = shape_of(counted).numel() * shape_of(operand(node, 1))[1:].numel()
         else:
             name, count = name_of(graph, node), _counted(node, graph)
         if count or name in macs:
             macs[name] = macs.get(name, 0) + count // batch
     return macs
+
+
+def _name_of_layer(state: Analysis, node: Node, layers: Container[str]) -> str:
+    """Return what the multiply-adds of a layer go by: its name, or that of a weight which belongs to none."""
+    weight = operand(node, 1)
+    leaf = state.leaves.get(weight, [weight])[0]
+    layer = state.graph.owner(leaf)
+    return layer if layer in layers else state.graph.names.get(leaf, name_of(state.graph, node))
 
 
 def name_of(graph: Graph, node: Node) -> str:
@@ -73,8 +79,14 @@ def _counted(node: Node, graph: Graph) -> int:
     return counter.get_total_flops() // 2
 
 
-def products(state: Analysis) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and labels of every axis of channels that products between activations are made along."""
+def products(state: Analysis, layers: Container[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and labels of every axis of channels along which something multiplies that is none of these layers."""
+    seen: set[str] = set()
+    for call in state.calls:
+        name = _name_of_layer(state, call.node, layers)
+        if name not in layers and name not in seen:  # a filter that blurs, or a weight beside others
+            seen.add(name)
+            yield from ((name, state.classes.roots[side]) for side in (call.rows, call.columns)[: 2 - call.depthwise])
     for node in filter(computes, state.graph.nodes):
         for labels in _axes(state, node):
             yield name_of(state.graph, node), labels

@@ -3,72 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.conv import _ConvNd
 
-from pruning_lib._model import check, clone
 from pruning_lib.channels._binding import bind
-from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._costs import count_macs, products
 from pruning_lib.channels._graph import avoidable, operand
 from pruning_lib.channels._reasons import why_fixed
 from pruning_lib.channels._shapes import distinct
-from pruning_lib.channels._solve import label
 from pruning_lib.channels._state import Analysis, Call, layer_of
 from pruning_lib.channels._tables import find_tables
-from pruning_lib.channels._trace import trace_pair
-from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels.rules._layers import transposed, weighs
-from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, unwrapped, weighted
-
-
-def find_units(model: nn.Module, example: Any) -> Units:
-    """Find the units of a network that can be pruned: who writes them, rescales them and reads them.
-
-    Met in the chapter `serene`. The model is traced in eval mode on a copy; it is not touched.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A network with at least one linear or convolution layer. Its forward must not branch on values.
-    example : Tensor, tuple, mapping or Inputs
-        What forward takes, as `pruning_lib.inputs` says, on the model's device and of its dtype; one sample is enough.
-
-    Returns
-    -------
-    Units
-        Groups by the name of their first writer, in the order of computation. Layers whose units cannot go stand in
-        ``.fixed`` with the reason; ``.macs`` holds the multiply-adds of every layer for one sample.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the model has no prunable layer, or if the example does not fit it.
-    RuntimeError
-        If the forward cannot be traced; the sentence names the line.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> import pruning_lib as prl
-    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
-    >>> units = prl.find_units(model, torch.ones(1, 1, 8, 8))
-    >>> units
-    0 → 1 → 3, 4 units, inner
-    3 stays: it writes the model's output
-    >>> units.macs  # 4·1·3·3 taps at 6·6 positions, 2·4·3·3 at 4·4
-    {'0': 1296, '3': 1152}
-    """
-    model = unwrapped(model)
-    inputs = check(model, example, prunable=not stands_in(model))
-    graph = trace_pair(clone(model), inputs, "find_units")
-    hold_for_training(graph, inputs, "find_units")
-    return describe(label(graph))
+from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, weighted
 
 
 def describe(state: Analysis) -> Units:
@@ -104,7 +53,7 @@ def describe(state: Analysis) -> Units:
     even = [_even(place, bound, i) for i in range(len(sizes))]
     groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
     written = {member.layer for group in groups for member in group.writers}
-    return Units(groups, why_fixed(state, calls, written, pinned), _macs(state))
+    return Units(groups, why_fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
 
 
 def _even(place: Tensor, bound: Tensor, group: int) -> tuple[tuple[Tensor, ...], ...]:
@@ -182,12 +131,8 @@ def _groups(
             _enter(readers, layer, place[call.columns])
     for node, labels in state.norms:
         _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
-    made: list[list[Member]] = [[] for _ in names]
-    for product, labels in products(state):
-        line = place[labels]
-        for i in {int(i) for i in line[:, 0].unique() if i >= 0}:
-            made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
-    heads = {int(i) for labels, _ in state.heads.values() for i in place[labels][:, 0].unique()}
+    made = _products(state, place, len(names))
+    heads = {i for labels, _ in state.heads.values() for i in distinct(place[labels][:, 0]).tolist()}
     avoided = avoidable(state.graph, nodes)
     tables = list(find_tables(state, place))
     return [
@@ -206,6 +151,17 @@ def _groups(
         )
         for i, name in enumerate(names)
     ]
+
+
+def _products(state: Analysis, place: Tensor, count: int) -> list[list[Member]]:
+    """Return for each group the products beside its layers that are made for its units."""
+    made: list[list[Member]] = [[] for _ in range(count)]
+    for product, labels in products(state, _layers(state)):
+        line = place[labels]
+        for i in distinct(line[:, 0]).tolist():
+            if i >= 0:
+                made[i].append(Member(product, torch.where(line[:, 0] == i, line[:, 1], -1)))
+    return made
 
 
 def _structure(model: nn.Module, sides: Iterable[Iterable[str]]) -> str:
@@ -243,7 +199,7 @@ def _erased(node: Node, erasing: set[Node]) -> bool:
     return True
 
 
-def _macs(state: Analysis) -> dict[str, int]:
-    """Count multiply-adds for one sample, of every layer and of what multiplies besides."""
+def _layers(state: Analysis) -> list[str]:
+    """Return the names of all layers, also of those that somebody wrote."""
     own = (layer_of(state, call) for call in state.calls if _is_own(state, call))
-    return count_macs(state, list(dict.fromkeys([*weighted(state.graph.model), *own])))
+    return list(dict.fromkeys([*weighted(state.graph.model), *own]))

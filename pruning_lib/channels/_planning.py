@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,6 +31,17 @@ def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node])
     calls : dict of str to Node
         The first call of each of its layers, those among them that were severed since.
     """
+    return replace(
+        cuts(state, kept),
+        units={name: _units_left(state, kept, calls, group) for name, group in units.items()},
+        created=list(dict.fromkeys(layer_of(state, call) for call in state.calls if creates_bias(state, kept, call))),
+        constants={caller(state.graph, node)[0]: _stand_in_channels(state, kept, node) for node in state.severed},
+        notes=[*_notes(state, kept), *_not_followed(state, units), *_nearly_zero(state, kept)],
+    )
+
+
+def cuts(state: Analysis, kept: Kept) -> Plan:
+    """Write down the indices that stay along every axis: what a trial needs, before constants are known."""
     graph = state.graph
     masks, blocks = _masks(state, kept)
     indices = {
@@ -41,13 +53,9 @@ def make_plan(state: Analysis, kept: Kept, units: Units, calls: dict[str, Node])
         model=type(graph.model).__name__,
         shapes={graph.names[node]: list(graph.tensors[node].shape) for node in changed},
         kept={graph.names[node]: axes for node, axes in indices.items() if axes},
-        units={name: _units_left(state, kept, calls, group) for name, group in units.items()},
-        created=list(dict.fromkeys(layer_of(state, call) for call in state.calls if creates_bias(state, kept, call))),
         groups=_groups_left(state, kept),
         blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
-        constants={caller(graph, node)[0]: _stand_in_channels(state, kept, node) for node in state.severed},
         attributes=counts(state, kept),
-        notes=[*_notes(state, kept), *_not_followed(state, units), *_nearly_zero(state, kept)],
     )
 
 

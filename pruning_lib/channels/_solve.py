@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ def propagate(state: Analysis) -> None:
         if computes(node) and sized.issuperset(node.all_input_nodes):
             sized.add(node)
         changed = node in graph.tensors and node in graph.opaque
-        if node in sized and node in state.unknown:
+        if node in sized and node in state.unknown and node not in graph.opaque and not _complex(node):
             state.values[node] = _computed(state, node)
         elif graph.is_input(node) or changed or node in state.unknown or _complex(node):
             state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
@@ -161,18 +162,22 @@ def _computed(state: Analysis, node: Node) -> Labels:
     """Run an operator without a rule on what it reads, if all of that is known and nothing in it is random."""
     live = like(node.meta.get("val"), NAN, torch.float64)
     random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    known = {source: state.values[source] for source in node.all_input_nodes}
+    sources = {source: state.values[source] for source in node.all_input_nodes}
+    known = {source: value for source, value in sources.items() if isinstance(value, Tensor)}
     if random or "empty" in base(node) or state.graph.cautious or not isinstance(live, Tensor):
         return live
-    if any(not isinstance(value, Tensor) or bool(narrow(value).isnan().any()) for value in known.values()):
+    if len(known) < len(sources) or any(bool(narrow(value).isnan().any()) for value in known.values()):
         return live
-    args, kwargs = map_arg(
-        (node.args, dict(node.kwargs)), lambda source: state.values_of(source).to(source.meta["val"].dtype)
-    )
+    # Values are on the CPU, whatever device the forward asked for.
+    options = {name: "cpu" if name == "device" else value for name, value in node.kwargs.items()}
+    args: Any
+    kwargs: Any
+    args, kwargs = map_arg((node.args, options), lambda source: known[source].to(source.meta["val"].dtype))
     try:
-        return functional(node)(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})}).double()
+        result: Tensor = functional(node)(*args, **kwargs).double()
     except (RuntimeError, TypeError, IndexError):
         return live
+    return result
 
 
 def _depends_on_sizes(node: Node) -> bool:
@@ -218,6 +223,12 @@ def keep(state: Analysis) -> Kept:
     live = live_classes(state)
     kept = Kept(state.classes.roots, live.clone(), live)
     kept.classes[torch.tensor([0, *state.classes.pinned], dtype=torch.int64)] = True
+    grow(state, kept)
+    return kept
+
+
+def grow(state: Analysis, kept: Kept, *, constants: bool = True) -> None:
+    """Add to what stays until nothing is missing; without `constants` what goes is taken to leave none behind."""
     tensors = [narrow(labels) for node in state.labels for labels in flat(state.labels[node]) if labels.ndim]
     tensors += [*state.elements.values(), *(vector for axes in state.axes.values() for vector in axes)]
     tensors = [labels for labels in tensors if labels.any()]
@@ -225,15 +236,15 @@ def keep(state: Analysis) -> Kept:
     while True:
         before = int(kept.classes.sum())
         for call in state.calls:
-            represent(state, call, kept)
+            if constants:
+                represent(state, call, kept)
             balance(call, kept)
         for labels in tensors:
             _box(kept, labels)
-        for node in state.graph.nodes:
-            if computes(node):
-                rules.find(node).keep(state, node, kept)
+        for node in filter(computes, state.graph.nodes):
+            rules.find(node).keep(state, node, kept)
         if int(kept.classes.sum()) == before:
-            return kept
+            return
 
 
 def _box(kept: Kept, labels: Tensor) -> None:

@@ -51,11 +51,12 @@ class Classes:
         self._count = 1
         self._pairs: list[Tensor] = []
         self._pins: list[tuple[Tensor, str]] = []
-        self._joined: tuple[Tensor, dict[int, str]] | None = None
+        self._roots: Tensor | None = None
+        self._pinned: dict[int, str] | None = None
 
     def new(self, count: int) -> Tensor:
         """Return `count` labels, each a class of its own."""
-        self._joined = None
+        self._roots = self._pinned = None
         self._count += count
         return torch.arange(self._count - count, self._count)
 
@@ -72,12 +73,12 @@ class Classes:
         # A pair as one number, so that one sort finds the pairs that differ: a map of a million pixels repeats a few.
         pairs = distinct((low[low > 0] << 32) | high[low > 0])
         self._pairs.append(torch.stack([pairs >> 32, pairs & 0xFFFFFFFF]))
-        self._joined = None
+        self._roots = self._pinned = None
 
     def pin(self, labels: Tensor, reason: str) -> None:
         """Keep the classes of these labels, whatever else is said of them."""
         self._pins.append((distinct(narrow(labels).reshape(-1)), reason))
-        self._joined = None
+        self._pinned = None
 
     def hold(self, labels: Tensor, axes: Sequence[int], reason: str) -> Tensor:
         """Keep the length of some axes: channels that differ along them alone stay, all others go along them as one.
@@ -96,24 +97,21 @@ class Classes:
     @property
     def roots(self) -> Tensor:
         """The class of every label, named by its smallest label."""
-        return self._join()[0]
+        if self._roots is None:
+            pairs = torch.cat([torch.zeros((2, 0), dtype=torch.int64), *self._pairs], 1)
+            self._roots = components(self._count, pairs[0], pairs[1])
+        return self._roots
 
     @property
     def pinned(self) -> dict[int, str]:
         """The classes that cannot go, and why."""
-        return self._join()[1]
-
-    def _join(self) -> tuple[Tensor, dict[int, str]]:
-        if self._joined is None:
-            pairs = torch.cat([torch.zeros((2, 0), dtype=torch.int64), *self._pairs], 1)
-            roots = components(self._count, pairs[0], pairs[1])
-            pinned: dict[int, str] = {}
+        if self._pinned is None:
+            self._pinned = {}
             for labels, reason in self._pins:
-                for root in distinct(roots[labels]).tolist():
+                for root in distinct(self.roots[labels]).tolist():
                     if root:
-                        pinned.setdefault(root, reason)
-            self._joined = roots, pinned
-        return self._joined
+                        self._pinned.setdefault(root, reason)
+        return self._pinned
 
 
 def components(count: int, left: Tensor, right: Tensor) -> Tensor:

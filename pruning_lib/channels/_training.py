@@ -45,7 +45,10 @@ def hold_for_training(graph: Graph, inputs: Inputs, what: str, *, always: bool =
     try:
         trained = trace_pair(clone(graph.model), inputs, what, training=True)
     except RuntimeError as error:
-        layers = ", ".join(f"'{name}'" for name in dict.fromkeys(name.rpartition(".")[0] for name in awake))
+        parameters = dict(graph.model.named_parameters())
+        if not always and all(parameters[name].ndim < 2 for name in awake):
+            return  # no layer's, as the vector that masks a sound at random: the comparison in training mode will tell
+        layers = ", ".join(f"'{name}'" for name in dict.fromkeys(name.rpartition(".")[0] or name for name in awake))
         raise RuntimeError(
             f"`{what}` found that {layers or 'some layers'} run in training mode alone, and could not trace that mode. "
             f"{UNCHANGED} Remove them first, as by setting them to None, if the network is not trained further."

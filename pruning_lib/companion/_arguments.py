@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pruning_lib._arguments import KINDS, Kind, instance, is_whole, number, numbered, whole
+from pruning_lib._arguments import KINDS, Kind, instance, is_float, number, numbered, whole
 from pruning_lib._arguments import a_ as a_
 from pruning_lib._arguments import checked as checked
+from pruning_lib._arguments import is_whole as is_whole
 from pruning_lib._arguments import optional as optional
 from pruning_lib._arguments import said as said
 
@@ -25,8 +26,9 @@ def _finite(value: object) -> bool:
 
 
 def _classes(value: object) -> bool:
-    whole = isinstance(value, Tensor) and numbered(value) and not (value.is_floating_point() or value.is_complex())
-    return whole and bool((value >= 0).all())
+    if not isinstance(value, Tensor) or not numbered(value) or value.is_floating_point() or value.is_complex():
+        return False
+    return bool((value >= 0).all())
 
 
 KINDS |= {
@@ -59,21 +61,21 @@ def check_sizes(numbers: int = 0, **sizes: tuple[int, ...]) -> None:
     for name, values in sizes.items():
         if not isinstance(values, tuple | list) or not all(map(is_whole, values)):
             raise TypeError(f"{name} must be whole numbers, got {said(name, values)}.")
-        if not values or min(values) < 1 or max(values) > MOST:
-            raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {said(name, values)}.")
-        if numbers and len(values) != numbers:
-            raise ValueError(f"{name} must be {numbers} numbers, got {len(values)}.")
+        if not values or (numbers and len(values) != numbers):
+            raise ValueError(f"{name} must be {numbers or 'one or more'} numbers, got {len(values)}.")
+        if min(values) < 1 or max(values) > MOST:
+            raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {values!r:.100}.")
 
 
 def numbers_of(values: Iterable[float], owner: str) -> list[float]:
     """Return finite numbers as a list, or raise one sentence."""
-    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
+    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes | Tensor) else [values]
     for value in found:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{owner} got {said('a value', value)}; it needs a list of numbers.")
-        if not math.isfinite(value):
-            raise ValueError(f"{owner} got {value}; a mean takes finite numbers.")
-    return [float(value) for value in found if value is not None]
+        if not is_float(value) or not math.isfinite(value):
+            raise ValueError(f"{owner} got {said('a value', value)}; a mean takes finite numbers.")
+    return [float(value) for value in found]
 
 
 def rows_of(rows: Any, owner: str) -> list[Any]:
@@ -90,3 +92,5 @@ def check_columns(row: Mapping[str, Any], owner: str, *columns: str) -> None:
     for column in columns:
         if not isinstance(column, str) or column not in row:
             raise ValueError(f"{owner} got rows without a column {column!r:.100}.")
+        if not isinstance(row[column], str | Real | None):
+            raise TypeError(f"{owner} got {a_(row[column])} for {column!r:.100} of a row; it needs a number or a text.")

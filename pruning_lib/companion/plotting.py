@@ -148,7 +148,8 @@ def plot_widths(shrunk: Shrunk) -> Figure:
     axes.set(xlabel="units", ylabel="")
     axes.tick_params(axis="y", labelsize=size, length=0)
     axes.grid(visible=False, axis="y")
-    axes.get_legend().remove()
+    if (legend := axes.get_legend()) is not None:
+        legend.remove()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize="small")
     return figure
 

@@ -27,7 +27,7 @@ def _base() -> Any:
     )
 
 
-class RegularizerCallback(_base()):  # type: ignore[misc]
+class RegularizerCallback(_base()):  # type: ignore[misc, unused-ignore]
     """Penalize while Lightning trains: give it to ``Trainer(callbacks=[…])``.
 
     What ``training_step`` returns gains ``reg.penalty(outputs)``, and ``reg.update(optimizer)`` follows each step that

@@ -92,7 +92,7 @@ def regularize(
     trainer.add_callback(type(f"{KEY}{others or ''}", (_Following,), {"attached": attached})())
 
 
-class _Following(TrainerCallback, ExportableState):  # type: ignore[misc]
+class _Following(TrainerCallback, ExportableState):  # type: ignore[misc, unused-ignore]
     """Follows the training of one Trainer, and is saved and restored with it."""
 
     attached: Attached

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pruning_lib._arguments import checked, said
+from pruning_lib._arguments import checked, numbered, said
 from pruning_lib.selection._ranking import Ranking
 from pruning_lib.units import Chosen, Group, Member, Units
 
@@ -64,7 +64,7 @@ def _check_choice(chosen: Mapping[str, Tensor], units: Units) -> None:
     checked("cost", chosen=chosen, units=units)
     for name, group in units.items():
         mask = chosen.get(name)
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (group.size,) or mask.is_meta:
+        if mask is None or not numbered(mask) or mask.dtype != torch.bool or mask.shape != (group.size,):
             raise ValueError(f"cost got {said(f'{name!r}', mask)}; it needs a bool tensor of shape ({group.size},).")
 
 

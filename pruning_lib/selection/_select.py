@@ -52,7 +52,8 @@ def select(
     macs_left : float, optional
         In (0, 1]: as few units go as leave at most this share of the network's multiply-adds.
     max_macs : int, optional
-        As few units go as leave at most so many multiply-adds for one example.
+        As few units go as leave at most so many multiply-adds for one example. Both count what `shrink` leaves after
+        ``zero(…, shift="drop")``; constants that ``"keep"`` leaves may need one channel more where a convolution pads.
     threshold : float, optional
         Units below it go.
     loss_fn, tolerance, model : optional
@@ -75,6 +76,12 @@ def select(
     -------
     dict of str to Tensor
         {group name: bool (units,)}, True = prune, for every group.
+
+    Warns
+    -----
+    UserWarning
+        If a group is left with under 5 % of its units, or if a budget is missed by more than 2 % of the network, since
+        units that can only go at once (the halves of a chunk, the groups of a convolution) cost more than that.
 
     Raises
     ------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning_lib._arguments import checked, one_of, optional
+from pruning_lib._arguments import checked, numbered, one_of, optional
 from pruning_lib._inputs import Inputs, batches
 from pruning_lib._model import check_same_model, eval_mode, run
 from pruning_lib.selection._scores import unit_mean
@@ -112,7 +112,7 @@ def _checked_layers(
     """Return the modules of the chosen groups by name, after every check that can fail."""
     layers: dict[str, nn.Module] = {}
     for name, mask in chosen.items():
-        if not isinstance(mask, Tensor) or mask.is_meta:
+        if not numbered(mask):
             raise TypeError(f"the choice for '{name}' is a {type(mask).__name__}; it must be a bool tensor.")
         if name not in units:
             units.translate(name)

@@ -119,6 +119,18 @@ class Residual(nn.Module):
         return self.out(x + self.attention(x))
 
 
+class Crossed(Separate):
+    """Keys and values of another length than queries."""
+
+    def forward(self, x):
+        other = torch.cat([x, x.flip(1)], 1)
+        q, k, v = (
+            layer(each).view(*each.shape[:-1], -1, DIM).transpose(1, 2)
+            for layer, each in ((self.q, x), (self.k, other), (self.v, other))
+        )
+        return self.o(self.core(q, k, v).transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+
 NETS = {
     "fused": Separate,
     "written out": lambda: Separate(written_out),
@@ -134,6 +146,8 @@ NETS = {
     "counted, written out": lambda: Counted(written_out),
     "counted, normed": lambda: Counted(norm=nn.LayerNorm),
     "split": Split,
+    "crossed": Crossed,
+    "crossed, written out": lambda: Crossed(written_out),
     "biased": Biased,
 }
 
@@ -219,6 +233,27 @@ def test_a_constant_head_stays_where_a_mask_that_comes_in_may_close_it():
     assert shrunk.removed == {"q": 2}
     closed = example[0], torch.zeros(2, 6, dtype=torch.bool)
     torch.testing.assert_close(shrunk.model(*closed), model(*closed), rtol=1e-11, atol=1e-11)
+
+
+class Closed(Separate):
+    """The first position may attend to nothing, says a mask that is written in place."""
+
+    def forward(self, x):
+        mask = torch.zeros(x.shape[1], x.shape[1], dtype=torch.bool)
+        mask[1:] = True
+        q, k, v = (layer(x).view(*x.shape[:-1], -1, DIM).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.o(fused(q, k, v, mask).transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+
+def test_a_constant_head_stays_where_a_position_may_attend_to_nothing():
+    torch.manual_seed(0)
+    model, x = Closed().double().eval(), torch.randn(2, 6, WIDTH).double()
+    zero(model, {"q": torch.arange(HEADS) < 2}, find_units(model, x))
+    assert shrink(model, x).removed == {"q": 0}
+    zero(model, {"q": torch.arange(HEADS) < 2}, find_units(model, x), shift="drop")
+    shrunk = shrink(model, x)
+    assert shrunk.removed == {"q": 2}
+    assert_same(model, shrunk.model)
 
 
 def test_keys_that_all_heads_share_stay():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -157,7 +158,7 @@ def test_what_cannot_be_copied_is_named():
         prl.find_units(model, torch.randn(1, 3))
 
 
-def test_an_attention_that_reads_units_is_named_where_its_weights_would_be_needed():
+def test_an_attention_whose_width_is_written_down_keeps_what_it_reads():
     class Reads(nn.Module):
         def __init__(self):
             super().__init__()
@@ -167,9 +168,23 @@ def test_an_attention_that_reads_units_is_named_where_its_weights_would_be_neede
             h = self.a(x)
             return self.head(self.attention(h, h, h, need_weights=False)[0])
 
-    model, x = Reads().eval(), torch.randn(2, 5, 3)
+    units = prl.find_units(Reads().eval(), torch.randn(2, 5, 3))
+    assert not units
+    assert "passes code that counts its channels (test_find.py" in units.fixed["a"]
+
+
+def test_a_reader_without_a_weight_of_its_own_is_named_where_its_weights_would_be_needed():
+    class Mixes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(2, 4))
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.kernel)
+
+    model, x = nn.Sequential(OrderedDict(a=nn.Linear(3, 4), mix=Mixes(), head=nn.Linear(2, 2))), torch.randn(2, 5, 3)
     units = prl.find_units(model, x)
-    assert [member.layer for member in units["a"].readers] == ["attention"]
+    assert [member.layer for member in units["a"].readers] == ["mix"]
     assert prl.importance.magnitude(model, units)["a"].shape == (4,)
     y = torch.zeros(2, 5, dtype=torch.int64)
     for needs in (
@@ -178,5 +193,5 @@ def test_an_attention_that_reads_units_is_named_where_its_weights_would_be_neede
         lambda: prl.Guided(model, 1e-3, side="both", units=units),
         lambda: prl.Dynamics(model, units),
     ):
-        with pytest.raises(ValueError, match="'attention', a MultiheadAttention, is not a linear or convolution layer"):
+        with pytest.raises(ValueError, match="'mix', a Mixes, is not a linear or convolution layer"):
             needs()

@@ -82,6 +82,38 @@ def test_a_training_mode_that_cannot_be_traced_is_refused_by_name(function):
         function(Supervised(Branching(8, 4, 1)), torch.randn(2, 3, 8, 8))
 
 
+class Masked(nn.Module):
+    """Hides positions at random while it trains, and branches on what it drew, as networks for sound do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.hidden, self.last = nn.Linear(6, 8), nn.Linear(8, 12), nn.Linear(12, 4)
+        self.mask = nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        y = self.first(x)
+        if self.training and (hidden := torch.rand(y.shape[:-1]) < 0.9).any():
+            y = torch.where(hidden[..., None], self.mask, y)
+        return self.last(F.relu(self.hidden(y)))
+
+
+def test_a_vector_that_masks_at_random_does_not_end_it():
+    model, x = seeded(Masked), torch.randn(2, 7, 6)
+    with torch.no_grad():
+        model.hidden.weight[:5] = 0
+    shrunk = shrink(model, x)
+    assert shrunk.removed == {"first": 0, "hidden": 5}
+    assert shrunk.model.train()(x).shape == (2, 7, 4)
+
+
+def test_a_vector_that_masks_what_would_be_cut_is_named():
+    model = seeded(Masked)
+    with torch.no_grad():
+        model.first.weight[:5] = 0
+    with pytest.raises(RuntimeError, match="'mask' run in training mode alone"):
+        shrink(model, torch.randn(2, 7, 6))
+
+
 def test_a_layer_that_never_runs_holds_nothing():
     class Plain(Supervised):
         def forward(self, x):

@@ -174,7 +174,7 @@ def test_sizes_that_make_no_network_are_named() -> None:
         ResNet(20, width=15)
     with pytest.raises(ValueError, match="width=0; it needs a positive factor"):
         VGG16(width=0)
-    with pytest.raises(ValueError, match=r"one convolution at least, got \(\)"):
+    with pytest.raises(ValueError, match=r"widths must be one or more numbers, got 0"):
         ConvNet(widths=())
     with pytest.raises(ValueError, match="depth must be at least 1"):
         UNet(depth=0)

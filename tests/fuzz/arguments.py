@@ -273,7 +273,7 @@ def judge(model: nn.Module) -> dict[str, Tensor]:
 
 
 def loss(model: nn.Module) -> float:
-    return float(F.cross_entropy(model(X), Y).detach())
+    return float(F.cross_entropy(model(X.to(next(model.parameters()))).float(), Y).detach())
 
 
 def chosen_from(**target: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tests.fuzz.verdict import Try, tried
 from tests.mutations import spoil, spoil_bytes
 from tests.training import test_spoilt_checkpoints as checkpoints
 
-MEGABYTES = 100  # a whole file is one of a few; a bomb is one of thousands
+MEGABYTES = 40  # a whole file takes a few; the bomb below stands for a hundred
 
 
 class Case(NamedTuple):
@@ -140,7 +140,7 @@ def _arrays(rng: random.Random, array: np.ndarray) -> Iterator[tuple[str, Any]]:
     yield "objects", np.array([{}], dtype=object)
     yield "text", np.array(["x"] * 6)
     yield "flat", array.reshape(-1)
-    yield "bomb", np.zeros((30_000, 40, 40), np.uint8)
+    yield "bomb", np.zeros((64_000, 40, 40), np.uint8)
     yield "scalar", np.array(1)
     yield "complex", array.astype(complex)
 

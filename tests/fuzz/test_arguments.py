@@ -16,15 +16,14 @@ from tests.fuzz import arguments
 from tests.fuzz.verdict import tried
 
 DATA = {"Callback", "Evaluation", "Field", "Group", "History", "Hold", "Inputs", "Measurement", "Member", "Plan"}
-DATA |= {"Regularizer", "Shrunk", "Trajectory"}
+DATA |= {"Reach", "Regularizer", "Shrunk", "Trajectory"}
 """What holds what it is given, and is seldom made by hand."""
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_wrong_argument_is_refused_in_a_sentence_or_right(tmp_path: Path, seed: int) -> None:
-    tries = list(arguments.fuzz(100, seed, tmp_path))
+def test_a_wrong_argument_is_refused_in_a_sentence_or_right(tmp_path: Path) -> None:
+    tries = list(arguments.fuzz(300, 0, tmp_path))
     assert [each for each in tries if each.outcome == "faulty"] == []
-    assert sum(each.outcome == "refused" for each in tries) > 50
+    assert sum(each.outcome == "refused" for each in tries) > 150
 
 
 def test_every_public_function_is_tried() -> None:

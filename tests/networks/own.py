@@ -139,6 +139,14 @@ def one_encoder_for_two_inputs():
     return Net(lambda m, x: m.c(m.encoder(x) - m.encoder(x.flip(1))), encoder=encoder, c=nn.Linear(12, 4))
 
 
+@case(IMAGE, OTHER)
+def gates_of_single_taps_that_keep_the_size():
+    gate = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 6, 1, padding="same"), nn.SiLU(), nn.Conv2d(6, 8, 1, padding="same")
+    )
+    return Net(lambda m, x: m.c(m.gate(y := m.a(x)).sigmoid() * y), a=block(3, 8), gate=gate, c=conv(8, 4, 1))
+
+
 @case((10,))
 def own_linear_layers():
     return nn.Sequential(Dense(10, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), Dense(12, 3))

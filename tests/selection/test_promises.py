@@ -1,4 +1,4 @@
-"""What `select` promises, `shrink` keeps: the multiply-adds counted for a choice are those of the network that is left."""
+"""What `select` promises, `shrink` keeps: the multiply-adds counted for a choice are those that are left."""
 
 import copy
 import warnings
@@ -147,3 +147,43 @@ def test_shuffled_channels_are_one_unit():
         assert units["first"].size == 8
         assert units["first"].writers[0].index.tolist() == [*range(8), *range(8), *range(8)]
         assert [len(part) for part in units["stem"].even[0]] == [4, 4, 4]
+
+
+class Flat(nn.Module):
+    """A map that is flattened to a size which is written down, or computed."""
+
+    def __init__(self, written: bool) -> None:
+        super().__init__()
+        self.written, self.conv, self.head = written, nn.Conv2d(1, 6, 3), nn.Linear(6 * 36, 3)
+        self.first = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        x = self.conv(self.first(x)).relu()
+        return self.head(x.view(-1, 216) if self.written else x.view(x.shape[0], -1))
+
+
+def test_what_a_written_size_counts_is_no_unit():
+    x = torch.randn(2, 1, 8, 8)
+    assert list(prl.find_units(Flat(written=False), x)) == ["first", "conv"]
+    units = prl.find_units(Flat(written=True), x)
+    assert list(units) == ["first"]
+    assert units.fixed["conv"].startswith("passes `view` with a literal size (test_promises.py, line")
+
+
+def test_a_filter_of_no_layer_costs_what_its_channels_do():
+    class Blurred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 2, 1)
+            self.register_buffer("blur", torch.ones(8, 1, 3, 3) / 9)
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return self.head(nn.functional.conv2d(x, self.blur, groups=x.shape[1]))
+
+    model, x = Blurred(), torch.randn(1, 1, 8, 8)
+    units = prl.find_units(model, x)
+    assert units.macs == {"a": 8 * 9 * 36, "head": 2 * 8 * 16, "blur": 8 * 9 * 16}
+    chosen = prl.select(prl.importance.random(units), units, macs_left=0.5)
+    prl.zero(model, chosen, units, shift="drop")
+    assert prl.measure(prl.shrink(model, x).model, x).macs == cost(chosen, units) == sum(units.macs.values()) // 2

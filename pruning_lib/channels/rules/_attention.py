@@ -20,6 +20,7 @@ from pruning_lib.channels._shapes import (
     by_channel,
     distinct,
     first_along,
+    in_groups,
     narrow,
     reduced,
     repeated,
@@ -40,7 +41,7 @@ def join_heads(state: Analysis, left: Tensor, right: Tensor) -> Tensor:
 
     Where an operand is the same for all heads, it stays, and the heads are those of the other one.
     """
-    shape = torch.broadcast_shapes(left.shape, right.shape)
+    shape = [max(sizes) for sizes in zip(left.shape, right.shape, strict=True)]
     many = [_heads(labels) for labels in (left, right)]
     if not any(count > 1 for counts in many for count in counts):
         return right.expand(shape)
@@ -81,7 +82,7 @@ class Attention(Rule):
             return
         query, key, value = operands
         query, key = (state.classes.hold(each, [COLUMNS], "is summed over by attention") for each in (query, key))
-        heads = join_heads(state, query[..., :1], key[..., :1])
+        heads = join_heads(state, query[..., :1, :1], key[..., :1, :1])
         if isinstance(mask := argument(node, 3, "attn_mask"), Node):
             heads = join_heads(state, self._masks(state, mask, query.ndim), heads)
         state.labels[node] = join_heads(state, heads, value[..., :1, :]).expand(shape_of(node))
@@ -109,7 +110,7 @@ class Attention(Rule):
                 continue
             shape = shape_of(source)
             if i in (1, 2) and part.shape[HEADS] > shape[HEADS] > 1:  # shared by several heads
-                part = part.unflatten(HEADS, (shape[HEADS], -1)).any(HEADS)
+                part = in_groups(part, shape[HEADS], part.ndim + HEADS).any(HEADS)
             state.mark(source, reduced(part, shape))
 
 

@@ -45,8 +45,8 @@ def reads_zeros(node: Node) -> bool:
     if base(node) == "linear":
         return False
     padding = argument(node, 4, "padding", 0)
-    if isinstance(padding, str):
-        return padding != "valid"
+    if isinstance(padding, str):  # a kernel of one tap needs no padding to keep the size
+        return padding == "same" and any(taps > 1 for taps in shape_of(operand(node, 1))[2:])
     return transposed(node) or (any(padding) if isinstance(padding, list | tuple) else bool(padding))
 
 
@@ -155,7 +155,8 @@ def fill_up(parts: Tensor, kept: Kept, reason: str) -> None:
     """Keep as many labels of each part, (parts, labels), as of the fullest, at least one."""
     stays = kept.of(parts)
     most = max([1, *stays.sum(1).tolist()])
-    for labels, stay in zip(parts, stays, strict=True):
+    lacking = stays.sum(1) < most
+    for labels, stay in zip(parts[lacking], stays[lacking], strict=True):
         kept.add(labels[~stay][: most - int(stay.sum())], reason)
 
 

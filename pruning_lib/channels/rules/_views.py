@@ -77,18 +77,26 @@ class Movement(Rule):
             if moved >= sum(shape_of(source).numel() for source in node.all_input_nodes):
                 super().use(state, node)  # everything that is there is used; to number it would take long
                 return
-        elsewhere = {source: torch.zeros(shape_of(source), dtype=torch.int64) for source in node.all_input_nodes}
-        used = flat(state.used[node])
         for source in node.all_input_nodes:
-            if source not in state.labels:
-                continue
-            # Number the elements of one operand from 1 and see which numbers arrive where something is used.
-            count = shape_of(source).numel()
-            numbers = torch.arange(1, count + 1).reshape(shape_of(source))
-            read = torch.zeros(count + 1, dtype=torch.bool)
-            for part, mask in zip(flat(_listed(self.run(node, {**elsewhere, source: numbers}))), used, strict=True):
-                read[part[mask]] = True
-            state.mark(source, read[1:].reshape(shape_of(source)))
+            if source in state.labels:
+                state.mark(source, repeated(self._read(node, source, masks)))
+
+    def _read(self, node: Node, source: Node, masks: list[Tensor]) -> Tensor:
+        """Return which elements of an operand arrive where something is used."""
+        elsewhere = {each: torch.zeros(shape_of(each), dtype=torch.bool) for each in node.all_input_nodes}
+        read = elsewhere[source]
+        parts = flat(_listed(self.run(node, elsewhere)))
+        if all(_looks_at(part, read) for part in parts):  # what is written into a view is written there
+            for part, mask in zip(parts, masks, strict=True):
+                part.logical_or_(mask)
+            return read
+        # Number the elements of the operand from 1 and see which numbers arrive.
+        numbers = torch.arange(1, read.numel() + 1).reshape(read.shape)
+        whole = {each: torch.zeros(shape_of(each), dtype=torch.int64) for each in elsewhere}
+        found = torch.zeros(read.numel() + 1, dtype=torch.bool)
+        for part, mask in zip(flat(_listed(self.run(node, {**whole, source: numbers}))), masks, strict=True):
+            found[part[mask]] = True
+        return found[1:].reshape(read.shape)
 
     def keep(self, state: Analysis, node: Node, kept: Kept) -> None:
         """Keep all channels of a movement that, run on the kept ones alone, would put them elsewhere.
@@ -135,6 +143,12 @@ def _even_chunks(state: Analysis, node: Node, kept: Kept) -> None:
     axis = int(argument(node, 2, "dim", 0)) % parts[0].ndim
     if len({part.shape for part in parts}) == 1 and parts[0].numel() == parts[0].shape[axis] > 1:
         fill_up(torch.stack([part.flatten() for part in parts]), kept, "part of a chunk, cut in equal parts")
+
+
+def _looks_at(part: Tensor, whole: Tensor) -> bool:
+    """Whether a tensor is a view of another one in which no element lies twice."""
+    shares = part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    return shares and all(stride or size < 2 for size, stride in zip(part.shape, part.stride(), strict=True))
 
 
 def _listed(result: Any) -> Any:

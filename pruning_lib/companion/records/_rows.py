@@ -6,11 +6,13 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pruning_lib.companion._arguments import check_columns, checked, rows_of
+from pruning_lib.companion._arguments import check_columns, checked, numbers_of, rows_of
 from pruning_lib.companion.data import DATA_SETS
 from pruning_lib.companion.records._schema import KEYS, STAGES, Record, scores
 
 Row = dict[str, Any]
+CASE = ("recipe", "method", "criterion", "target")
+"""The columns in which rows agree that differ in strength and seed alone."""
 
 
 def summarize(records: Iterable[Record]) -> list[Row]:
@@ -87,13 +89,14 @@ def choose(rows: Iterable[Row], by: str = "val_error") -> list[Row]:
     chosen: list[Row] = []
     checked("choose", by=by)
     for row in rows_of(rows, "choose"):
-        check_columns(row, "choose", by, "target")
+        check_columns(row, "choose", by, *CASE, "strength")
         if row[by] is None:
             continue
+        numbers_of([row[by]], "choose")
         if row["target"] is None:
             chosen.append(row)
             continue
-        case = tuple(row[key] for key in ("recipe", "method", "criterion", "target"))
+        case = tuple(row[key] for key in CASE)
         cases.setdefault(case, {}).setdefault(row["strength"], []).append(row)
     for strengths in cases.values():
         most = max(map(len, strengths.values()))

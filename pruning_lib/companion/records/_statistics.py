@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from scipy import stats
 
-from pruning_lib.companion._arguments import check_columns, numbers_of, rows_of
+from pruning_lib.companion._arguments import check_columns, is_whole, numbers_of, rows_of
 from pruning_lib.companion.records._rows import Row
 
 CONFIDENCE = 0.95
@@ -70,8 +70,9 @@ def paired(ours: Iterable[Row], theirs: Iterable[Row], column: str) -> tuple[flo
 def _by_seed(rows: Iterable[Row], column: str) -> dict[int, float]:
     values: dict[int, float] = {}
     for row in rows_of(rows, "paired"):
-        if row["seed"] in values:
-            raise ValueError(f"paired got seed {row['seed']} twice; give one row a seed.")
         check_columns(row, "paired", column, "seed")
-        values[row["seed"]] = row[column]
+        seed = row["seed"]
+        if not is_whole(seed) or seed in values:
+            raise ValueError(f"paired got seed {seed!r:.100} twice, or as no number; give one row a seed.")
+        values[seed] = row[column]
     return values
