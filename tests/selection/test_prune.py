@@ -121,16 +121,22 @@ def test_wrong_use_is_named_before_anything_is_traced():
         prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy, importance={}, data=x)
     with pytest.raises(ValueError, match="taylor needs targets"):
         prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy, data=x)
-    with pytest.raises(ValueError, match=r"no unit that could go:\n stays: it writes the model's output"):
-        prl.prune(nn.Linear(2, 3), torch.zeros(1, 2), macs_left=0.5)
+    with pytest.raises(ValueError, match=r"no unit that could go:\n0 stays: it writes the model's output"):
+        prl.prune(nn.Sequential(nn.Linear(2, 3)), torch.zeros(1, 2), macs_left=0.5)
 
 
 def test_a_notebook_shows_a_table_and_names_are_escaped():
-    model = nn.ModuleDict({"a<b>": nn.Linear(4, 8), "out": nn.Linear(8, 3)})
-    model.forward = lambda x: model["out"](model["a<b>"](x).relu())
-    shown = prl.prune(model, torch.zeros(1, 4), macs_left=0.5)._repr_html_()
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleDict({"a<b>": nn.Linear(4, 8), "out": nn.Linear(8, 3)})
+
+        def forward(self, x):
+            return self.layers["out"](self.layers["a<b>"](x).relu())
+
+    shown = prl.prune(Odd(), torch.zeros(1, 4), macs_left=0.5)._repr_html_()
     cells = [cell.text or "" for row in ElementTree.fromstring(f"<div>{shown}</div>").iter("tr") for cell in row]
-    assert cells == ["group", "before", "after", "left", "a<b>", "8", "4", "50%"]
+    assert cells == ["group", "before", "after", "left", "layers.a<b>", "8", "4", "50%"]
     assert [item.text for item in ElementTree.fromstring(f"<div>{shown}</div>").iter("li")][1:] == [
         "50.0 % of the multiply-adds are left"
     ]
