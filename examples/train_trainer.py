@@ -31,9 +31,9 @@ folder = tempfile.mkdtemp()  # your own
 
 # Recipe: One line after the Trainer is made: penalty, update and checkpoints.
 units = prl.find_units(model, {"pixel_values": images[:1]})
-reg = prl.GroupLasso(model, strength=0.3, units=units)
+reg = prl.GroupLasso(model, strength=3.0, units=units)
 arguments = TrainingArguments(
-    folder, num_train_epochs=6, per_device_train_batch_size=64, learning_rate=3e-3, report_to="none", disable_tqdm=True
+    folder, num_train_epochs=12, per_device_train_batch_size=64, learning_rate=3e-3, report_to="none", disable_tqdm=True
 )
 trainer = Trainer(model, arguments, train_dataset=data)
 regularize(trainer, reg)

@@ -76,9 +76,14 @@ def test_the_trainer_makes_a_vit_smaller(run: Any) -> None:
 
 
 def test_two_processes_train_one_network() -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(EXAMPLES / "train_ddp.py")], capture_output=True, text=True, check=False, cwd=home.ROOT
+        [*command, str(EXAMPLES / "train_ddp.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home.ROOT,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     check_smaller(done.stdout)
@@ -125,5 +130,5 @@ def test_the_page_shows_every_script_and_links_it() -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_what_the_page_shows_are_some_ten_lines(name: str) -> None:
     text = (EXAMPLES / name).read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"^# Recipe: .*\n(.*?)^# End of the recipe\.$", text, re.MULTILINE | re.DOTALL)
-    assert 6 <= len(recipe.splitlines()) <= 15
+    (recipe,) = re.findall(r"^# Recipe: [^\n]*\n(.*?)^# End of the recipe\.$", text, re.MULTILINE | re.DOTALL)
+    assert 5 <= len(recipe.splitlines()) <= 15

@@ -134,7 +134,7 @@ def plot_widths(shrunk: Shrunk) -> Figure:
     >>> import pruning_lib as prl
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
     >>> figure = plot_widths(prl.prune(model, torch.zeros(1, 8), macs_left=0.5))
-    >>> [bar.get_width() for bar in figure.axes[0].patches]
+    >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
     [16.0, 8.0]
     >>> plt.close(figure)
     """

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from pruning_lib._model import parameters_in
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.training import Callback, Run, Schedule, constant
 from pruning_lib.units import unwrapped
@@ -83,7 +84,7 @@ class Attached:
             self.epoch = epoch
         # Wrappers that place tensors or accumulate hold the optimizer that takes the steps.
         optimizer = getattr(optimizer, "optimizer", optimizer)
-        self._check(network, optimizer)
+        self._check(optimizer)
         self.run = OutsideRun(unwrapped(network), optimizer, self.regularizer, plan, self.epoch)
         for callback in self.callbacks:
             if self._loaded and not getattr(callback, "fits", lambda _: True)(self.run):
@@ -201,15 +202,13 @@ class Attached:
             raise RuntimeError(f"{self.owner}: the training has not started.")
         return self.run
 
-    def _check(self, network: nn.Module, optimizer: Optimizer) -> None:
+    def _check(self, optimizer: Optimizer) -> None:
         """Raise a sentence unless the optimizer trains whole weights of the layers that the regularizer works on."""
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{self.owner} got {_named(optimizer)} as optimizer; it needs a torch.optim.Optimizer.")
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        modules = dict(unwrapped(network).named_modules())
-        layers = [modules[name] for name in getattr(self.regularizer, "layers", ()) if name in modules]
-        own = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        if getattr(self.regularizer, "layers", ()) and own.isdisjoint(map(id, trained)):
+        own = {id(parameter) for parameter in parameters_in(self.regularizer)}
+        if own and own.isdisjoint(map(id, trained)):
             raise ValueError(
                 f"{self.owner}: the optimizer trains no weight of the layers that {type(self.regularizer).__name__} "
                 "works on. Make the regularizer of the network that is trained; sharded training (FSDP, DeepSpeed) is "

@@ -93,7 +93,7 @@ class TargetSize(Callback):
     ...     model, data, data, epochs=40, optimizer=optimizer, regularizer=reg, callbacks=[size], batch_size=32,
     ...     progress=False,
     ... )
-    >>> prl.shrink(model, x).widths["0"][1] in (7, 8)
+    >>> prl.shrink(model, x).widths["0"][1] in range(7, 10)  # 8 is a quarter
     True
     """
 

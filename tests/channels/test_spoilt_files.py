@@ -161,8 +161,8 @@ def test_spoilt_files_load_equal_or_are_refused_in_a_sentence(
         ({"kept": {"first.weight": {"-1": [0]}}}, "do not fit its shape"),
         ({"kept": {"into.weight": {"0": [0]}}}, "does not say of which shape"),
         ({"units": {"first": [1, 0]}}, "not in order"),
-        ({"format": 3}, "its checksum is missing"),
-        ({"format": 4}, "it has format 4"),
+        ({"format": 4}, "its checksum is missing"),
+        ({"format": 5}, "it has format 5"),
     ],
 )
 def test_what_a_plan_without_a_checksum_may_not_say(

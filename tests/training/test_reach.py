@@ -111,7 +111,7 @@ def test_wrong_use_is_named():
         prl.reach(prl.GroupLasso(model, 1.0, apply="loss"), torch.optim.RMSprop(model.parameters()), steps=1)
     with pytest.raises(ValueError, match="The SGD holds no parameter that GroupLasso works on"):
         prl.reach(reg, torch.optim.SGD(other.parameters(), lr=0.1), steps=1)
-    with pytest.raises(ValueError, match="share=0; it is a share"):
+    with pytest.raises(ValueError, match="share=0; it needs a share of units"):
         prl.reach(reg, optimizer, steps=1).strength_for(0)
     with pytest.raises(ValueError, match="cannot scale a strength of 0"):
         prl.reach(prl.GroupLasso(model, 0.0), optimizer, steps=1).strength_for(0.5)
