@@ -83,7 +83,7 @@ def test_uniform_widths_are_the_largest_within_the_budget(tmp_path: Path, target
     if target == "fraction-0.5":
         assert widths == {"fc1": 16, "fc2": 8}
         return
-    macs = Target.of(target).budget(units)["macs"]
+    macs = Target.of(target).budget(units)["max_macs"]
     small = bench.narrow(widths)
     assert measure(small, bench.example).macs == cost(fewer(units, widths), units) <= macs
     n = widths["fc1"] + 1

@@ -17,7 +17,9 @@ timm/mobilenetv3_small_050
 
 
 def names(fast: bool) -> list[str]:
-    return [name for name in RECORD if (name in FAST.split()) == fast and RECORD[name]["verdict"] != "refused"]
+    """Return the fast ones, or every tenth of the others: all of them are tried by ``python -m benchmarks.zoo``."""
+    names = [name for name in RECORD if (name in FAST.split()) == fast and RECORD[name]["verdict"] != "refused"]
+    return names if fast else names[::10]
 
 
 def check(name: str) -> None:
@@ -34,7 +36,7 @@ def test_a_network_keeps_its_outputs_at_other_sizes(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names(fast=False))
-def test_every_network_keeps_its_outputs_at_other_sizes(name: str) -> None:
+def test_a_slower_network_keeps_its_outputs_at_other_sizes(name: str) -> None:
     check(name)
 
 
