@@ -121,7 +121,8 @@ def visit(browser: Any, address: str, width: int, theme: str) -> Iterator[Any]:
         page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
         page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
         page.wait_for_timeout(150)
-        # What was opened fades in, and is pale until it has.
+        # The film of the landing page runs until its switch is set. What was opened fades in, and is pale until it has.
+        page.evaluate("document.querySelectorAll('#film-pause').forEach(e => e.checked = true)")
         page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
         return page, faults
 
