@@ -1,7 +1,7 @@
 """The one vocabulary that every part of the library shares: what can be pruned, who writes it, who reads it.
 
-Plain data. `pruning_lib.channels` traces a network and fills it; regularizers, `select` and `zero` only read it. It is one
-long file because all rooms share its words, and read them together.
+Plain data. `pruning_lib.channels` traces a network and fills it; regularizers, `select` and `zero` only read it. It is
+one long file because all rooms share its words, and read them together.
 """
 
 from __future__ import annotations
