@@ -24,10 +24,9 @@ import contextlib
 import copy
 import json
 import re
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +34,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from benchmarks.zoo import limit
 from pruning_lib import find_units, measure, shrink
 from pruning_lib.companion import records
 from pruning_lib.units import Units, rows, weighted
@@ -240,21 +240,6 @@ def write(record: dict[str, Any]) -> None:
     nets = ",\n".join(f"{json.dumps(name)}: {json.dumps(record['nets'][name])}" for name in order)
     head = ",\n".join(f"{json.dumps(key)}: {json.dumps(record[key])}" for key in ("torch", "torchvision", "skipped"))
     records.write_text(RECORD, f'{{{head},\n"nets": {{\n{nets}\n}}}}\n')
-
-
-@contextlib.contextmanager
-def limit(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError after some seconds."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {seconds} s")
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
 
 
 def table(record: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ config.save_pretrained(folder)
 
 dense = BertForSequenceClassification(BertConfig.from_pretrained(folder))
 small = prl.load(dense, folder / "small.safetensors")
+small.eval()  # it is in the mode of the network that it was built from
 # End of the recipe.
 
 small.eval()

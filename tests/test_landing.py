@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+import pruning_lib as prl
 from tools.chapters import ROOT
 from tools.landing_figure import COLUMNS, FRAMES, PATH, Film, draw
 
@@ -57,3 +58,16 @@ def test_the_film_is_small_and_tells_what_the_picture_of_the_readme_shows() -> N
 def test_there_are_as_many_records_as_the_landing_page_says() -> None:
     assert "More than 1,500 recorded trainings" in (ROOT / "book" / "welcome.md").read_text(encoding="utf-8")
     assert len(list((ROOT / "experiments" / "records").glob("*/*.json"))) > 1500
+
+
+def test_the_code_of_the_landing_page_runs_as_it_stands() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "book" / "welcome.md").read_text(encoding="utf-8"), re.DOTALL)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    images = torch.randn(8, 64)
+    printed: list[object] = []
+    room = {"model": model, "images": images, "loader": [(images, torch.zeros(8).long())], "print": printed.append}
+    exec(code, room)
+    whole = prl.measure(model, images).macs
+    assert [getattr(each, "macs", None) for each in printed] == [whole // 2]
+    assert room["small"](images).shape == (8, 10)  # type: ignore[operator]

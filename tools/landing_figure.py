@@ -13,11 +13,8 @@ from html import escape
 import torch
 from torch import Tensor, nn
 
-from pruning_lib._measure import measure
-from pruning_lib.channels import shrink
-from pruning_lib.companion.data import digits
 from tools.chapters import ROOT
-from tools.readme_figure import train
+from tools.readme_figure import tell
 
 PATH = ROOT / "book" / "shrinking.svg"
 WIDTH, HEIGHT = 720, 430
@@ -57,14 +54,10 @@ class Film:
 
 def record() -> Film:
     """Train the README's network, remove what receded, and note what the film shows."""
-    data = digits()
-    model, norms, dead = train(data)
-    example = data.test.inputs
-    small = shrink(model, example[:2]).model
-    with torch.no_grad():
-        difference = (small(example) - model(example)).abs().max().item()
-    before, after = (measure(network, example[:1]).macs for network in (model, small))
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    story = tell()
+    norms, dead = story.norms, story.dead
+    before, after = story.macs
+    layers = [layer for layer in story.model.modules() if isinstance(layer, nn.Linear)]
     sizes = [layer.out_features for layer in layers[:-1]]
     frames = norms[torch.linspace(0, len(norms) - 1, FRAMES).round().long()]
     outputs = torch.full((FRAMES, layers[-1].out_features), float(norms.max()) / 2)
@@ -73,11 +66,11 @@ def record() -> Film:
         lengths=[*torch.split(frames, sizes, dim=1), outputs],
         dead=[*torch.split(dead, sizes), torch.zeros(layers[-1].out_features, dtype=torch.bool)],
         weights=[layer.weight.detach() for layer in layers[1:]],
-        image=example[0].squeeze(),
+        image=story.image,
         words=(
             f"Training with a penalty: {receded} of {len(dead)} neurons lose their weights.",
             f"Set to zero: the network still costs {before:,} multiply-adds.",
-            f"Removed: {after:,} multiply-adds. The outputs differ by {difference:.6f} at most.",
+            f"Removed: {after:,} multiply-adds. The outputs differ by {story.difference:.0e} at most.",
         ),
     )
 

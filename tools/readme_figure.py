@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import torch
@@ -57,6 +58,47 @@ def train(data: Split) -> tuple[nn.Module, Tensor, Tensor]:
     return model, torch.stack(norms.seen), torch.cat([chosen[name] for name in groups])
 
 
+@dataclass(frozen=True)
+class Story:
+    """The network that both pictures show.
+
+    Parameters
+    ----------
+    model, small : nn.Module
+        Trained and set to zero where it receded; the same without those neurons.
+    norms : Tensor
+        Lengths of every hidden neuron's weights, (epochs + 1, neurons).
+    dead : Tensor
+        Which of them receded, bool (neurons,).
+    image : Tensor
+        A digit, (8, 8).
+    macs : tuple of int
+        Multiply-adds of both networks.
+    difference : float
+        Largest difference of their outputs on the test set.
+    """
+
+    model: nn.Module
+    small: nn.Module
+    norms: Tensor
+    dead: Tensor
+    image: Tensor
+    macs: tuple[int, int]
+    difference: float
+
+
+def tell() -> Story:
+    """Train the network, and remove what receded."""
+    data = digits()
+    model, norms, dead = train(data)
+    example = data.test.inputs
+    small = shrink(model, example[:2]).model
+    with torch.no_grad():
+        difference = (small(example) - model(example)).abs().max().item()
+    macs = (measure(model, example[:1]).macs, measure(small, example[:1]).macs)
+    return Story(model, small, norms, dead, example[0].squeeze(), macs, difference)
+
+
 def draw_norms(axes: Axes, norms: Tensor, dead: Tensor) -> None:
     """Draw one line a neuron: those that recede dashed, those that stay solid."""
     for gone, colour, style, label in ((True, GO, "--", "recede"), (False, STAY, "-", "stay")):
@@ -95,19 +137,14 @@ def draw_network(axes: Axes, model: nn.Module, title: str) -> None:
 def main() -> None:
     """Train, shrink, draw, and store the picture with a small palette."""
     plotting.style()
-    data = digits()
-    model, norms, dead = train(data)
-    example = data.test.inputs
-    small = shrink(model, example[:2]).model
-    with torch.no_grad():
-        difference = (small(example) - model(example)).abs().max().item()
-    before, after = (measure(network, example[:1]).macs for network in (model, small))
+    story = tell()
+    before, after = story.macs
     figure, axes = plt.subplot_mosaic("aa;bc", figsize=(6.4, 6), height_ratios=(1, 1.1))
-    draw_norms(axes["a"], norms, dead)
-    draw_network(axes["b"], model, "set to zero: the same cost")
-    draw_network(axes["c"], small, "removed: the same outputs")
+    draw_norms(axes["a"], story.norms, story.dead)
+    draw_network(axes["b"], story.model, "set to zero: the same cost")
+    draw_network(axes["c"], story.small, "removed: the same outputs")
     axes["b"].set_xlabel(f"neurons a layer;\n{before:,} multiply-adds")
-    axes["c"].set_xlabel(f"{after:,} multiply-adds;\noutputs differ by at most {difference:.0e}")
+    axes["c"].set_xlabel(f"{after:,} multiply-adds;\noutputs differ by at most {story.difference:.0e}")
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=110)
     (ROOT / "book" / "shrinking.png").write_bytes(base64.b64decode(reduced(base64.b64encode(raw.getvalue()).decode())))

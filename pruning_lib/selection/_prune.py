@@ -40,7 +40,7 @@ def prune(
     example : Tensor, tuple, mapping or Inputs
         What forward takes, as `pruning_lib.inputs` says, on the model's device and of its dtype; one sample is enough.
     macs_left : float
-        In (0, 1): the share of the multiply-adds of linear and convolution layers that stays.
+        In (0, 1): the share of the network's multiply-adds that stays, counted as `measure` counts them.
     data : Tensor, tuple, mapping or iterable of batches, optional
         Training data, as `recalibrate` takes them; some thousand samples are enough. The statistics of every BatchNorm
         are computed anew from them.

@@ -54,7 +54,7 @@ class TargetSize(Callback):
     units : Units
         From `pruning_lib.find_units(model, example)`.
     units_left, macs_left : float, optional
-        In (0, 1): the share of all units, or of the multiply-adds of linear and convolution layers, that stays. Exactly
+        In (0, 1): the share of all units, or of the multiply-adds as `measure` counts them, that stays. Exactly
         one of them.
     epochs, steps : int, optional
         Calls of `step`, and optimizer steps in all; not for `fit`.
@@ -93,7 +93,7 @@ class TargetSize(Callback):
     ...     model, data, data, epochs=40, optimizer=optimizer, regularizer=reg, callbacks=[size], batch_size=32,
     ...     progress=False,
     ... )
-    >>> prl.shrink(model, x).widths["0"][1] in range(7, 10)  # 8 is a quarter
+    >>> prl.shrink(model, x).widths["0"][1] in range(7, 10)  # 8 are a quarter; within 5 points
     True
     """
 
