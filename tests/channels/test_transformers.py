@@ -21,7 +21,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("ForSequenceClassification", {**TEXT, **SIZES}),
     "distilbert": ("ForSequenceClassification", {**TEXT, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24}),
     "vit": ("ForImageClassification", {**IMAGE, **SIZES}),
-    "deit": ("ForImageClassification", {**IMAGE, **SIZES}),
+    "deit": ("ForImageClassification", {**IMAGE, **SIZES, "architectures": ["DeiTForImageClassification"]}),
     "llama": ("ForCausalLM", {**TEXT, **SHARED}),
     "qwen2": ("ForCausalLM", {**TEXT, **SHARED}),
     "gpt2": ("ForCausalLM", {**TEXT, "n_embd": 16, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}),
@@ -77,6 +77,16 @@ def rows_gone(model: nn.Module, chosen: dict[str, Tensor], units: prl.Units) -> 
     return gone
 
 
+def biases_come(model: nn.Module, small: nn.Module) -> int:
+    """Count what a layer without a bias got: the constant output of the value biases whose heads went."""
+    before = dict(model.named_parameters())
+    return sum(
+        parameter.numel()
+        for name, parameter in small.named_parameters()
+        if name not in before and name.endswith("o_proj.bias")
+    )
+
+
 @pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_heads_and_hidden_units_go_and_outputs_stay(kind, attention):
@@ -87,12 +97,13 @@ def test_heads_and_hidden_units_go_and_outputs_stay(kind, attention):
     prl.zero(zeroed, chosen, units)
     shrunk = prl.shrink(zeroed, inputs)
     assert all(shrunk.removed[name] == mask.sum() for name, mask in chosen.items())
-    assert size(shrunk.model) == size(model) - rows_gone(model, chosen, units)
+    assert size(shrunk.model) == size(model) - rows_gone(model, chosen, units) + biases_come(model, shrunk.model)
+    # Written-out attention takes its softmax in float32, whatever the model's type.
+    most = {"sdpa": 1e-10, "eager": 1e-6}[attention]
     for other in (example(kind, 5), example(kind, 1, 9)):
-        torch.testing.assert_close(logits(shrunk.model, other), logits(zeroed, other), rtol=1e-10, atol=1e-10)
-    assert not torch.allclose(logits(model, inputs), logits(zeroed, inputs), rtol=1e-2), (
-        "zeroing has to change something"
-    )
+        torch.testing.assert_close(logits(shrunk.model, other), logits(zeroed, other), rtol=most, atol=most)
+    moved = (logits(model, inputs) - logits(zeroed, inputs)).abs().max()
+    assert moved > 1e-3, "zeroing has to change far more than removal may"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
