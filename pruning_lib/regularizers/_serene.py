@@ -203,7 +203,7 @@ class SeReNe(Regularizer):
         """Return {layer: ‖incoming weights‖₂}: S small means little influence, S = 0 does not mean silent.
 
         Where BatchNorms follow, rank by `importance.magnitude(model, units, of="folded")`: they divide lengths out,
-        and a layer can lose nearly all of its units to another (chapter *What held*).
+        and a layer can lose nearly all of its units to another (chapter `which-method`).
         """
         return incoming_norms(self._layers)
 
