@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pruning_lib.companion._arguments import checked, optional
+from pruning_lib.companion._arguments import checked, optional, shown
 from pruning_lib.companion.data._files import target
 from pruning_lib.companion.data._split import Split
 
@@ -162,6 +162,6 @@ def offering(command: str) -> list[str]:
 def _offered(command: str, name: str) -> Callable[..., Path]:
     names = offering(command)
     if not isinstance(name, str) or (name := name.replace("_", "-")) not in names:
-        raise ValueError(f"There is no data set {name!r:.100} to {command}; there are {', '.join(names)}.")
+        raise ValueError(f"There is no data set {shown(name)} to {command}; there are {', '.join(names)}.")
     function: Callable[..., Path] = getattr(DATA_SETS[name], command)
     return function
