@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple, get_args
 
@@ -93,7 +93,7 @@ def doing(words: str, *methods: str) -> Kind:
 def path(words: str) -> Kind:
     """Return the kind of what names a file or a folder in a sentence: one line, and no longer than systems allow."""
     return Kind(
-        f"{words}, of one line and at most 4,096 characters",
+        f"{words} of one line, at most 4,096 characters and no NUL",
         lambda value: isinstance(value, str | os.PathLike),
         lambda value: len(text := str(value)) <= 4096 and "\0" not in text and len(f"{text}.".splitlines()) == 1,
     )
@@ -204,7 +204,7 @@ KINDS: dict[str, Kind] = {
     "round_to": whole("1 or more, of which every group keeps a multiple", 1),
     "kinds": Kind(
         "a list or tuple of 'inner', 'stream' and 'heads'",
-        lambda value: isinstance(value, Collection) and not isinstance(value, str) and all(map(_is_kind, value)),
+        lambda value: isinstance(value, list | tuple | set | frozenset) and all(map(_is_kind, value)),
     ),
     "rounds": whole("1 or more; 1 is one-shot pruning", 1),
     "norm": number("a number ≥ 1, the p of ‖w‖_p", lambda value: value >= 1),
@@ -270,7 +270,7 @@ def numbers(value: Any, what: str) -> Tensor:
 
 def said(name: str, value: object) -> str:
     """Return what an argument was: ``epochs='3'``, "a list for epochs"; on one line, however large it is."""
-    if value is None or (isinstance(value, Real | str) and len(text := _text(value)) < 100):
+    if value is None or (isinstance(value, Real | str | os.PathLike) and len(text := _text(value)) < 100):
         return f"{name}={None if value is None else text}"
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)} for {name}".replace("torch.", "")

@@ -212,7 +212,10 @@ def live_classes(state: Analysis) -> Tensor:
                 values = torch.where(lives, narrow(values), 0.0).expand(values.shape)
             if labels.ndim:
                 classes, value, use = common(labels, values, uses)
-                mask[roots[classes[value.isnan() & use]]] = True
+                lives, classes = value.isnan() & use, narrow(classes)
+                if positions := [axis for axis in range(lives.ndim) if classes.shape[axis] < lives.shape[axis]]:
+                    lives = lives.any(dim=positions, keepdim=True)
+                mask[roots[classes[lives]]] = True
     return mask
 
 

@@ -151,7 +151,10 @@ def build(name: str, originals: str | Path, root: str | Path | None = None) -> P
     """
     checked("build", originals=originals)
     optional("build", root=root)
-    return _offered("build", name)(Path(originals).expanduser(), target(root))
+    make, place = _offered("build", name), Path(originals).expanduser()
+    if not place.is_dir():
+        raise FileNotFoundError(f"There is no folder {place}; name the one that holds the originals of {name}.")
+    return make(place, target(root))
 
 
 def offering(command: str) -> list[str]:
