@@ -15,7 +15,7 @@ from pruning_lib.selection._ranking import Ranking, Scope
 from pruning_lib.selection._scores import scores_by_group
 from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import zero
-from pruning_lib.units import Chosen, Kind, Units
+from pruning_lib.units import Chosen, Kind, Units, fitting
 
 Loss = Callable[[nn.Module], float]
 THIN = 0.05  # a group that is left with a smaller share of its units is warned of
@@ -163,7 +163,8 @@ def check_target(
 
 def _within_loss(ranking: Ranking, units: Units, model: nn.Module, loss_fn: Loss, tolerance: float) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
-    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, model)
+    fitting(model, units.values(), "select")
+    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, clone(model))
 
     def holds(count: int) -> bool:
         trial = clone(model)
