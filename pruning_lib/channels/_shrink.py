@@ -125,10 +125,15 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
         if not more:
             break
         pins += more
+    raise _refusal(model, state, kept, comparison, make(None))
+
+
+def _refusal(model: nn.Module, state: Analysis, kept: Kept, comparison: Comparison, small: nn.Module) -> RuntimeError:
+    """Say what would change, for which inputs, and behind which operator first."""
     where = f" on inputs of shape {comparison.inputs}" if comparison.inputs else ""
     if comparison.inputs and comparison.raised is None:
-        where += blame(state, kept, clone(model), make(None), comparison.inputs)
-    raise RuntimeError(
+        where += blame(state, kept, clone(model), small, comparison.inputs)
+    return RuntimeError(
         f"`shrink` found that the outputs would change: {comparison.difference}{where}{_not_finite(model)}. "
         "Nothing was changed."
     )

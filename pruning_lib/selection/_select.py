@@ -64,7 +64,8 @@ def select(
         Rank all units together; or those of groups of the same structure, whose layers have the same types and kernel
         sizes (Fang et al., 2024, arXiv 2407.04616); or each group by itself. A fraction then holds in each such class,
         and a budget or a loss takes the same share of every class, to within a unit. Lengths of rows, and first-order
-        losses, compare badly between unlike layers: look at the widths, or take ``"local"`` (chapter *What held*).
+        losses, compare badly between unlike layers: look at the widths, or take ``"local"``. See the
+        chapter *Choosing what to zero*.
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
     kinds : iterable of {"inner", "stream", "heads"}
