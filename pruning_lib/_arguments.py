@@ -270,8 +270,9 @@ def numbers(value: Any, what: str) -> Tensor:
 
 def said(name: str, value: object) -> str:
     """Return what an argument was: ``epochs='3'``, "a list for epochs"; on one line, however large it is."""
-    if value is None or (isinstance(value, Real | str | os.PathLike) and len(text := _text(value)) < 100):
-        return f"{name}={None if value is None else text}"
+    if value is None or isinstance(value, Real | str | os.PathLike):
+        text = _text(value)
+        return f"{name}={text if len(text) < 100 else f'{text[:40]}…{text[-40:]}'}"
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)} for {name}".replace("torch.", "")
     return f"{a_(value)} for {name}"
