@@ -28,7 +28,7 @@ from pruning_lib.selection import Hold, cost, zero
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.training._reach import gain, largest_rate, saturates
 from pruning_lib.training._schedules import Schedule, check_schedules, constant
-from pruning_lib.units import Chosen, Units, fitting, unit_axis
+from pruning_lib.units import Chosen, Group, Units, fitting, rows, unit_axis
 
 MOST = 3.0  # times the strength of the epoch before
 MEMORY = 0.5  # the weight of what was measured before, against the last epoch
@@ -222,7 +222,16 @@ class TargetSize(Callback):
             else:
                 if name in own and own[name].shape == (group.size,):
                     found[name] = own[name].detach().float().cpu()
-        return found
+        # What still reads a unit that nothing writes may move on, and is no distance: coupled groups hold it, too.
+        return {name: far.masked_fill(self._unwritten(self._units[name]), 0) for name, far in found.items()}
+
+    def _unwritten(self, group: Group) -> Tensor:
+        """Return which units no layer writes any more, (units,)."""
+        read = {member: rows(self._modules[member.layer]).detach().flatten(1) for member in group.writers}
+        lengths = [
+            _by_unit(row.norm(dim=1).float().cpu(), member.index.cpu(), group.size) for member, row in read.items()
+        ]
+        return torch.stack(lengths).amax(0) == 0
 
     def _clear(self) -> None:
         """Zero what has gone with all that writes it, and hold it there."""

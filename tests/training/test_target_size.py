@@ -135,6 +135,30 @@ def test_a_unit_of_a_stream_is_as_far_as_the_farthest_scale():
     assert size.log == [{"epoch": 0, "strength": pytest.approx(1 / 0.1), "left": 0.75}], "one has gone, two are at 1"
 
 
+def test_coupled_units_that_went_stay_gone_while_what_read_them_moves():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    units = prl.find_units(model, torch.zeros(2, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    reg = prl.GroupLasso(model, 0.0, over="coupled", units=units)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=3, steps=3)
+    with torch.no_grad():
+        for parameter in (model[0].weight, model[1].weight):
+            parameter[:3] = 0
+        model[1].bias.fill_(1.0)  # what a unit still emits moves the weights that read it
+        model[3].weight[:, :3] = 0
+    for _ in range(3):
+        assert size.step() == 0
+        assert size.left == pytest.approx(0.5)
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(8, 3)), torch.arange(8) % 2).backward()
+        optimizer.step()
+    assert (model[3].weight[:, :3] != 0).any()
+    assert not model[0].weight[:3].any()
+    assert [entry["left"] for entry in size.log[1:]] == [pytest.approx(0.5)] * 3
+    size.close()
+
+
 def test_a_method_without_exact_zeros_needs_a_threshold_and_then_reaches_the_size():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 2))
