@@ -125,7 +125,7 @@ KINDS: dict[str, Kind] = {
     "units": instance("the units that `find_units(model, example)` returns", Units),
     "regularizer": doing("a regularizer such as `L2(model, 1e-4)`", *METHODS),
     "generator": instance("a torch.Generator", torch.Generator),
-    "outputs": Kind("the tensor of the model's outputs", numbered),
+    "outputs": Kind("the tensor of the model's outputs, not empty", numbered, lambda value: value.numel() > 0),
     "inputs": Kind("a tensor of inputs (examples, …)", numbered),
     "state": instance("what state_dict() returned", Mapping),
     "text": instance("the text that `to_json` returned", str),

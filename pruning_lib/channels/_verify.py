@@ -128,10 +128,11 @@ def _wide(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _last_digits(model: nn.Module, inputs: Inputs, expected: list[Tensor], double: InDouble | None) -> float:
-    """Return how far the outputs move if all weights move by their last digit: what rounding may do to them.
+def _rounding(model: nn.Module, inputs: Inputs, expected: list[Tensor], double: InDouble | None) -> float:
+    """Return what rounding may do to a difference, by how far the outputs move if all weights move by their last digit.
 
-    Where large numbers cancel, outputs are small beside what they are made of, and the order of a sum shows in them.
+    Where large numbers cancel, outputs are small beside what they are made of, and the order of a sum shows in them. At
+    least half of the digits have to be right: a last digit may also tip a decision, and that tells nothing of rounding.
     """
     dense = _wide(model) if double else clone(model).eval()
     generator = torch.Generator().manual_seed(0)
@@ -139,7 +140,8 @@ def _last_digits(model: nn.Module, inputs: Inputs, expected: list[Tensor], doubl
         if tensor.is_floating_point() or tensor.is_complex():
             signs = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
             tensor.mul_(1 + signs * torch.finfo(tensor.dtype).eps)
-    return _distance(expected, _run(dense, inputs, double))
+    digits = min((torch.finfo(leaf.dtype).eps for leaf in expected if leaf.is_floating_point()), default=0.0)
+    return min(MANY * _distance(expected, _run(dense, inputs, double)), digits**0.5)
 
 
 def _accepted(model: nn.Module, choices: Iterable[Inputs], double: InDouble | None) -> Run | None:
@@ -177,7 +179,7 @@ def compare(reference: Reference, make: Callable[[torch.dtype | None], nn.Module
         rounding = _distance(exact[i][1], expected) if i < len(exact) else 0.0
         limit = max(50 * eps, MANY * rounding, TOLERANCE if eps < TOLERANCE else 0.0)
         if native.error > limit and (eps < TOLERANCE or not exact):
-            limit = MANY * _last_digits(reference.model, inputs, expected, None)
+            limit = _rounding(reference.model, inputs, expected, None)
         if native.error > limit:
             difference = f"by {native.error:.1e} in {floats[0] if floats else 'its own dtype'}"
             return Comparison(native.error, difference, inputs=inputs)
@@ -200,7 +202,7 @@ def _worst(reference: Reference, small: nn.Module) -> Comparison:
     for inputs, expected in reference.exact:
         one = replace(_error(expected, small, inputs, reference.double), inputs=inputs)
         large = one.equal and one.error > TOLERANCE
-        if large and one.error > MANY * _last_digits(reference.model, inputs, expected, reference.double):
+        if large and one.error > _rounding(reference.model, inputs, expected, reference.double):
             one = replace(one, difference=f"by {one.error:.1e} in float64")
         if not one.equal:
             return one

@@ -65,6 +65,7 @@ def test_the_verdict_finds_what_it_looks_for(wrong: Any, found: str) -> None:
         (lambda m, o: prl.L1(m, 1.0).update(5), TypeError, "L1 got optimizer=5; it needs a torch.optim.Optimizer"),
         (lambda m, o: prl.L1(m, 1.0).update(o), ValueError, "L1 got an optimizer of another model"),
         (lambda m, o: prl.SeReNe(m).penalty([1]), TypeError, "SeReNe got a list for outputs; it needs the tensor"),
+        (lambda m, o: prl.SeReNe(m).penalty(torch.ones(0, 3)), ValueError, "shape .0, 3. for outputs; it needs"),
         (lambda m, o: prl.L2(m, 1.0).load_state_dict(5), TypeError, "L2 got state=5; it needs what state_dict"),
         (lambda m, o: prl.measure(m.to("meta"), torch.ones(1, 4)), ValueError, "'0.weight' is on the meta device"),
         (lambda m, o: prl.evaluate(m, (1, 2)), TypeError, "Data must be a tensor of samples"),
