@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple, get_args
 
@@ -26,6 +26,8 @@ from pruning_lib.units import Units
 
 MOST_THREADS = max(64, os.cpu_count() or 1)
 """What torch survives: starting 100,000 ends the interpreter."""
+LARGEST = 2**64 - 1
+"""The largest whole number that torch takes anywhere, as a seed."""
 
 
 class Kind(NamedTuple):
@@ -88,6 +90,15 @@ def doing(words: str, *methods: str) -> Kind:
     return Kind(words, lambda value: has(value, methods))
 
 
+def path(words: str) -> Kind:
+    """Return the kind of what names a file or a folder in a sentence: one line, and no longer than systems allow."""
+    return Kind(
+        f"{words} of one line, at most 4,096 characters and no NUL",
+        lambda value: isinstance(value, str | os.PathLike),
+        lambda value: len(text := str(value)) <= 4096 and "\0" not in text and len(f"{text}.".splitlines()) == 1,
+    )
+
+
 def function(words: str) -> Kind:
     """Return the kind of what can be called, but for classes: `nn.MSELoss` for ``nn.MSELoss()`` is a slip."""
     return Kind(words, _call)
@@ -114,11 +125,11 @@ KINDS: dict[str, Kind] = {
     "units": instance("the units that `find_units(model, example)` returns", Units),
     "regularizer": doing("a regularizer such as `L2(model, 1e-4)`", *METHODS),
     "generator": instance("a torch.Generator", torch.Generator),
-    "outputs": Kind("the tensor of the model's outputs", numbered),
+    "outputs": Kind("the tensor of the model's outputs, not empty", numbered, lambda value: value.numel() > 0),
     "inputs": Kind("a tensor of inputs (examples, …)", numbered),
     "state": instance("what state_dict() returned", Mapping),
     "text": instance("the text that `to_json` returned", str),
-    "path": instance("a path", str, os.PathLike),
+    "path": path("a path"),
     "latency": instance("True or False", bool),
     "loss_fn": function("a function of (outputs, targets)"),
     # Numbers.
@@ -139,7 +150,7 @@ KINDS: dict[str, Kind] = {
     "strength_schedule": function("a function of the progress, such as `ramp(0.2)`"),
     "autocast": instance("a dtype such as `torch.bfloat16`", torch.dtype),
     "callbacks": doing("a list of callbacks", "__iter__"),
-    "checkpoint": instance("a path", str, os.PathLike),
+    "checkpoint": path("a path"),
     "milestone": number("a share of the training in [0, 1]", lambda value: 0 <= value <= 1),
     "factor": number("a finite number"),
     "share": number("a share of the training in (0, 1]", lambda value: 0 < value <= 1),
@@ -193,7 +204,7 @@ KINDS: dict[str, Kind] = {
     "round_to": whole("1 or more, of which every group keeps a multiple", 1),
     "kinds": Kind(
         "a list or tuple of 'inner', 'stream' and 'heads'",
-        lambda value: isinstance(value, Collection) and not isinstance(value, str) and all(map(_is_kind, value)),
+        lambda value: isinstance(value, list | tuple | set | frozenset) and all(map(_is_kind, value)),
     ),
     "rounds": whole("1 or more; 1 is one-shot pruning", 1),
     "norm": number("a number ≥ 1, the p of ‖w‖_p", lambda value: value >= 1),
@@ -225,6 +236,8 @@ def checked(owner: str, **arguments: Any) -> None:
         kind = KINDS.get(f"{owner}.{name}") or KINDS[name]
         if not kind.fits(value):
             raise TypeError(f"{owner} got {said(name, value)}; it needs {kind.words}.")
+        if is_whole(value) and abs(value) > LARGEST:
+            raise ValueError(f"{owner} got {said(name, value)}; torch holds no whole number of more than 64 bits.")
         if not kind.holds(value):
             raise ValueError(f"{owner} got {said(name, value)}; it needs {kind.words}.")
         if isinstance(value, nn.Module) and name == "model":
@@ -257,11 +270,17 @@ def numbers(value: Any, what: str) -> Tensor:
 
 def said(name: str, value: object) -> str:
     """Return what an argument was: ``epochs='3'``, "a list for epochs"; on one line, however large it is."""
-    if value is None or (isinstance(value, Real | str) and len(text := _text(value)) < 100):
-        return f"{name}={None if value is None else text}"
+    if value is None or isinstance(value, Real | str | os.PathLike):
+        text = _text(value)
+        return f"{name}={text if len(text) < 100 else f'{text[:40]}…{text[-40:]}'}"
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)} for {name}".replace("torch.", "")
     return f"{a_(value)} for {name}"
+
+
+def shown(value: object) -> str:
+    """Return what a value looks like: on one line, in at most a hundred characters."""
+    return " ".join(_text(value).split())[:100]
 
 
 def a_(value: object) -> str:
@@ -276,7 +295,7 @@ def _text(value: object) -> str:
     try:
         return repr(value)
     except ValueError:  # Python does not write numbers of more than 4,300 digits
-        return "a number of thousands of digits"
+        return f"{'a number' if isinstance(value, Real) else a_(value)} of thousands of digits"
 
 
 def has(value: object, methods: Iterable[str]) -> bool:

@@ -162,7 +162,7 @@ def test_a_number_stays_with_its_unit_outside_of_code() -> None:
         text = re.sub(r"<(pre|script|style|code)\b.*?</\1>|<[^>]*>", "\n", html, flags=re.DOTALL)
         parted += [f"{page}: {found}" for found in re.findall(r".{0,20}\d (?:%|±).{0,20}|± \d.{0,20}", text)]
     assert parted == []
-    text = (SITE / "notebooks" / "what-held.html").read_text(encoding="utf-8")
+    text = (SITE / "notebooks" / "how-to-compare.html").read_text(encoding="utf-8")
     assert re.search(r"\d\u00a0±\u00a0\d", text)
     assert re.search(r"\d\u00a0%", text)
 

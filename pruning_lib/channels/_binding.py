@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from pruning_lib.channels._classes import components
 from pruning_lib.channels._graph import argument, base, computes, operand
 from pruning_lib.channels._heads import follows
 from pruning_lib.channels._shapes import by_channel, distinct, flat, in_groups, narrow, repeated
-from pruning_lib.channels._state import Analysis, components
+from pruning_lib.channels._state import Analysis
 
 COUNTED = ("split", "split_with_sizes", "slice", "narrow", "select", "unbind", "roll", "chunk", "unsafe_chunk")
 

@@ -93,15 +93,19 @@ def removed_constants(state: Analysis, call: Call, kept: Kept) -> Tensor:
 
 def _removed_in(state: Analysis, call: Call, kept: Kept) -> Tensor:
     """Return the columns that go although one call reads constants there."""
+    gone = ~kept.of(call.columns) & (state.read[call.node] != 0)
+    if not bool(gone.any()):
+        return gone.nonzero()[:, 0]
     axis = channel_axis(call.node)
     constant = ~by_channel(state.values_of(call.node), axis)[:, 0].isnan()
     # No use is marked of a constant output, and yet its readers count on its value.
     matters = constant
     if call.node in state.used:
         matters = matters | by_channel(state.used_of(call.node), axis).any(1)
-    rows = (kept.of(call.rows) & matters).reshape(call.groups, -1, 1)
-    read = (taps(state, call.node) & rows).any(1).flatten()
-    return (read & ~kept.of(call.columns) & (state.read[call.node] != 0)).nonzero()[:, 0]
+    rows, known = kept.of(call.rows) & matters, taps(state, call.node)
+    if call.groups == 1:  # nearly all; to look at some rows is half the work
+        return (known[0, rows].any(0) & gone).nonzero()[:, 0]
+    return ((known & rows.reshape(call.groups, -1, 1)).any(1).flatten() & gone).nonzero()[:, 0]
 
 
 def representative(constants: Tensor, stays: Tensor, removed: Tensor) -> int | None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pruning_lib._arguments import checked
 from pruning_lib._model import atomic_draft, clone, first_line
 from pruning_lib.channels._plan import Plan, Shrunk, apply, replace
 from pruning_lib.channels._schema import quoted
@@ -65,8 +66,7 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(shrunk, Shrunk):
         raise TypeError(f"`save` takes what `shrink` returned; got {type(shrunk).__name__}.")
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"`save` takes the path of a file to write; got {type(path).__name__}.")
+    checked("save", path=path)
     tensors = _tensors(shrunk.model)
     # A model that grew or was cut again since would be written with a plan that no longer leads to it.
     sizes = [(name, int(axis), len(index)) for name, axes in shrunk.plan.kept.items() for axis, index in axes.items()]
@@ -148,8 +148,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model must be a torch.nn.Module; got {type(model).__name__}.")
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"`load` takes the path that `save` was given; got {type(path).__name__}.")
+    checked("load", path=path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file '{os.fspath(path)}': pass the path that `save` was given.")
     metadata, state = _read(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,35 @@ def first_calls(state: Analysis) -> dict[str, Node]:
     return first
 
 
+@dataclass(frozen=True)
+class _Members:
+    """Who writes, normalizes and reads the units of one group, by layer; and what is needed to say its kind."""
+
+    writers: dict[str, Member] = field(default_factory=dict)
+    norms: dict[str, Member] = field(default_factory=dict)
+    readers: dict[str, Member] = field(default_factory=dict)
+    nodes: set[Node] = field(default_factory=set)
+    plain: set[str] = field(default_factory=set)  # writers that are not depthwise: two of them make a stream
+
+
+def _members(state: Analysis, calls: list[tuple[str, Call]], place: Tensor, count: int) -> list[_Members]:
+    """Return the members of each of `count` groups; `place` holds group and unit of every label."""
+    groups = [_Members() for _ in range(count)]
+    writers, norms, readers = ([getattr(g, name) for g in groups] for name in ("writers", "norms", "readers"))
+    # What a BatchNorm or a depthwise layer returns does not show the bias in front of it as it was: see `exposed`.
+    erasing = {node for node, _ in state.norms} | {call.node for _, call in calls if call.depthwise}
+    exposed = {layer for layer, call in calls if not _erased(call.node, erasing)}
+    for layer, call in calls:
+        for i in _enter(writers, layer, place[call.rows], layer in exposed) if writes(call) else []:
+            groups[i].nodes.add(call.node)
+            groups[i].plain.update(() if call.depthwise else (layer,))
+        if not call.depthwise:  # its columns are its rows, and count once
+            _enter(readers, layer, place[call.columns])
+    for node, labels in state.norms:
+        _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
+    return groups
+
+
 def _groups(
     state: Analysis,
     calls: list[tuple[str, Call]],
@@ -115,39 +145,24 @@ def _groups(
     even: list[tuple[tuple[Tensor, ...], ...]],
 ) -> list[Group]:
     """Build the groups; `place` holds group and unit of every label, `even` what is bound in each group."""
-    writers: list[dict[str, Member]] = [{} for _ in names]
-    norms: list[dict[str, Member]] = [{} for _ in names]
-    readers: list[dict[str, Member]] = [{} for _ in names]
-    nodes: list[set[Node]] = [set() for _ in names]
-    plain: list[set[str]] = [set() for _ in names]  # writers that are not depthwise: two of them make a stream
-    # What a BatchNorm or a depthwise layer returns does not show the bias in front of it as it was: see `exposed`.
-    erasing = {node for node, _ in state.norms} | {call.node for _, call in calls if call.depthwise}
-    exposed = {layer for layer, call in calls if not _erased(call.node, erasing)}
-    for layer, call in calls:
-        for i in _enter(writers, layer, place[call.rows], layer in exposed) if writes(call) else []:
-            nodes[i].add(call.node)
-            plain[i] |= set() if call.depthwise else {layer}
-        if not call.depthwise:  # its columns are its rows, and count once
-            _enter(readers, layer, place[call.columns])
-    for node, labels in state.norms:
-        _enter(norms, state.graph.owner(operand(node, 3)), place[labels])
+    members = _members(state, calls, place, len(names))
     made = _products(state, place, len(names))
     heads = {i for labels, _ in state.heads.values() for i in distinct(place[labels][:, 0]).tolist()}
-    avoided = avoidable(state.graph, nodes)
+    avoided = avoidable(state.graph, [group.nodes for group in members])
     tables = list(find_tables(state, place))
     return [
         Group(
             name=name,
             size=sizes[i],
-            kind="heads" if i in heads else "inner" if len(plain[i]) == 1 else "stream",
-            writers=tuple(writers[i].values()),
-            norms=tuple(norms[i].values()),
-            readers=tuple(readers[i].values()),
+            kind="heads" if i in heads else "inner" if len(members[i].plain) == 1 else "stream",
+            writers=tuple(members[i].writers.values()),
+            norms=tuple(members[i].norms.values()),
+            readers=tuple(members[i].readers.values()),
             bypassed=i in avoided,
             tables=tuple(table for number, table in tables if number == i),
             products=tuple(made[i]),
             even=even[i],
-            structure=_structure(state.graph.model, (writers[i], norms[i], readers[i])),
+            structure=_structure(state.graph.model, (members[i].writers, members[i].norms, members[i].readers)),
         )
         for i, name in enumerate(names)
     ]

@@ -95,14 +95,15 @@ def computes(node: Node) -> bool:
     return node.op == "call_function"
 
 
-def _packet_name(node: Node) -> str:
-    return str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
+@functools.lru_cache(4096)
+def _packet_name(target: object) -> str:
+    return str(getattr(getattr(target, "overloadpacket", target), "__name__", target))
 
 
 def writes_first(node: Node) -> bool:
     """Whether the operator changes its first argument and returns it, as ``relu_`` does."""
     # `__and__` and its kin are not in place.
-    name = _packet_name(node)
+    name = _packet_name(node.target)
     return name.endswith("_") and not name.endswith("__")
 
 
@@ -112,7 +113,7 @@ def base(node: Node) -> str:
     ATen's operators and Python's own, as ``getitem``, go by their bare name. Others keep their namespace, as
     ``"mine::gelu"``: what a stranger calls ``gelu`` need not be one.
     """
-    name = _packet_name(node)
+    name = _packet_name(node.target)
     name = name[:-1] if writes_first(node) else name
     space = getattr(node.target, "namespace", "aten")
     return name if space == "aten" else f"{space}::{name}"

@@ -1,7 +1,8 @@
-"""Modules that count their heads in attributes: the numbers follow what is left.
+"""Modules that count their heads, or the channels that they filter, in attributes: the numbers follow what is left.
 
-``x.reshape(n, t, 3, self.num_heads, self.head_dim)`` fits another number of heads if `num_heads` says so. An attribute
-follows if its name says what it counts, and its value agrees. A plan lists them, and `load` sets them as `shrink` did.
+``x.reshape(n, t, 3, self.num_heads, self.head_dim)`` fits another number of heads if `num_heads` says so, and so does
+``F.conv2d(x, self.filt, groups=self.channels)``. An attribute follows if its name says what it counts, and its value
+agrees. A plan lists them, and `load` sets them as `shrink` did.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ COUNTS = (
     *("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "kv_heads"),
 )
 WIDTHS = ("all_head_size", "attn_dim", "inner_dim", "split_size")
-NAMES = (*COUNTS, *WIDTHS)
+FILTERED = "channels"
+NAMES = (*COUNTS, *WIDTHS, FILTERED)
 
 
 def counts(state: Analysis, kept: Kept) -> dict[str, dict[str, int]]:
@@ -31,6 +33,11 @@ def counts(state: Analysis, kept: Kept) -> dict[str, dict[str, int]]:
         for name, before, after in _numbers(kept, labels, widths):
             if before != after and _value(module, name) == before:
                 found.setdefault(path, {})[name] = after
+    for call in state.calls:
+        path, module = caller(state.graph, call.node)
+        left = int(kept.of(call.columns).sum())
+        if call.depthwise and left < call.groups == _value(module, FILTERED):
+            found.setdefault(path, {})[FILTERED] = left
     return found
 
 

@@ -22,8 +22,6 @@ from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels._verify import Comparison
 from pruning_lib.units import Units, unwrapped
 
-ROUNDS = 12  # each names at least one literal size more
-
 
 def find_units(model: nn.Module, example: Any) -> Units:
     """Find the units of a network that can be pruned: who writes them, rescales them and reads them.
@@ -68,14 +66,13 @@ def find_units(model: nn.Module, example: Any) -> Units:
     graph = trace_pair(clone(model), inputs, "find_units")
     hold_for_training(graph, inputs, "find_units")
     pins: Pins = []
-    for _ in range(ROUNDS):
+    while True:  # each round names operators that none named before
         state = label(graph, pins)
         units = describe(state)
         more = _counted(state, units, pins, inputs)
         if not more:
-            break
+            return units
         pins += more
-    return units
 
 
 def _counted(state: Analysis, units: Units, pins: Pins, inputs: Inputs) -> Pins:

@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruning_lib.channels._compensate import creates_bias, stand_in
-from pruning_lib.channels._graph import caller
+from pruning_lib.channels._graph import base, caller
 from pruning_lib.channels._heads import counts
 from pruning_lib.channels._plan import Plan
 from pruning_lib.channels._shapes import by_channel, distinct
 from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
+from pruning_lib.channels.rules._attention import weights_sum_to_one
 from pruning_lib.channels.rules._layers import blocks, channel_axis, kept_groups
 from pruning_lib.units import Group, Units
 
+LOST = "what they hold varies or is lost on the way"
+MASKED = "a mask that comes in may leave their heads nothing to attend to, so what they return is no constant"
 TINY = 1e-30  # far below what any output shows; weight decay takes weights here, and no further
 
 
@@ -127,10 +130,11 @@ def _notes(state: Analysis, kept: Kept) -> Iterator[str]:
         reasons.update({root: f"it is {why}" for root in extra if root not in reasons})
     counts: dict[tuple[str, str], int] = {}
     seen: set[int] = set()
+    idle = (kept.classes & ~kept.live).tolist()
     for call in state.calls:
         for root in distinct(roots[call.rows]).tolist():
             # A class is told once, of the first layer that writes it, if it stays and carries nothing.
-            if root and root not in seen and not kept.live[root] and kept.classes[root]:
+            if root and root not in seen and idle[root]:
                 key = layer_of(state, call), reasons.get(root, "it meets what stays")
                 counts[key] = counts.get(key, 0) + 1
             seen.add(root)
@@ -158,23 +162,35 @@ def _reaches_output(node: Node) -> bool:
 
 def _rows_that_stay(state: Analysis, kept: Kept) -> Iterator[str]:
     """Say which layers keep rows of zeros because others write the same channels, or pass them by."""
+    constants = {
+        call.node: ~by_channel(state.values_of(call.node), channel_axis(call.node))[:, 0].isnan()
+        for call in state.calls
+    }
     for call in state.calls:
-        constant = ~by_channel(state.values_of(call.node), channel_axis(call.node))[:, 0].isnan()
-        roots = state.classes.roots[call.rows]
+        constant, roots = constants[call.node], state.classes.roots[call.rows]
         # The row is constant, and yet its class is live: some other layer fills the channel.
         fed = constant & kept.live[roots] & kept.classes[roots]
         if not bool(fed.any()):
             continue
-        others = [
+        mine = torch.zeros(len(state.classes.roots), dtype=torch.bool)
+        mine[roots[fed]] = True
+        others = (
             layer_of(state, other)
             for other in state.calls
             if not other.depthwise and other.node is not call.node
-            if bool(torch.isin(state.classes.roots[other.rows], roots[fed]).any())
-        ]
-        why = f"{others[0]} writes the same channels" if others else "what they hold varies or is lost on the way"
+            if bool((mine[state.classes.roots[other.rows]] & ~constants[other.node]).any())
+        )
+        lost = MASKED if any(_open_mask(state, node, mine) for node in state.heads) else LOST
+        why = f"{other} writes the same channels" if (other := next(others, "")) else lost
         count = int(fed.sum())
         rows = "1 row of constants stays" if count == 1 else f"{count} rows of constants stay"
         yield f"{layer_of(state, call)}: {rows}: {why}"
+
+
+def _open_mask(state: Analysis, node: Node, mine: Tensor) -> bool:
+    """Whether an input says what heads of some classes attend to, given as a mask."""
+    meant = bool(mine[state.classes.roots[state.heads[node][0]]].any())
+    return meant and base(node) == "scaled_dot_product_attention" and not weights_sum_to_one(state, node)
 
 
 def _nearly_zero(state: Analysis, kept: Kept) -> Iterator[str]:

@@ -172,7 +172,8 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
         for name, after in numbers.items():
             before = getattr(modules[layer], name, None) if name in NAMES else None
             if type(before) is not int or not 1 <= after <= before:
-                yield f"the plan sets {quoted(name)} of {quoted(layer)} to {str(after)[:20]}, which counts no heads"
+                said = f"{quoted(name)} of {quoted(layer)} to {str(after)[:20]}"
+                yield f"the plan sets {said}, which counts neither heads nor channels"
     yield from _of_groups(plan, modules, tensors)
 
 

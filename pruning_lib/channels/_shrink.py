@@ -8,13 +8,14 @@ W_j ← W_j + Σ_k (c_k / c_j) W_k. Derived in the chapter `from-zeros-to-smalle
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pruning_lib._model import check, clone, tensors_of
+from pruning_lib._model import check, clone, first_line, place, tensors_of
 from pruning_lib.channels._blame import blame
 from pruning_lib.channels._compensate import compensate
 from pruning_lib.channels._constants import stands_in
@@ -25,12 +26,10 @@ from pruning_lib.channels._planning import make_plan
 from pruning_lib.channels._solve import Pins, decide, label
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels._suspects import suspects
-from pruning_lib.channels._trace import trace_pair
+from pruning_lib.channels._trace import UNCHANGED, trace_pair
 from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels._verify import Comparison, compare, refer
 from pruning_lib.units import unwrapped
-
-ROUNDS = 12  # each names at least one literal size more; forwards with more of them than this have not been met
 
 
 def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None) -> Shrunk:
@@ -63,8 +62,8 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
     TypeError, ValueError
         If the model has no prunable layer, the example does not fit it, or the optimizer cannot be cut.
     RuntimeError
-        If the forward cannot be run or traced, if it changes its own weights, or if the outputs differ by more than
-        1e-9 in float64.
+        If the forward cannot be run or traced, if it changes its own weights, or if the outputs differ in float64 by
+        more than 1e-9 and by more than rounding explains.
 
     Examples
     --------
@@ -99,8 +98,8 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
     whole = label(graph)
     units, calls = describe(whole), first_calls(whole)
     pins: Pins = []
-    comparison = Comparison()
-    for _ in range(ROUNDS):
+    held = False  # what training mode alone needs
+    while True:  # each round holds something that none held before
         # 1. Plan.
         state, kept = decide(graph, pins)
         plan = make_plan(state, kept, units, calls)
@@ -113,8 +112,9 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
             removed = {name: group.size - len(plan.units[name]) for name, group in units.items()}
             fresh = None if optimizer is None else cut_optimizer(optimizer, model, small, plan)
             return Shrunk(small, fresh, plan, removed, comparison.error)
-        if comparison.training and not graph.training:
+        if comparison.training and not held:
             hold_for_training(graph, inputs, "shrink", always=True)
+            held = True
             continue
         # A constant may be another one at another size: from then on, only 0 is trusted where that can be.
         if comparison.raised is None and not graph.cautious:
@@ -123,15 +123,26 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
         # A literal size in forward may be to blame: keep the channels that it counts, and plan again.
         more = suspects(state, kept, pins, comparison, make(None), inputs)
         if not more:
-            break
+            raise RuntimeError(_refusal(model, state, kept, comparison, make))
         pins += more
-    where = f" on inputs of shape {comparison.inputs}" if comparison.inputs else ""
-    if comparison.inputs and comparison.raised is None:
-        where += blame(state, kept, clone(model), make(None), comparison.inputs)
-    raise RuntimeError(
-        f"`shrink` found that the outputs would change: {comparison.difference}{where}{_not_finite(model)}. "
-        "Nothing was changed."
-    )
+
+
+def _refusal(
+    model: nn.Module, state: Analysis, kept: Kept, failure: Comparison, make: Callable[[torch.dtype | None], nn.Module]
+) -> str:
+    """Say by how much the outputs would change, on what and behind which operator, and what to do about it."""
+    where = " in training mode" if failure.training else ""
+    where += f" on inputs of shape {failure.inputs}" if failure.inputs else ""
+    raised, behind = failure.raised, ""
+    if failure.inputs and raised is None:
+        behind = blame(state, kept, clone(model), make(None), failure.inputs)
+    what = failure.difference if raised is None else f"{first_line(raised)}{place(raised)}"
+    advice = "Leave the layers in front of it whole, or pass the part of the model that does without it."
+    if not behind and (raised is None or not place(raised)):
+        advice = "Pass a part of the model alone, such as its backbone."
+    if strange := _not_finite(model):
+        advice = "Give these weights finite numbers first."
+    return f"`shrink` found that the outputs would change: {what}{where}{behind}{strange}. {UNCHANGED} {advice}"
 
 
 def _not_finite(model: nn.Module) -> str:

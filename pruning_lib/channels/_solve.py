@@ -137,6 +137,8 @@ def propagate(state: Analysis) -> None:
             state.values[node] = _computed(state, node)
         elif graph.is_input(node) or changed or node in state.unknown or _complex(node):
             state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
+            if weighs(node) and node not in state.unknown:  # of complex numbers, none of which is known
+                state.read[node] = torch.full((shape_of(operand(node))[channel_axis(node)],), NAN).double()
         elif node in state.severed:
             state.values[node] = spread(state.severed[node], channel_axis(node), shape_of(node))
         elif computes(node):
@@ -210,7 +212,10 @@ def live_classes(state: Analysis) -> Tensor:
                 values = torch.where(lives, narrow(values), 0.0).expand(values.shape)
             if labels.ndim:
                 classes, value, use = common(labels, values, uses)
-                mask[roots[classes[value.isnan() & use]]] = True
+                lives, classes = value.isnan() & use, narrow(classes)
+                if positions := [axis for axis in range(lives.ndim) if classes.shape[axis] < lives.shape[axis]]:
+                    lives = lives.any(dim=positions, keepdim=True)
+                mask[roots[classes[lives]]] = True
     return mask
 
 

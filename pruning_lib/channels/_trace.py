@@ -63,7 +63,10 @@ def trace(model: nn.Module, inputs: Inputs, what: str, *, training: bool = False
     graph.words = [_words(node) for node in graph.inputs]
     _settle_in_place(graph)
     if not graph.nodes[-1].all_input_nodes:
-        raise RuntimeError(f"`{what}` found no tensor in what {type(model).__name__}.forward returns. {UNCHANGED}")
+        raise RuntimeError(
+            f"`{what}` found no tensor in what {type(model).__name__}.forward returns. {UNCHANGED} Let it return its "
+            "outputs as tensors, or as a tuple, list or dict of them."
+        )
     return graph
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
-from pruning_lib._arguments import KINDS, Kind, instance, is_float, number, numbered, whole
+from pruning_lib._arguments import KINDS, Kind, instance, is_float, number, numbered, path, whole
 from pruning_lib._arguments import a_ as a_
 from pruning_lib._arguments import checked as checked
 from pruning_lib._arguments import is_whole as is_whole
 from pruning_lib._arguments import optional as optional
 from pruning_lib._arguments import said as said
+from pruning_lib._arguments import shown as shown
 
 MOST = 2**16
 """A layer of more units is a slip."""
@@ -32,8 +32,8 @@ def _classes(value: object) -> bool:
 
 
 KINDS |= {
-    "root": instance("a folder", str, os.PathLike),
-    "originals": instance("a folder", str, os.PathLike),
+    "root": path("a folder"),
+    "originals": path("a folder"),
     "validation": whole("how many examples to carve", 0),
     "noncommercial": instance("True or False", bool),
     "padding": whole("0 or more pixels", 0, 2**16),
@@ -44,7 +44,7 @@ KINDS |= {
     "targets": Kind("a tensor of finite numbers", _finite),
     "instances": Kind("a tensor of whole numbers, 0 or more", _classes),
     "classes": Kind("a tensor of whole numbers, 0 or more", _classes),
-    "folder": instance("a folder", str, os.PathLike),
+    "folder": path("a folder"),
     "maps": Kind("a tensor (n, height, width)", numbered),
     "scores": Kind("a tensor (n, classes) of finite numbers", _finite),
     "suite": instance("the name of a suite, such as 'mnist-lenet300'", str),
@@ -64,12 +64,14 @@ def check_sizes(numbers: int = 0, **sizes: tuple[int, ...]) -> None:
         if not values or (numbers and len(values) != numbers):
             raise ValueError(f"{name} must be {numbers or 'one or more'} numbers, got {len(values)}.")
         if min(values) < 1 or max(values) > MOST:
-            raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {values!r:.100}.")
+            raise ValueError(f"{name} must be at least 1 each, and at most {MOST:,}; got {shown(values)}.")
 
 
 def numbers_of(values: Iterable[float], owner: str) -> list[float]:
     """Return finite numbers as a list, or raise one sentence."""
-    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes | Tensor) else [values]
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes | Tensor):
+        raise TypeError(f"{owner} got {said('values', values)}; it needs a list of numbers.")
+    found = list(values)
     for value in found:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{owner} got {said('a value', value)}; it needs a list of numbers.")
@@ -91,6 +93,6 @@ def check_columns(row: Mapping[str, Any], owner: str, *columns: str) -> None:
         raise TypeError(f"{owner} got {a_(row)} among its rows; each is a mapping of columns, as `load` gives them.")
     for column in columns:
         if not isinstance(column, str) or column not in row:
-            raise ValueError(f"{owner} got rows without a column {column!r:.100}.")
+            raise ValueError(f"{owner} got rows without a column {shown(column)}.")
         if not isinstance(row[column], str | Real | None):
-            raise TypeError(f"{owner} got {a_(row[column])} for {column!r:.100} of a row; it needs a number or a text.")
+            raise TypeError(f"{owner} got {a_(row[column])} for {shown(column)} of a row; it needs a number or a text.")

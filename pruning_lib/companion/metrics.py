@@ -157,6 +157,7 @@ def auroc(scores: Tensor, targets: Tensor) -> float:
     from sklearn.metrics import roc_auc_score  # slow to import
 
     checked("auroc", scores=scores, classes=targets)
+    targets = targets.long()
     if scores.ndim != 2 or targets.shape != scores.shape[:1]:
         raise ValueError(f"auroc needs scores (n, classes) and n classes; got {said('scores', scores)}.")
     classes = scores.shape[1]

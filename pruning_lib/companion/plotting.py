@@ -21,7 +21,7 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from pruning_lib.channels import Shrunk
-from pruning_lib.companion._arguments import a_, checked
+from pruning_lib.companion._arguments import a_, checked, shown
 from pruning_lib.diagnostics import Field
 from pruning_lib.units import Units
 
@@ -101,7 +101,7 @@ def plot_shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) 
     for name, field in fields.items():
         if not isinstance(field, Field):
             raise TypeError(
-                f"plot_shrinkage_field got {a_(field)} for {name!r:.100}; it needs what `shrinkage_field` returned."
+                f"plot_shrinkage_field got {a_(field)} for {shown(name)}; it needs what `shrinkage_field` returned."
             )
     figure, axes = plt.subplots(layout="constrained")
     for (name, field), color, marker in zip(fields.items(), COLORS, MARKERS, strict=False):

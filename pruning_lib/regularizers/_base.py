@@ -79,7 +79,7 @@ class Regularizer(Protocol):
         """Return {layer: tensor of shape (units,)}; higher = keep.
 
         Lengths of rows say little between layers where a BatchNorm divides by them: rank by
-        `importance.magnitude(model, units, of="folded")` or `importance.taylor` there (chapter *What held*).
+        `importance.magnitude(model, units, of="folded")` or `importance.taylor` there (chapter `which-method`).
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Network slimming (Liu et al., 2017, arXiv 1708.06519); a baseline in the chapter `receding-neurons`.
+"""Network slimming (Liu et al., 2017, arXiv 1708.06519); derived in the chapter `scales-as-gates`.
 
     R = λ Σ_i |γ_i|        ∂R/∂γ_i = λ sign(γ_i)        prox: γ ← sign(γ) max(|γ| − ηλ, 0)
 

@@ -1,4 +1,4 @@
-"""Polarization (Zhuang et al., 2020, NeurIPS); a baseline in the chapter `receding-neurons`.
+"""Polarization (Zhuang et al., 2020, NeurIPS); derived in the chapter `scales-as-gates`.
 
     R = λ Σ_i (t |γ_i| − |γ_i − γ̄|)        γ ← min(max(γ, 0), 1) after every step
 

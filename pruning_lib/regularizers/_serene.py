@@ -3,7 +3,7 @@
     S_i = 1/C Σ_k E|∂y_k / ∂p_i|        S̄_i = max(0, 1 − S_i)        w_ij ← (1 − λ S̄_i) (w_ij − η ∂L/∂w_ij)
 
 p_i: pre-activation of unit i; y: the C outputs; E: mean over the batch (and over space for a convolution). A unit that
-the outputs do not feel decays by λ a step, one that they feel (S ≥ 1) not at all. λ is not multiplied by η.
+no output depends on decays by λ a step, one with S ≥ 1 not at all. λ is not multiplied by η.
 
 How S is measured, and for which heads: `_sensitivity.py` beside this file.
 """
@@ -203,7 +203,7 @@ class SeReNe(Regularizer):
         """Return {layer: ‖incoming weights‖₂}: S small means little influence, S = 0 does not mean silent.
 
         Where BatchNorms follow, rank by `importance.magnitude(model, units, of="folded")`: they divide lengths out,
-        and a layer can lose nearly all of its units to another (chapter *What held*).
+        and a layer can lose nearly all of its units to another (chapter `which-method`).
         """
         return incoming_norms(self._layers)
 

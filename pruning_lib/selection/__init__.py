@@ -1,4 +1,4 @@
-"""SELECT: from importances to units, set to zero and held there; used first in the chapter `from-zeros-to-smaller`.
+"""SELECT: from importances to units, set to zero and held there; explained in the chapter `choosing-what-to-zero`.
 
 Statistics decide here *what* to zero; what may then be removed is logic, and lives in `pruning_lib.channels`. `prune`
 alone calls both.

@@ -15,7 +15,7 @@ from pruning_lib.selection._ranking import Ranking, Scope
 from pruning_lib.selection._scores import scores_by_group
 from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import zero
-from pruning_lib.units import Chosen, Kind, Units
+from pruning_lib.units import Chosen, Kind, Units, fitting
 
 Loss = Callable[[nn.Module], float]
 THIN = 0.05  # a group that is left with a smaller share of its units is warned of
@@ -64,7 +64,8 @@ def select(
         Rank all units together; or those of groups of the same structure, whose layers have the same types and kernel
         sizes (Fang et al., 2024, arXiv 2407.04616); or each group by itself. A fraction then holds in each such class,
         and a budget or a loss takes the same share of every class, to within a unit. Lengths of rows, and first-order
-        losses, compare badly between unlike layers: look at the widths, or take ``"local"`` (chapter *What held*).
+        losses, compare badly between unlike layers: look at the widths, or take ``"local"``. See the
+        chapter *Choosing what to zero*.
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
     kinds : iterable of {"inner", "stream", "heads"}
@@ -162,7 +163,8 @@ def check_target(
 
 def _within_loss(ranking: Ranking, units: Units, model: nn.Module, loss_fn: Loss, tolerance: float) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
-    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, model)
+    fitting(model, units.values(), "select")
+    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, clone(model))
 
     def holds(count: int) -> bool:
         trial = clone(model)

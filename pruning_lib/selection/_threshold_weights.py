@@ -70,8 +70,7 @@ def threshold_weights(
     check_same_model("threshold_weights", model, optimizer=optimizer)
     layers = weighted(model)
     check_plain(layers, "threshold_weights")
-    pairs = [(layer.weight, layer.bias) for layer in layers.values()]
-    tensors = [tensor for pair in pairs for tensor in pair if tensor is not None and tensor.requires_grad]
+    tensors = [t for layer in layers.values() for t in (layer.weight, layer.bias) if t is not None and t.requires_grad]
     if not tensors:
         raise ValueError(f"threshold_weights found no linear or convolution layer to train in {type(model).__name__}.")
     limit = (1 + checked_tolerance(tolerance, "threshold_weights")) * finite_loss(loss_fn, model)

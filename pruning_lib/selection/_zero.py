@@ -162,21 +162,16 @@ def _zero_group(
         layer, mask = layers[member.layer], _at(member.index, pruned)
         assert is_layer(layer)
         bias = getattr(layer, "bias", None)
-        shape = [1] * layer.weight.ndim
-        shape[unit_axis(layer)] = -1
-        fill(layer.weight, mask.view(shape), 0.0, optimizer)
+        fill(layer.weight, _along(mask, layer.weight, unit_axis(layer)), 0.0, optimizer)
         if group.norms and not member.exposed:
             fill(bias, mask, 0.0, optimizer)
         else:
             set_shift(bias, member.index, mask)
     for table in group.tables:
-        if table.shift and shift == "keep":
-            continue
-        owner, _, attribute = table.parameter.rpartition(".")
-        parameter = layers[owner].get_parameter(attribute)
-        shape = [1] * parameter.ndim
-        shape[table.axis] = -1
-        fill(parameter, _at(table.index, pruned).view(shape), 0.0, optimizer)
+        if not (table.shift and shift == "keep"):
+            owner, _, attribute = table.parameter.rpartition(".")
+            parameter = layers[owner].get_parameter(attribute)
+            fill(parameter, _along(_at(table.index, pruned), parameter, table.axis), 0.0, optimizer)
     for member in group.norms:
         norm, mask = layers[member.layer], _at(member.index, pruned)
         assert isinstance(norm, BatchNorm)
@@ -192,6 +187,11 @@ def _zero_scale(norm: BatchNorm, mask: Tensor, optimizer: Optimizer | None) -> N
         bounded[1].logical_or_(mask.to(bounded[1].device))
     fill(norm.running_mean, mask, 0.0, None)
     fill(norm.running_var, mask, 1.0, None)
+
+
+def _along(mask: Tensor, parameter: Tensor, axis: int) -> Tensor:
+    """Return the mask with its channels along one axis of the parameter."""
+    return mask.view([-1 if i == axis % parameter.ndim else 1 for i in range(parameter.ndim)])
 
 
 def _at(index: Tensor, pruned: Tensor) -> Tensor:

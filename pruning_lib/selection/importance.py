@@ -1,4 +1,4 @@
-"""SELECT: importances of units that need no penalty; controls in every table, met in the chapter `serene`.
+"""SELECT: importances of units that need no penalty; compared in the chapter `choosing-what-to-zero`.
 
     magnitude    ‖w_i‖_p, or |γ_i|, or ‖w_i‖_p |γ_i| / √(v_i + ε), the row that is left once BatchNorm is folded away
     taylor       |∂L/∂z_i| at z_i = 1, where z_i multiplies what unit i emits: the loss moves by that when i goes

@@ -227,7 +227,11 @@ def test_a_constant_head_stays_where_a_mask_that_comes_in_may_close_it():
     example = torch.randn(2, 6, WIDTH).double(), torch.ones(2, 6, dtype=torch.bool)
     units = find_units(model, example)
     zero(model, {"q": torch.arange(HEADS) < 2}, units)
-    assert shrink(model, example).removed == {"q": 0}
+    whole = shrink(model, example)
+    assert whole.removed == {"q": 0}
+    assert "v: 12 rows of constants stay: a mask that comes in may leave their heads nothing" in "\n".join(
+        whole.plan.notes
+    )
     zero(model, {"q": torch.arange(HEADS) < 2}, units, shift="drop")
     shrunk = shrink(model, example)
     assert shrunk.removed == {"q": 2}

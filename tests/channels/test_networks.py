@@ -18,7 +18,7 @@ from pruning_lib.units import weighted
 from tests.networks import ACTIVATIONS, CASES, Case, leaf, plant, planted, random_network, randomize
 
 TOLERANCE = 1e-9
-FAST, SLOW = 60, 1000
+FAST, SLOW = 60, 150  # `python -m tests.fuzz networks --tries 1000` tries as many as wanted
 CHUNK = 50
 STRUCTURAL = ("stands for others", "the last unit of a layer")
 
@@ -171,7 +171,7 @@ def test_random_networks_keep_their_outputs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(FAST, SLOW + FAST, CHUNK))
-def test_a_thousand_random_networks_keep_their_outputs(start: int) -> None:
+def test_more_random_networks_keep_their_outputs(start: int) -> None:
     assert failures(range(start, start + CHUNK)) == []
 
 

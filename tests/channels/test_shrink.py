@@ -57,6 +57,15 @@ def test_dtype_is_kept(dtype):
     assert shrunk.max_error < 1e-9
 
 
+def test_layers_of_complex_numbers_lose_nothing():
+    model = seeded(lambda: nn.Sequential(*(nn.Linear(6, 6, dtype=torch.complex64) for _ in range(2))))
+    kill(model[0], [0, 3])
+    shrunk = shrink(model, torch.randn(2, 6, dtype=torch.complex64))
+    assert shrunk.removed == {"0": 0}
+    x = torch.randn(5, 6, dtype=torch.complex64)
+    assert torch.equal(shrunk.model(x), model(x))
+
+
 def test_shrinking_twice_removes_nothing_more():
     model = seeded(lambda: LeNet5(bn=True, padding=2, widths=(6, 8, 20)))
     for layer, count in ((model.conv1, 3), (model.conv2, 4), (model.fc1, 11)):

@@ -224,9 +224,9 @@ def test_a_read_error_that_passes_is_no_damage(saved: tuple[Path, Tensor], monke
     ("path", "error", "sentence"),
     [
         ("no/folder.safetensors", FileNotFoundError, "Nothing can be written here .*: '.*/no/folder.safetensors'"),
-        ("nul\0.safetensors", ValueError, "names no file"),
+        ("nul\0.safetensors", ValueError, "nul.*; it needs a path of one line, .* no NUL"),
         ("", OSError, "was not written|can be written"),
-        (5, TypeError, "takes the path of a file to write; got int"),
+        (5, TypeError, "save got path=5; it needs a path of one line"),
     ],
 )
 def test_places_where_nothing_can_be_written_are_named(

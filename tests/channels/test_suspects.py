@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning_lib.channels import load, save, shrink
+from pruning_lib.channels import find_units, load, save, shrink
 from tests.channels.helpers import assert_equal, kill, seeded
 
 
@@ -106,3 +106,40 @@ def test_a_module_may_say_how_it_follows(kind, removed, tmp_path):
     x = torch.randn(3, 1, 9, 8)
     assert torch.equal(load(kind(), tmp_path / "a.safetensors")(x), shrunk.model(x))
     assert model.width == 6
+
+
+class Many(nn.Module):
+    """Fourteen literal sizes, each in a line of its own: a cut network fails at one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.out = nn.ModuleList(nn.Linear(6, 6) for _ in range(15)), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.layers[0](x).relu().view(-1, 6)
+        x = self.layers[1](x).relu().view(-1, 6)
+        x = self.layers[2](x).relu().view(-1, 6)
+        x = self.layers[3](x).relu().view(-1, 6)
+        x = self.layers[4](x).relu().view(-1, 6)
+        x = self.layers[5](x).relu().view(-1, 6)
+        x = self.layers[6](x).relu().view(-1, 6)
+        x = self.layers[7](x).relu().view(-1, 6)
+        x = self.layers[8](x).relu().view(-1, 6)
+        x = self.layers[9](x).relu().view(-1, 6)
+        x = self.layers[10](x).relu().view(-1, 6)
+        x = self.layers[11](x).relu().view(-1, 6)
+        x = self.layers[12](x).relu().view(-1, 6)
+        x = self.layers[13](x).relu().view(-1, 6)
+        return self.out(self.layers[14](x).relu())
+
+
+def test_literal_sizes_are_found_however_many_there_are():
+    model = seeded(Many)
+    units = find_units(model, torch.randn(2, 6))
+    assert list(units) == ["layers.14"]
+    assert all("`view` with a literal size" in units.fixed[f"layers.{i}"] for i in range(14))
+    for layer in model.layers:
+        kill(layer, [0, 1])
+    removed = shrink(model, torch.randn(2, 6)).removed
+    assert removed.pop("layers.14") == 2
+    assert not any(removed.values())

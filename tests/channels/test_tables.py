@@ -128,6 +128,7 @@ OWN = {
     ),
     "depthwise": (lambda: nn.Sequential(nn.Conv2d(3, 16, 1), Dense(16, 16, 3, groups=16), nn.Conv2d(16, 4, 1)), IMAGE),
     "blur": (lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), Blur(16), nn.Conv2d(16, 4, 1)), IMAGE),
+    "noted blur": (lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), Blur(16, True), nn.Conv2d(16, 4, 1)), IMAGE),
 }
 
 

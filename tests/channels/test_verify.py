@@ -64,6 +64,42 @@ def test_a_comparison_says_what_differs(change, difference, raised):
     assert re.fullmatch(difference, comparison.difference)
 
 
+@torch.no_grad()
+def cancelling():
+    """Return a network of constants near 1e8 that cancel: eight digits of its outputs are left."""
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))).double()
+    model[0].weight[:3] = 0
+    model[0].bias[:3] = torch.tensor([1e8, 3e7, 7e7])
+    model[2].bias -= model[2].weight[:, :3] @ model[0].bias[:3]
+    return model
+
+
+def test_what_rounding_explains_is_no_difference():
+    shrunk = shrink(cancelling(), torch.randn(2, 4).double())
+    assert shrunk.removed == {"0": 3}
+    assert 1e-9 < shrunk.max_error < 1.5e-8
+
+
+def test_what_rounding_does_not_explain_is_one():
+    model = cancelling()
+    comparison = compare(refer(model, inputs(torch.randn(2, 4).double()), []), small(bump(1e-3))(model))
+    assert comparison.difference.endswith("in float64")
+
+
+def test_a_decision_that_a_last_digit_tips_hides_no_error():
+    class Tips(nn.Sequential):
+        """Returns nothing unless sixteen sums are 0, as they are."""
+
+        def forward(self, x):
+            return super().forward(x) * (self.ones - self.others == 0).all()
+
+    model = seeded(lambda: Tips(nn.Linear(3, 4), nn.Tanh()))
+    for name in ("ones", "others"):
+        model.register_buffer(name, torch.ones(16))
+    comparison = compare(refer(model, inputs(torch.randn(2, 3)), []), small(bump(1e-3))(model))
+    assert comparison.difference.endswith("in float64")
+
+
 def test_nothing_compared_is_equal():
     assert Comparison().equal
     assert Comparison().error == 0

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz arguments|files|commands --tries N --seed S``: try, count, and list every fault."""
+"""``python -m tests.fuzz arguments|files|commands|networks --tries N --seed S``: try, count, and list every fault."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from tests.fuzz import arguments, commands, files
+from tests.fuzz import arguments, commands, files, networks
 
-KINDS: dict[str, Any] = {"arguments": arguments, "files": files, "commands": commands}
+KINDS: dict[str, Any] = {"arguments": arguments, "files": files, "commands": commands, "networks": networks}
 
 
 def main() -> int:

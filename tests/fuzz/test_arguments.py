@@ -65,6 +65,7 @@ def test_the_verdict_finds_what_it_looks_for(wrong: Any, found: str) -> None:
         (lambda m, o: prl.L1(m, 1.0).update(5), TypeError, "L1 got optimizer=5; it needs a torch.optim.Optimizer"),
         (lambda m, o: prl.L1(m, 1.0).update(o), ValueError, "L1 got an optimizer of another model"),
         (lambda m, o: prl.SeReNe(m).penalty([1]), TypeError, "SeReNe got a list for outputs; it needs the tensor"),
+        (lambda m, o: prl.SeReNe(m).penalty(torch.ones(0, 3)), ValueError, "shape .0, 3. for outputs; it needs"),
         (lambda m, o: prl.L2(m, 1.0).load_state_dict(5), TypeError, "L2 got state=5; it needs what state_dict"),
         (lambda m, o: prl.measure(m.to("meta"), torch.ones(1, 4)), ValueError, "'0.weight' is on the meta device"),
         (lambda m, o: prl.evaluate(m, (1, 2)), TypeError, "Data must be a tensor of samples"),
@@ -90,6 +91,16 @@ def test_the_verdict_finds_what_it_looks_for(wrong: Any, found: str) -> None:
         (lambda m, o: prl.Units([5]), TypeError, "Units is made of groups"),
         (lambda m, o: prl.History()["losses"], ValueError, "no column 'losses'; it has epoch, train_loss"),
         (lambda m, o: prl.bound_batchnorm(m, generator=0), TypeError, "generator=0; it needs a torch.Generator"),
+        (lambda m, o: prl.L1(m, 10**30), ValueError, "L1 got strength=10+; torch holds no whole number of more than"),
+        (lambda m, o: prl.load(m, "a\nb"), ValueError, r"load got path='a\\nb'; it needs a path of one line"),
+        (lambda m, o: prl.load(m, "x" * 10**4), ValueError, "load got path=.x{39}….* it needs a path of one line"),
+        (
+            lambda m, o: prl.select(
+                arguments.scores(), arguments.found(), loss_fn=arguments.loss, model=nn.Sequential(nn.Linear(4, 3))
+            ),
+            ValueError,
+            "select got units of another model: its .0. has 3 channels, theirs has 6",
+        ),
     ],
 )
 def test_sentences_say_what_came_and_what_is_needed(call: Any, error: type[Exception], sentence: str) -> None:

@@ -51,14 +51,15 @@ class Times(nn.Linear):
 
 
 class Blur(nn.Module):
-    """A filter that is not learned, on every channel."""
+    """A filter that is not learned, on every channel; the module may have noted how many there are, as timm's does."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, noted: bool = False) -> None:
         super().__init__()
+        self.channels = channels if noted else None
         self.register_buffer("filter", torch.ones(channels, 1, 3, 3) / 9)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.filter, stride=2, padding=1, groups=x.shape[1])
+        return F.conv2d(x, self.filter, stride=2, padding=1, groups=self.channels or x.shape[1])
 
 
 def up_and_pad(x: Tensor, like: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Attention(Rule):
     def value(self, state: Analysis, node: Node) -> None:
         values = narrow(_repeated(node, 2, state.values_of(operand(node, 2)))).double()
         constant = torch.where(varies(values, [ROWS]), NAN, first_along(values, [ROWS], keepdim=True))
-        if not _weights_sum_to_one(state, node):
+        if not weights_sum_to_one(state, node):
             constant = torch.where(constant == 0, 0.0, NAN)
         state.values[node] = constant.expand(shape_of(node))
 
@@ -126,7 +126,7 @@ def _repeated(node: Node, position: int, known: Tensor) -> Tensor:
     return known.repeat_interleave(queries // heads, HEADS) if shared else known
 
 
-def _weights_sum_to_one(state: Analysis, node: Node) -> bool:
+def weights_sum_to_one(state: Analysis, node: Node) -> bool:
     """Whether every row of the softmax has something to attend to, whatever comes in, and loses nothing to dropout."""
     mask = argument(node, 3, "attn_mask")
     if argument(node, 4, "dropout_p", 0.0):

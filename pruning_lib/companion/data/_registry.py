@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pruning_lib.companion._arguments import checked, optional
+from pruning_lib.companion._arguments import checked, optional, shown
 from pruning_lib.companion.data._files import target
 from pruning_lib.companion.data._split import Split
 
@@ -151,7 +151,10 @@ def build(name: str, originals: str | Path, root: str | Path | None = None) -> P
     """
     checked("build", originals=originals)
     optional("build", root=root)
-    return _offered("build", name)(Path(originals).expanduser(), target(root))
+    make, place = _offered("build", name), Path(originals).expanduser()
+    if not place.is_dir():
+        raise FileNotFoundError(f"There is no folder {place}; name the one that holds the originals of {name}.")
+    return make(place, target(root))
 
 
 def offering(command: str) -> list[str]:
@@ -162,6 +165,6 @@ def offering(command: str) -> list[str]:
 def _offered(command: str, name: str) -> Callable[..., Path]:
     names = offering(command)
     if not isinstance(name, str) or (name := name.replace("_", "-")) not in names:
-        raise ValueError(f"There is no data set {name!r:.100} to {command}; there are {', '.join(names)}.")
+        raise ValueError(f"There is no data set {shown(name)} to {command}; there are {', '.join(names)}.")
     function: Callable[..., Path] = getattr(DATA_SETS[name], command)
     return function

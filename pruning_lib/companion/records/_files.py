@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning_lib._model import atomic_draft, first_line
-from pruning_lib.companion._arguments import checked
+from pruning_lib.companion._arguments import checked, shown
 from pruning_lib.companion.records._rows import Row, judged_by, summarize
 from pruning_lib.companion.records._schema import NAME, Record, check_row, file_name, identifier, scores, validate
 
@@ -155,7 +155,7 @@ def _summary(suite: str, folder: Path, shipped: Path) -> dict[str, Any]:
     path = shipped / f"{suite}.json"
     if not NAME.fullmatch(suite) or not path.is_file():
         there = sorted({*shipped_suites(shipped)} | {p.name for p in folder.glob("*") if p.is_dir()})
-        raise FileNotFoundError(f"There are no records of {suite!r:.100}; there are {_listed(there)}.")
+        raise FileNotFoundError(f"There are no records of {shown(suite)}; there are {_listed(there)}.")
     summary = _parsed(path)
     if not _is_table(summary.get("columns"), summary.get("rows")):
         raise ValueError(f"{path} is damaged: its rows are no table; write it again or install the package anew.")
@@ -214,7 +214,7 @@ def measured(name: str, *, shipped: Path = SHIPPED) -> dict[str, Any]:
     if not NAME.fullmatch(name) or not path.is_file():
         there = sorted(p.stem.removeprefix(MEASURED) for p in shipped.glob(f"{MEASURED}*.json"))
         raise FileNotFoundError(
-            f"Nothing was measured as {name!r:.100}; there are {', '.join(there) or 'none at all'}."
+            f"Nothing was measured as {shown(name)}; there are {', '.join(there) or 'none at all'}."
         )
     return _parsed(path)
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pruning_lib.companion._arguments import shown
+
 Record = dict[str, Any]
 
 STAGES = ("trained", "zeroed", "dropped", "averaged", "recalibrated", "shrunk", "finetuned")
@@ -74,7 +76,7 @@ def validate(record: Mapping[str, Any], name: str = "record") -> None:
         _typed(record["provenance"], key, kind, f"{name}: provenance")
     for i, epoch in enumerate(record["history"]):
         if not (isinstance(epoch, list) and len(epoch) == 4 and all(map(_number, epoch))):
-            raise ValueError(f"{name}: epoch {i} of the history should be four numbers, is {epoch!r:.100}.")
+            raise ValueError(f"{name}: epoch {i} of the history should be four numbers, is {shown(epoch)}.")
     if "trained" not in record["stages"]:
         raise ValueError(f"{name}: there is no stage 'trained'; the record is incomplete.")
     _validate_stages(record["stages"], name)
@@ -88,19 +90,19 @@ def validate(record: Mapping[str, Any], name: str = "record") -> None:
 def _validate_stages(stages: Mapping[str, Any], name: str) -> None:
     for stage, values in stages.items():
         if stage not in STAGES:
-            raise ValueError(f"{name}: there is no stage called {stage!r:.100}; the stages are {', '.join(STAGES)}.")
+            raise ValueError(f"{name}: there is no stage called {shown(stage)}; the stages are {', '.join(STAGES)}.")
         where = f"{name}: {stage}"
         for metric, kind in METRICS.items():
             value = _typed(values, metric, kind, where)
             if value < 0 or (metric.endswith("accuracy") and value > 1):
-                raise ValueError(f"{where}: '{metric}' is {value}, which it cannot be.")
+                raise ValueError(f"{where}: '{metric}' is {shown(value)}, which it cannot be.")
         for score in scores(values):
             if not 0 <= (value := _typed(values, score, float, where)) <= 1:
-                raise ValueError(f"{where}: '{score}' is {value}, which it cannot be.")
+                raise ValueError(f"{where}: '{score}' is {shown(value)}, which it cannot be.")
         widths = _typed(values, "units", dict, where)
         for layer in widths:
             if _typed(widths, layer, int, f"{where}: units") < 0:
-                raise ValueError(f"{where}: '{layer}' cannot have {widths[layer]} units.")
+                raise ValueError(f"{where}: '{layer}' cannot have {shown(widths[layer])} units.")
 
 
 def check_row(row: Mapping[str, Any], name: str) -> None:
@@ -114,7 +116,7 @@ def check_row(row: Mapping[str, Any], name: str) -> None:
             _typed(row, key, str, name)
     units = _typed(row, "units", list, name)
     if not all(type(count) is int for count in units):
-        raise ValueError(f"{name}: 'units' should be whole numbers, is {units!r:.100}.")
+        raise ValueError(f"{name}: 'units' should be whole numbers, is {shown(units)}.")
     for key, value in row.items():
         if key.endswith("_error") and value is not None:
             _typed(row, key, float, name)
@@ -137,7 +139,7 @@ def _typed(values: Mapping[str, Any], key: str, kind: type, name: str) -> Any:
     value = values.get(key) if isinstance(values, Mapping) else None
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or isinstance(value, bool):
-        raise ValueError(f"{name}: '{key}' should be {kind.__name__}, is {value!r:.100}.")
+        raise ValueError(f"{name}: '{key}' should be {kind.__name__}, is {shown(value)}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}: '{key}' is {value}; only finite numbers are recorded.")
     return value

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from scipy import stats
 
-from pruning_lib.companion._arguments import check_columns, is_whole, numbers_of, rows_of
+from pruning_lib.companion._arguments import check_columns, is_whole, numbers_of, rows_of, shown
 from pruning_lib.companion.records._rows import Row
 
 CONFIDENCE = 0.95
@@ -62,7 +62,7 @@ def paired(ours: Iterable[Row], theirs: Iterable[Row], column: str) -> tuple[flo
     left, right = _by_seed(ours, column), _by_seed(theirs, column)
     seeds = sorted(left.keys() & right.keys())
     if not seeds:
-        raise ValueError(f"paired got rows without a common seed: {sorted(left)} and {sorted(right)}.")
+        raise ValueError(f"paired got rows without a common seed: {shown(sorted(left))} and {shown(sorted(right))}.")
     mean, half = interval(left[seed] - right[seed] for seed in seeds)
     return mean, half, len(seeds)
 
@@ -73,6 +73,6 @@ def _by_seed(rows: Iterable[Row], column: str) -> dict[int, float]:
         check_columns(row, "paired", column, "seed")
         seed = row["seed"]
         if not is_whole(seed) or seed in values:
-            raise ValueError(f"paired got seed {seed!r:.100} twice, or as no number; give one row a seed.")
+            raise ValueError(f"paired got seed {shown(seed)} twice, or as no number; give one row a seed.")
         values[seed] = row[column]
     return values

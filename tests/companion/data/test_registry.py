@@ -75,6 +75,11 @@ def test_the_command_line_warns_of_nothing_and_takes_the_name_of_the_function(tm
     assert not (tmp_path / "root").exists()
 
 
+def test_a_folder_of_originals_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no folder .*none; name the one that holds"):
+        data.build("nuclei", tmp_path / "none", tmp_path)
+
+
 def test_a_folder_without_the_originals_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["build", "nuclei", "--from", str(tmp_path), "--root", str(tmp_path / "root")])
