@@ -32,6 +32,5 @@ small = prl.load(dense, folder / "small.safetensors")
 small.eval()  # it is in the mode of the network that it was built from
 # End of the recipe.
 
-small.eval()
 same = torch.equal(small(**tokens).logits, shrunk.model(**tokens).logits)
 print(f"parameters {model.num_parameters()} → {small.num_parameters()}; the outputs are the same: {same}")
