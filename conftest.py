@@ -14,7 +14,7 @@ import pytest
 
 from tools.compare import differences
 
-AROUND = re.compile(r"^\s*(?:from|import) (?:experiments|tools|_ext|playwright|yaml)\b", re.MULTILINE)
+AROUND = re.compile(r"^\s*(?:from|import) (?:benchmarks|experiments|tools|_ext|playwright|yaml)\b", re.MULTILINE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--library",
         action="store_true",
-        help="only the files that test the library alone: they import nothing of experiments/ or tools/",
+        help="only the files that test the library alone: they import nothing of benchmarks/, experiments/ or tools/",
     )
 
 

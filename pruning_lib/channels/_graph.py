@@ -157,14 +157,20 @@ def shape_of(node: Node) -> torch.Size:
 def caller(graph: Graph, node: Node) -> tuple[str, nn.Module]:
     """Return name and module of the innermost module whose forward calls an operator."""
     # What runs in no submodule runs in the model itself, whose name is "".
-    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-    path = str(next(reversed(stack.values()))[0])
+    path = next(reversed(_stack(node)), "")
     return path, graph.model.get_submodule(path)
 
 
 def callers(node: Node) -> set[str]:
     """Return the names of all modules inside whose forward an operator is called."""
-    return {str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
+    return set(_stack(node))
+
+
+def _stack(node: Node) -> list[str]:
+    """Return the names of the modules inside whose forward an operator is called, the innermost last."""
+    entries = (node.meta.get("nn_module_stack") or {}).items()
+    # What a pass of the exporter adds, such as a check of a dtype, stands in no module; torch 2.8 writes this then.
+    return [str(path) for key, (path, _) in entries if key != "_empty_nn_module_stack_from_metadata_hook"]
 
 
 def frames_of(node: Node) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -141,7 +142,7 @@ def _rounding(model: nn.Module, inputs: Inputs, expected: list[Tensor], double: 
             signs = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
             tensor.mul_(1 + signs * torch.finfo(tensor.dtype).eps)
     digits = min((torch.finfo(leaf.dtype).eps for leaf in expected if leaf.is_floating_point()), default=0.0)
-    return min(MANY * _distance(expected, _run(dense, inputs, double)), digits**0.5)  # type: ignore[no-any-return]
+    return min(MANY * _distance(expected, _run(dense, inputs, double)), math.sqrt(digits))
 
 
 def _accepted(model: nn.Module, choices: Iterable[Inputs], double: InDouble | None) -> Run | None:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from benchmarks import full_size
 from pruning_lib import Shrunk, find_units, shrink
-from pruning_lib.companion import records
 from pruning_lib.units import weighted
 from tests.networks import ACTIVATIONS, CASES, Case, leaf, plant, planted, random_network, randomize
 
@@ -193,42 +191,3 @@ def test_random_networks_lose_their_dead_units() -> None:
 def test_the_same_seed_is_the_same_network() -> None:
     first, second = (random_network(3).build().state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-# Networks that people use
-
-LEFT = {"resnet18": 47.5, "densenet121": 29.5, "mobilenet_v2": 38, "vgg11_bn": 26.5, "vit_b_16": 67.5}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "lraspp_mobilenet_v3_large"]
-)
-def test_a_sample_of_torchvision(name: str) -> None:
-    result = full_size.run(full_size.zoo()[name], seed=1)
-    assert result["verdict"] == "exact"
-    assert result["error_f64"] < TOLERANCE < 1e-2 * result["signal"]
-    assert result["parameters_left"] < LEFT.get(name, 50)
-    if "shufflenet" not in name:  # its halves are counted by `chunk`
-        assert result["removed"] >= 0.95 * result["planted"] > 500
-
-
-def test_the_record_of_torchvision_says_exact_and_small() -> None:
-    nets = records.measured("zoo")["nets"]
-    assert {name: net["verdict"] for name, net in nets.items()} == dict.fromkeys(full_size.zoo(), "exact")
-    assert all(nets[name]["parameters_left"] <= left for name, left in LEFT.items())
-    assert all(net["error_f64"] < TOLERANCE < 1e-2 * net["signal"] for net in nets.values())
-
-
-def test_reasons_are_counted_without_names() -> None:
-    notes = [
-        "a.0: 3 units that carry nothing stay: it passes `view` with a literal size (net.py, line 4)",
-        "b: 1 unit that carries nothing stays: it passes `view` with a literal size",
-        "b: 7 rows without effect stay in a stream: c writes them too",
-        "d: no input changes it, so it became a constant",
-    ]
-    assert full_size.reasons(notes) == {
-        "rows of zeros in a stream": 7,
-        "it passes `view` with a literal size": 4,
-        "no input changes it, so it became a constant": 1,
-    }
