@@ -149,8 +149,10 @@ def rewrites_itself(model: nn.Module, ran: nn.Module) -> str:
     """Say which weight of its own a model changes, "" if none; `ran` is a copy of it whose forward has run."""
     after = {name: tensor for name, _, _, tensor in tensors_of(ran)}
     for name, _, _, before in tensors_of(model):
+        if not isinstance(before, nn.Parameter):
+            continue
         now = after.get(name)
-        if isinstance(before, nn.Parameter) and (now is None or not torch.equal(before.nan_to_num(), now.nan_to_num())):
+        if now is None or not torch.equal(before.detach().nan_to_num(), now.detach().nan_to_num()):
             return f"it changes its own weight '{name}'"
     return ""
 

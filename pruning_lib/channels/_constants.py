@@ -78,8 +78,8 @@ class Constant(nn.Module):
             _length(x.shape[axis], self.geometry[axis]) if output_size is None else output_size[axis] for axis in axes
         ]
         value = self.bias.reshape(-1, *[1] * len(space))
-        # A copy, as readers may work in place.
-        return value.expand([x.shape[0], len(self.bias), *space]).clone(memory_format=torch.contiguous_format)
+        # Asked of x: torch.fx of torch 2.8 hands no traced size to a tensor that is not traced itself.
+        return x.new_zeros([x.shape[0], len(self.bias), *space], dtype=self.bias.dtype) + value
 
     def extra_repr(self) -> str:
         """Say how many channels there are and whether they are 0."""
