@@ -18,8 +18,9 @@ def test_the_code_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     train = digits().train
     loader = list(zip(train.inputs.split(50), train.targets.split(50), strict=True))
     example, printed = train.inputs[:2], []
+    # In 16 epochs, five seeds end with 39 to 50 % of the multiply-adds; in 8, with 41 to 65 %: too few steps to steer.
     room = {
-        **{"model": model, "loader": loader, "example": example, "epochs": 8, "torch": torch, "F": nn.functional},
+        **{"model": model, "loader": loader, "example": example, "epochs": 16, "torch": torch, "F": nn.functional},
         **{"optimizer": torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), "print": printed.append},
     }
     call, penalty, finetuning = blocks()
