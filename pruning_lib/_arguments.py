@@ -93,9 +93,9 @@ def doing(words: str, *methods: str) -> Kind:
 def path(words: str) -> Kind:
     """Return the kind of what names a file or a folder in a sentence: one line, and no longer than systems allow."""
     return Kind(
-        f"{words} of one line, at most 4,096 characters and no NUL",
+        f"{words} of one line, 1 to 4,096 characters and no NUL",
         lambda value: isinstance(value, str | os.PathLike),
-        lambda value: len(text := str(value)) <= 4096 and "\0" not in text and len(f"{text}.".splitlines()) == 1,
+        lambda value: 0 < len(text := str(value)) <= 4096 and "\0" not in text and len(f"{text}.".splitlines()) == 1,
     )
 
 

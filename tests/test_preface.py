@@ -9,7 +9,8 @@ BOOK = Path(__file__).parents[1]
 PREFACE = (BOOK / "book" / "preface.md").read_text()
 ROWS = dict(re.findall(r"\]\(\.\./notebooks/([\w-]+)\.ipynb\) \|[^|]*\| (\d+) \|", PREFACE))
 TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
-HOURS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+HOURS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+HOURS += ["thirteen", "fourteen", "fifteen", "sixteen"]
 
 
 def minutes(said: str) -> int:

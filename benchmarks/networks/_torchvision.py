@@ -68,7 +68,7 @@ def _ssdlite() -> nn.Module:
 def torchvision_networks() -> dict[str, Network]:
     """Return the networks by name."""
     found = {name: images(partial(_classifier, name, OPTIONS.get(name, {}))) for name in CLASSIFIERS.split()}
-    found["inception_v3"] = images(found["inception_v3"].build, 96)
+    found["inception_v3"] = images(found["inception_v3"].build, 299)  # what its head of training needs
     found["vit"] = images(partial(_vit, 64))
     found["maxvit"] = images(_maxvit)
     for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"):

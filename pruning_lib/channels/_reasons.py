@@ -81,5 +81,5 @@ def _origins(state: Analysis, node: Node) -> set[Node]:
 def _owner(state: Analysis, node: Node) -> str:
     """Return the module whose tensor a node is or moves, "" if it is anything else."""
     while node not in state.graph.tensors and len(node.all_input_nodes) == 1:
-        node = operand(node)
+        node = node.all_input_nodes[0]  # not its first argument: `cat([x, x])` has a list there
     return state.graph.owner(node) if node in state.graph.tensors else ""

@@ -43,7 +43,7 @@ def hold_for_training(graph: Graph, inputs: Inputs, what: str, *, always: bool =
     if not awake and not always:
         return
     try:
-        trained = trace_pair(clone(graph.model), inputs, what, training=True)
+        trained = _trained(graph, inputs, what)
     except RuntimeError as error:
         parameters = dict(graph.model.named_parameters())
         if not always and all(parameters[name].ndim < 2 for name in awake):
@@ -61,16 +61,31 @@ def hold_for_training(graph: Graph, inputs: Inputs, what: str, *, always: bool =
             graph.training[trained.names[node]] = masks
 
 
+def _trained(graph: Graph, inputs: Inputs, what: str) -> Graph:
+    """Trace training mode, on the example or on two of it."""
+    try:
+        return trace_pair(clone(graph.model), inputs, what, training=True)
+    except RuntimeError:
+        return trace_pair(clone(graph.model), _twice(inputs), what, training=True)
+
+
+def _twice(inputs: Inputs) -> Inputs:
+    """Return a batch twice as large: BatchNorm does not train on a single number a channel."""
+    return inputs.map(lambda x: torch.cat([x, x]) if x.ndim and len(x) == inputs.batch else x)
+
+
 def _awake(model: nn.Module, inputs: Inputs, idle: set[str]) -> list[str]:
     """Return which of the parameters that eval mode does not read training mode does, in the order of their use."""
-    model = clone(model).train()
-    spy = _Spy({id(tensor): name for name, _, _, tensor in tensors_of(model) if name in idle})
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), spy:
-            inputs.call(model)
-    except Exception:  # it does not train on this example; nothing can be said then
-        return []
-    return list(spy.seen)
+    for example in (inputs, _twice(inputs)):
+        trained = clone(model).train()
+        spy = _Spy({id(tensor): name for name, _, _, tensor in tensors_of(trained) if name in idle})
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), spy:
+                example.call(trained)
+        except Exception:  # it does not train on this example, and on no other if it refuses both
+            continue
+        return list(spy.seen)
+    return []
 
 
 class _Spy(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -173,6 +173,11 @@ class GroupPenalty(WeightPenalty):
         self._penalized = list(dict.fromkeys(side.module for block in self._blocks for side in block.sides))
         self._place = {module: place for place, module in enumerate(self._penalized)}
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether a weight belongs to several groups, as the row of one unit and the column of another."""
+        return sum(len(block.sides) for block in self._blocks) > len(self._penalized)
+
     def _parts(self, block: Block, weights: list[Tensor]) -> list[Tensor]:
         """Return the lengths of the units' parts on each side of a block, each of shape (units,)."""
         return [side.norms(weights[self._place[side.module]]) for side in block.sides]

@@ -29,7 +29,7 @@ from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._callbacks import Callback, Epoch, History, Run
 from pruning_lib.training._checkpoint import Checkpoint, Settings, describe
 from pruning_lib.training._checks import check_data, check_run, pair, trained
-from pruning_lib.training._schedules import Schedule, check_schedules, constant
+from pruning_lib.training._schedules import Schedule, check_schedules, constant, factor
 from pruning_lib.training._threads import compute
 from pruning_lib.units import BatchNorm
 
@@ -231,7 +231,8 @@ class _Loop:
         bar.set_description(f"epoch {run.epoch + 1}/{run.epochs}")
         for i, places in enumerate(batches):
             progress = (run.epoch * len(batches) + i) / total
-            self.scale(settings.schedule(progress), settings.strength_schedule(progress))
+            rate = factor("fit", "schedule", settings.schedule, progress)
+            self.scale(rate, factor("fit", "strength_schedule", settings.strength_schedule, progress))
             loss_sum += self.step(places, i) * len(places)
             bar.update()
         loss, accuracy = run.evaluate()

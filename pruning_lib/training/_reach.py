@@ -5,6 +5,7 @@
     loss, gradient; Adam and its like            Γ ≤ Σ_t η_t, about, whatever λ: the step is divided by its own size
 
 A penalty that pulls on every unit alike brings to zero at most those whose distance is below Γ. The loss pulls back.
+Groups that share weights also shorten each other: there Γ is what a unit's own pull moves, and more units may go.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ class Reach:
     strength : float
         λ.
     drift : float
-        Γ: how far it moves a unit at most.
+        Γ: how far it moves a unit at most; where groups overlap, what a unit's own pull moves.
     steps : int
         Within so many steps.
     distances : Tensor
         How far each unit is from zero now, shape (units,), ascending.
     bound : float
         What Γ cannot exceed, whatever λ: infinite but for Adam and its like under a term of the loss.
+    overlapping : bool
+        Whether weights belong to several units, as in coupled groups.
 
     Examples
     --------
@@ -54,6 +57,7 @@ take λ = 0.125 or more.
     steps: int
     distances: Tensor
     bound: float = math.inf
+    overlapping: bool = False
 
     @property
     def share(self) -> float:
@@ -76,15 +80,20 @@ take λ = 0.125 or more.
 
     def __str__(self) -> str:
         count = round(self.share * len(self.distances))
+        most = "about" if self.overlapping else "at most"
         text = (
-            f"λ = {self.strength:g} moves a unit by at most {self.drift:.3g} in {self.steps:,} steps: {count:,} of "
+            f"λ = {self.strength:g} moves a unit by {most} {self.drift:.3g} in {self.steps:,} steps: {count:,} of "
             f"{len(self.distances):,} units ({100 * self.share:.1f} %) could reach zero."
         )
+        if self.overlapping:
+            text += " Units share weights and shorten each other, so it may be more."
         if self.share >= 0.5 or not self.drift:
             return text
         needed = self.strength_for(0.5)
         if math.isinf(needed):
             return f"{text} No λ could bring half of them there: train longer, at a higher rate, or by apply='prox'."
+        if self.overlapping:
+            return f"{text} For half of them it would take about λ = {needed:.3g}."
         return f"{text} For half of them it would take λ = {needed:.3g} or more."
 
 
@@ -132,9 +141,10 @@ take λ = 1 or more.
     check_schedules("reach", schedule=schedule)
     rates = largest_rate(reg, optimizer) * sum(map(schedule or constant, (step / steps for step in range(steps))))
     distances = torch.cat([distance.detach().flatten().cpu() for distance in reg.distance().values()]).sort().values
+    overlapping = bool(getattr(reg, "overlapping", False))
     if saturates(reg, optimizer):
-        return Reach(reg.strength, rates if reg.strength else 0.0, steps, distances, bound=rates)
-    return Reach(reg.strength, reg.strength * rates * gain(reg, optimizer), steps, distances)
+        return Reach(reg.strength, rates if reg.strength else 0.0, steps, distances, rates, overlapping)
+    return Reach(reg.strength, reg.strength * rates * gain(reg, optimizer), steps, distances, math.inf, overlapping)
 
 
 def largest_rate(reg: Regularizer, optimizer: Optimizer) -> float:

@@ -15,12 +15,24 @@ Schedule = Callable[[float], float]
 
 
 def check_schedules(owner: str, **schedules: Schedule | None) -> None:
-    """Raise one sentence unless each of these is None or returns a number; it is asked at the beginning."""
+    """Raise one sentence unless each of these is None or returns a factor; it is asked at the beginning."""
     optional(owner, **schedules)
     for name, schedule in schedules.items():
-        factor = 1.0 if schedule is None else schedule(0.0)
-        if not is_real(factor):
-            raise TypeError(f"{owner} got a {name} that returns {a_(factor)}; it needs one that returns a number.")
+        if schedule is not None:
+            factor(owner, name, schedule, 0.0)
+
+
+def factor(owner: str, name: str, schedule: Schedule, progress: float) -> float:
+    """Return what a schedule says, or raise one sentence where that is no factor."""
+    value = schedule(progress)
+    if not is_real(value):
+        raise TypeError(f"{owner} got a {name} that returns {a_(value)}; it needs one that returns a number.")
+    if not 0 <= value < math.inf:
+        raise ValueError(
+            f"{owner} got a {name} that returns {value} at a progress of {progress:.2f}; a factor is finite and at "
+            "least 0."
+        )
+    return value
 
 
 def constant(progress: float) -> float:

@@ -26,7 +26,7 @@ from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, cost, zero
 from pruning_lib.training._callbacks import Callback, Run
-from pruning_lib.training._reach import gain, largest_rate, saturates
+from pruning_lib.training._reach import gain, in_gradient, largest_rate, saturates
 from pruning_lib.training._schedules import Schedule, check_schedules, constant
 from pruning_lib.units import Chosen, Group, Units, fitting, rows, unit_axis
 
@@ -61,7 +61,7 @@ class TargetSize(Callback):
     schedule : callable, optional
         Progress in [0, 1) → factor on the learning rate, of your own loop.
     within : float
-        In (0, 1]: the share of the training after which the size is to be reached.
+        In (0, 1]: the share of the training, counted in Σ_t η_t, after which the size is to be reached.
     threshold : float
         Distance from zero within which a unit has gone. A term of the loss makes no exact zeros, and needs one.
 
@@ -127,6 +127,7 @@ class TargetSize(Callback):
         self._gain, self._rate = gain(reg, optimizer), largest_rate(reg, optimizer)
         self._modules = fitting(model, units.values(), "TargetSize")
         self._resistance: dict[str, Tensor] = {}
+        self._growth: dict[str, float] = {}  # of the resistance of a group's units, a unit of Σ_t η_t
         self._drifts: list[float] = []  # Σ_t η_t of each epoch
         self._hold: Hold | None = None
         self._before = self._distances()  # of the units, an epoch ago
@@ -146,9 +147,17 @@ class TargetSize(Callback):
             resistance = self._gain * self._reg.strength - speed
             known = self._resistance.get(name, resistance)
             self._resistance[name] = MEMORY * known + (1 - MEMORY) * resistance
+            if not in_gradient(self._reg):  # momentum shows a new strength late, which would look like growth
+                self._grow(name, self._resistance[name] - known, drift)
         self._before = distances
         self._clear()
         return self._set()
+
+    def _grow(self, name: str, more: Tensor, drift: float) -> None:
+        """Follow how the resistance of living units grows as they shrink: its median, since single units are noisy."""
+        alive = self._before[name] > self.threshold
+        growth = float(more[alive].median()) / max(drift, 1e-12) if alive.any() else 0.0
+        self._growth[name] = MEMORY * self._growth.get(name, 0.0) + (1 - MEMORY) * growth
 
     @property
     def left(self) -> float:
@@ -174,8 +183,9 @@ class TargetSize(Callback):
         left = self._left(gone)
         strength = 0.0
         if left > self._target and any(self._drifts[done:]):
-            soon = math.ceil(self.within * len(self._drifts))
-            ahead = sum(self._drifts[done:soon] or self._drifts[done:])
+            # Counted in Σ_t η_t, as under a falling rate the last epochs move little; later, always half of the rest.
+            soon = self.within * sum(self._drifts) - sum(self._drifts[:done])
+            ahead = max(soon, sum(self._drifts[done:]) / 2)
             strength = self._smallest(ahead, self._target)
             if done + 1 < len(self._drifts):
                 strength = min(strength, self._smallest(self._drifts[done], left - PART * (left - self._target)))
@@ -187,10 +197,10 @@ class TargetSize(Callback):
     def _smallest(self, drift: float, target: float) -> float:
         """Return the smallest strength that leaves at most this share after so much of Σ_t η_t."""
         gone, drift = self._gone(), max(drift, 1e-12)
-        needed = {
-            name: torch.where(gone[name], -math.inf, (distance / drift + self._resistance.get(name, 0)) / self._gain)
-            for name, distance in self._before.items()
-        }
+        needed = {}
+        for name, distance in self._before.items():
+            resistance = self._resistance.get(name, 0) + max(self._growth.get(name, 0.0), 0.0) * drift
+            needed[name] = torch.where(gone[name], -math.inf, (distance / drift + resistance) / self._gain)
         levels = torch.cat(list(needed.values())).sort().values
         low, high = -1, len(levels) - 1
         while high - low > 1:
@@ -274,8 +284,12 @@ class TargetSize(Callback):
             self._hold = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the log, and what the loss resists with."""
-        return {"log": [dict(entry) for entry in self.log], "resistance": dict(self._resistance)}
+        """Return the log, what the loss resists with, and how that grows."""
+        return {
+            "log": [dict(entry) for entry in self.log],
+            "resistance": dict(self._resistance),
+            "growth": dict(self._growth),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them.
@@ -286,9 +300,12 @@ class TargetSize(Callback):
             If they are not what `state_dict` returned.
         """
         log, resistance = [dict(entry) for entry in state["log"]], dict(state["resistance"])
+        growth = {name: float(value) for name, value in dict(state["growth"]).items()}
         if any({*entry} != {"epoch", "strength", "left"} for entry in log):
             raise TypeError("TargetSize got the state of another callback.")
-        self.log, self._resistance = log, resistance
+        if not all(map(math.isfinite, growth.values())):
+            raise ValueError("TargetSize got a state with numbers that are not finite.")
+        self.log, self._resistance, self._growth = log, resistance, growth
 
     def fits(self, run: Run) -> bool:
         """Whether what was restored is about the same units."""

@@ -195,3 +195,18 @@ def test_a_reader_without_a_weight_of_its_own_is_named_where_its_weights_would_b
     ):
         with pytest.raises(ValueError, match="'mix', a Mixes, is not a linear or convolution layer"):
             needs()
+
+
+def test_a_tensor_joined_with_itself_has_an_owner_when_an_operator_without_a_rule_reads_it():
+    class Rotary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.angles = nn.Linear(6, 4, bias=False)
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, x):
+            turned = self.angles.weight.mean(1) * x[:, :4]
+            return self.out(torch.logcumsumexp(torch.cat([turned, turned], 1), 1))
+
+    units = prl.find_units(Rotary(), torch.randn(2, 6))
+    assert not units

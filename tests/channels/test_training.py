@@ -135,3 +135,16 @@ def test_a_model_that_does_not_train_on_the_example_is_shrunk_all_the_same():
     model = seeded(lambda: Evaluating(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
     kill(model[0], [1])
     assert shrink(model, torch.randn(2, 4)).removed == {"0": 1}
+
+
+def test_a_head_that_does_not_train_on_one_sample_is_seen_with_two():
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1))
+    model = seeded(lambda: Supervised(head)).train()
+    kill(model.first, [0, 1, 2], bias=0.0)
+    model.norm.bias.data[:3] = 0
+    kill(model.second, [0, 1, 2, 3])
+    small = shrink(model, torch.randn(1, 3, 8, 8)).model
+    assert small.head[1].in_channels == small.first.out_channels == 8
+    assert small.second.out_channels < 8
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(small.train()(x)[1], model.train()(x)[1])

@@ -272,3 +272,16 @@ def test_a_tensor_as_learning_rate_stays_the_tensor_that_it_is() -> None:
     fit(twin, TRAIN, VAL, epochs=2, optimizer=Adam(twin.parameters(), 1e-2), schedule=cosine, progress=False)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
     assert all(isinstance(lr, float) for lr in history["lr"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("when", [0.0, 0.5])
+def test_a_schedule_that_returns_no_factor_is_named_and_nothing_stays_scaled(value: float, when: float) -> None:
+    model = network()
+    reg, optimizer = L2(model, 0.4), SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"strength_schedule that returns \S+ at a progress of 0\.\d\d; a factor is"):
+        fit(
+            model, TRAIN, VAL, epochs=2, optimizer=optimizer, regularizer=reg, schedule=ramp(0.9),
+            strength_schedule=lambda progress: value if progress >= when else 1.0, progress=False,
+        )  # fmt: skip
+    assert (reg.strength, optimizer.param_groups[0]["lr"]) == (0.4, 0.1)

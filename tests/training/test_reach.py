@@ -115,3 +115,22 @@ def test_wrong_use_is_named():
         prl.reach(reg, optimizer, steps=1).strength_for(0)
     with pytest.raises(ValueError, match="cannot scale a strength of 0"):
         prl.reach(prl.GroupLasso(model, 0.0), optimizer, steps=1).strength_for(0.5)
+
+
+def test_units_that_share_weights_move_further_and_the_print_says_so():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    units = prl.find_units(model, torch.zeros(1, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg = prl.GroupLasso(model, 0.01, over="coupled", units=units)
+    said, before = prl.reach(reg, optimizer, steps=100), reg.distance()
+    for _ in range(100):
+        reg.update(optimizer)
+    moved = torch.cat([before[name] - after for name, after in reg.distance().items()])
+    assert said.overlapping
+    assert (moved > said.drift * 1.05).any()
+    assert "moves a unit by about 0.1 in 100 steps" in str(said)
+    assert "Units share weights and shorten each other, so it may be more." in str(said)
+    rows = prl.reach(prl.GroupLasso(model, 0.01), optimizer, steps=100)
+    assert not rows.overlapping
+    assert "by at most 0.1 in 100 steps" in str(rows)
