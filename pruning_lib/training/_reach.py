@@ -175,3 +175,11 @@ def gain(reg: Regularizer, optimizer: Optimizer) -> float:
         raise TypeError(f"What a term of the loss moves under {name} is not known; under SGD, Adam and its like it is.")
     factors = [(1 - g["dampening"] * bool(g["momentum"])) / (1 - g["momentum"]) for g in optimizer.param_groups]
     return float(max(factors))
+
+
+def check_steered(reg: Regularizer, optimizer: Optimizer, threshold: float) -> None:
+    """Raise one sentence for a method that no strength steers to zeros."""
+    if getattr(reg, "apply", "loss") != "prox" and not threshold:
+        raise ValueError("A term of the loss makes no exact zeros: use apply='prox', or give TargetSize a threshold.")
+    if saturates(reg, optimizer):
+        raise TypeError("Adam divides a pull in the gradient by its own size, so no strength steers it: use 'prox'.")

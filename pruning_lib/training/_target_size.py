@@ -26,7 +26,7 @@ from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, cost, zero
 from pruning_lib.training._callbacks import Callback, Run
-from pruning_lib.training._reach import gain, in_gradient, largest_rate, saturates
+from pruning_lib.training._reach import check_steered, gain, in_gradient, largest_rate
 from pruning_lib.training._schedules import Schedule, check_schedules, constant
 from pruning_lib.units import Chosen, Group, Units, fitting, rows, unit_axis
 
@@ -120,7 +120,7 @@ class TargetSize(Callback):
             raise ValueError("TargetSize needs exactly one of units_left and macs_left, between 0 and 1.")
         if (epochs is None) != (steps is None):
             raise ValueError("TargetSize needs epochs and steps, both, or neither where `fit` knows them.")
-        _check_method(reg, optimizer, threshold)
+        check_steered(reg, optimizer, threshold)
         self.units_left, self.macs_left, self.within, self.threshold = units_left, macs_left, within, threshold
         self.log: list[dict[str, float]] = []
         self._model, self._reg, self._optimizer, self._units = model, reg, optimizer, units
@@ -311,14 +311,6 @@ class TargetSize(Callback):
         """Whether what was restored is about the same units."""
         own = {name: distance.shape for name, distance in self._before.items()}
         return all(own.get(name) == value.shape for name, value in self._resistance.items())
-
-
-def _check_method(reg: Regularizer, optimizer: Optimizer, threshold: float) -> None:
-    """Raise one sentence for a method that no strength steers to zeros."""
-    if getattr(reg, "apply", "loss") != "prox" and not threshold:
-        raise ValueError("A term of the loss makes no exact zeros: use apply='prox', or give TargetSize a threshold.")
-    if saturates(reg, optimizer):
-        raise TypeError("Adam divides a pull in the gradient by its own size, so no strength steers it: use 'prox'.")
 
 
 def _by_unit(distance: Tensor, index: Tensor, size: int) -> Tensor:
