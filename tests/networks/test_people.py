@@ -47,8 +47,7 @@ def test_the_record_says_exact_or_why_not() -> None:
         if net["verdict"] == "refused":
             assert "`find_units` could not trace" in net["why"]
         else:
-            # Below rounding in float32, and a hundredth of what another input changes.
-            assert net["error"] < min(1e-6, 1e-2 * net["signal"])
+            assert net["error"] < 1e-6 < 1e-2 * net["signal"]
             # What carried nothing and stayed is accounted for.
             assert net["removed"] >= net["zeroed"] or any("unit" in why or "row" in why for why in net["stays"])
 
