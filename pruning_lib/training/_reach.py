@@ -20,7 +20,7 @@ from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam
 from pruning_lib._arguments import checked
 from pruning_lib._model import parameters_in
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.training._schedules import Schedule, check_schedules, constant
+from pruning_lib.training._schedules import Schedule, check_schedules, constant, factor
 
 ADAM = (Adam, AdamW, NAdam, RAdam)
 
@@ -139,7 +139,8 @@ take λ = 1 or more.
     """
     checked("reach", reg=reg, optimizer=optimizer, steps=steps)
     check_schedules("reach", schedule=schedule)
-    rates = largest_rate(reg, optimizer) * sum(map(schedule or constant, (step / steps for step in range(steps))))
+    factors = (factor("reach", "schedule", schedule or constant, step / steps) for step in range(steps))
+    rates = largest_rate(reg, optimizer) * sum(factors)
     distances = torch.cat([distance.detach().flatten().cpu() for distance in reg.distance().values()]).sort().values
     overlapping = bool(getattr(reg, "overlapping", False))
     if saturates(reg, optimizer):

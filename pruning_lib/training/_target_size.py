@@ -27,7 +27,7 @@ from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, cost, zero
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.training._reach import check_steered, gain, in_gradient, largest_rate
-from pruning_lib.training._schedules import Schedule, check_schedules, constant
+from pruning_lib.training._schedules import Schedule, check_schedules, constant, factor
 from pruning_lib.units import Chosen, Group, Units, fitting, rows, unit_axis
 
 MOST = 3.0  # times the strength of the epoch before
@@ -172,7 +172,7 @@ class TargetSize(Callback):
         count = steps // epochs
         if count < 1:
             raise ValueError(f"TargetSize got {steps} steps in {epochs} epochs; it needs at least one an epoch.")
-        factors = [schedule(step / (count * epochs)) for step in range(count * epochs)]
+        factors = [factor("TargetSize", "schedule", schedule, i / (count * epochs)) for i in range(count * epochs)]
         self._drifts = [self._rate * sum(factors[i * count : (i + 1) * count]) for i in range(epochs)]
         if not self.log:
             self._set()

@@ -134,3 +134,16 @@ def test_units_that_share_weights_move_further_and_the_print_says_so():
     rows = prl.reach(prl.GroupLasso(model, 0.01), optimizer, steps=100)
     assert not rows.overlapping
     assert "by at most 0.1 in 100 steps" in str(rows)
+
+
+def test_a_schedule_that_returns_no_factor_later_is_named():
+    def late(progress):
+        return float("nan") if progress > 0.5 else 1.0
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg, units = prl.GroupLasso(model, 0.01), prl.find_units(model, torch.zeros(1, 8))
+    with pytest.raises(ValueError, match="reach got a schedule that returns nan at a progress of 0.60"):
+        prl.reach(reg, optimizer, steps=10, schedule=late)
+    with pytest.raises(ValueError, match="TargetSize got a schedule that returns nan at a progress of 0.60"):
+        prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=5, steps=10, schedule=late)
