@@ -31,7 +31,6 @@ FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-back
 FLAGS += " --disable-component-update --disable-sync"
 
 each_page = pytest.mark.parametrize("page", PAGES or [""])
-each_view = pytest.mark.parametrize(("width", "theme"), VIEWS)
 
 AXE_VIEWS = [(1280, "light"), (390, "dark")]
 ALIKE = {page for page in PAGES if page.startswith("book/tables/")} - {"book/tables/ledger.html"}  # tables of one make
@@ -100,9 +99,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any, address: str, width: int, theme: str) -> Iterator[Any]:
+def visit(browser: Any, address: str) -> Iterator[Any]:
     """Return a function that opens a page and returns it with the faults that it showed; nothing outside is reached."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    context = browser.new_context()
     faults: list[str] = []
 
     def inside(route: Any) -> None:
@@ -120,10 +119,8 @@ def visit(browser: Any, address: str, width: int, theme: str) -> Iterator[Any]:
         page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise")
         page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1")
         page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
-        page.wait_for_timeout(150)
-        # The film of the landing page runs until its switch is set. What was opened fades in, and is pale until it has.
+        # The film of the landing page runs until its switch is set.
         page.evaluate("document.querySelectorAll('#film-pause').forEach(e => e.checked = true)")
-        page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
         return page, faults
 
     context.route("**/*", inside)
@@ -131,23 +128,31 @@ def visit(browser: Any, address: str, width: int, theme: str) -> Iterator[Any]:
     context.close()
 
 
+def show(page: Any, width: int, theme: str) -> None:
+    """Give an open page another width and theme, and wait for what fades in: it is pale until it has."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
+    page.wait_for_timeout(150)
+    page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
+
+
 @each_page
-@each_view
-def test_page_is_whole(visit: Any, page: str, width: int, theme: str) -> None:
+def test_page_is_whole(visit: Any, page: str) -> None:
     opened, faults = visit(page)
+    for width, theme in VIEWS:
+        show(opened, width, theme)
+        found = opened.evaluate(AUDIT)
+        assert found.pop("theme") == theme
+        assert found.pop("wide") <= 0, f"{page} is wider than {width} pixels"
+        assert found == {"unrendered": [], "failed": [], "raw": [], "alt": [], "broken": []}
+        if (width, theme) in AXE_VIEWS and page not in ALIKE:  # minutes a page, and one stands for all
+            violations = Axe().run(opened).response["violations"]
+            serious = [v for v in violations if v["impact"] in ("serious", "critical")]
+            assert [(v["id"], v["nodes"][0]["html"][:200]) for v in serious] == []
     assert faults == []
-    found = opened.evaluate(AUDIT)
-    assert found.pop("theme") == theme
-    assert found.pop("wide") <= 0, f"{page} is wider than {width} pixels"
-    assert found == {"unrendered": [], "failed": [], "raw": [], "alt": [], "broken": []}
-    if (width, theme) in AXE_VIEWS and page not in ALIKE:  # minutes a page, and one stands for all
-        violations = Axe().run(opened).response["violations"]
-        serious = [v for v in violations if v["impact"] in ("serious", "critical")]
-        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in serious] == []
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light")])
-def test_search_finds_a_page_without_a_network(visit: Any, width: int, theme: str) -> None:
+def test_search_finds_a_page_without_a_network(visit: Any) -> None:
     opened, faults = visit("search.html?q=sensitivity")
     opened.wait_for_selector("#search-results li a", timeout=10_000)
     assert faults == []
