@@ -113,7 +113,8 @@ def measure(
     checked("measure", model=model, latency=latency, repeats=repeats, threads=threads)
     model = unwrapped(model)
     inputs = check(model, example, prunable=False)
-    probe = clone(model).eval()
+    # The counter asks every tensor that wants a gradient for its history; a view that forward takes here has none.
+    probe, inputs = clone(model).eval().requires_grad_(False), inputs.map(Tensor.detach)
     parameters = list(probe.parameters())
     held = {id(tensor): tensor for _, _, _, tensor in tensors_of(probe)}.values()
     counter = FlopCounterMode(display=False)

@@ -155,7 +155,7 @@ class Table:
     Parameters
     ----------
     parameter : str
-        Its name, as in ``model.named_parameters()``.
+        Its name, as in ``model.named_parameters()`` or ``model.named_buffers()``.
     axis : int
         The axis that counts channels.
     index : Tensor

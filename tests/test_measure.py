@@ -115,6 +115,22 @@ def test_attention_and_lstms_are_counted_although_eval_mode_fuses_them():
     assert torch.backends.mkldnn.is_available() == torch._C._get_mkldnn_enabled()
 
 
+def test_a_token_that_is_expanded_and_handed_on_is_measured():
+    class Tokens(nn.Module):
+        """Hands a view of a parameter to a module, as networks with a class token do."""
+
+        def __init__(self):
+            super().__init__()
+            self.token, self.layer = nn.Parameter(torch.zeros(1, 1, 8)), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.layer(self.token.expand(len(x), -1, -1)) + self.layer(x)
+
+    model = Tokens()
+    assert measure(model, torch.zeros(2, 3, 8, requires_grad=True)).macs == 8 * 4 * (1 + 3)
+    assert model.token.requires_grad
+
+
 def test_recalibrate_averages_over_all_calls_of_a_batchnorm():
     class Twice(nn.Module):
         def __init__(self):

@@ -21,16 +21,17 @@ from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, weighted
 
 
-def describe(state: Analysis) -> Units:
+def describe(state: Analysis, *, to_zero: bool = False) -> Units:
     """Turn the classes of a labelled network into groups.
 
     A group is named by the first layer that writes one of its classes, and numbers its units in the order in which that
-    layer's rows name them.
+    layer's rows name them. `to_zero` leaves out what `zero` could not make removable.
     """
     calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)] if not _passes(state, call)]
     bound = bind(state)
     components = bound[:, 0].tolist()
     roots, pinned = state.classes.roots, {**_strangers(state, calls), **state.classes.pinned}
+    pinned |= _shared(state) if to_zero else {}
     numbers: dict[str, int] = {}  # of each group, by its name
     names: dict[int, str] = {}  # of the group that a component of bound classes is in
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
@@ -77,6 +78,13 @@ def _strangers(state: Analysis, calls: list[tuple[str, Call]]) -> dict[int, str]
             reason = f"is written by '{name}', which is not the `weight` of a linear layer or a convolution"
             found.update(dict.fromkeys(distinct(state.classes.roots[call.rows]).tolist(), reason))
     return found
+
+
+def _shared(state: Analysis) -> dict[int, str]:
+    """Return the classes of heads that all take the same values: without queries, one returns their mean."""
+    reason = "writes heads that take the same values, so that none is constant when its queries are"
+    found = (distinct(state.classes.roots[line]).tolist() for line in state.shared)
+    return {root: reason for roots in found for root in roots if root}
 
 
 def _passes(state: Analysis, call: Call) -> bool:

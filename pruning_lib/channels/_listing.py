@@ -68,7 +68,7 @@ def find_units(model: nn.Module, example: Any) -> Units:
     pins: Pins = []
     while True:  # each round names operators that none named before
         state = label(graph, pins)
-        units = describe(state)
+        units = describe(state, to_zero=True)
         more = _counted(state, units, pins, inputs)
         if not more:
             return units

@@ -31,8 +31,9 @@ def find_tables(state: Analysis, place: Tensor) -> Iterator[tuple[int, Table]]:
             if leaf not in seen and leaf in state.graph.names and len(state.axes.get(leaf, ())) > 1:
                 seen.add(leaf)
                 yield from _entered(state.graph.names[leaf], 1, place[state.axes[leaf][1]], shift=False)
+    moving = _moving(state.graph.inputs)
     for leaf, labels in state.elements.items():
-        uses = set(_uses(leaf))
+        uses = set(_uses(leaf, moving))
         if not uses & {*ADDS, *JOINS}:
             continue
         lines = {axis: line for axis in range(labels.ndim) if (line := _line(place[labels], axis)) is not None}
@@ -57,13 +58,28 @@ def _entered(parameter: str, axis: int, line: Tensor, *, shift: bool) -> Iterato
             yield group, Table(parameter, axis, torch.where(line[:, 0] == group, line[:, 1], -1), shift)
 
 
-def _uses(node: Node) -> Iterator[str]:
-    """Yield the operators that a parameter meets others at, looking through those that only move it."""
+def _moving(sources: list[Node]) -> set[Node]:
+    """Return all nodes that depend on the inputs."""
+    found, left = set(sources), list(sources)
+    while left:
+        users = [user for user in left.pop().users if user not in found]
+        found.update(users)
+        left += users
+    return found
+
+
+def _uses(node: Node, moving: set[Node]) -> Iterator[str]:
+    """Yield the operators that a parameter meets others at, looking through those that only move it.
+
+    So does a product of parameters: in b − μ·w, as a BatchNorm with fixed statistics adds it, μ and w shift a channel
+    as b does. A sum with a number, as of a variance and ε, meets nothing.
+    """
     for user in node.users:
         if not computes(user):
             continue
         name = base(user)
-        if name in JOINS or not (rules.is_view(user) or name in ("clone", "contiguous", "to", "_to_copy", "repeat")):
+        moves = rules.is_view(user) or name in ("clone", "contiguous", "to", "_to_copy", "repeat")
+        if name in JOINS or (name in ADDS and len(user.all_input_nodes) > 1):
             yield name
-        else:
-            yield from _uses(user)
+        elif (moves and name not in JOINS) or (name == "mul" and user not in moving):
+            yield from _uses(user, moving)

@@ -16,7 +16,10 @@ from pruning_lib.selection import importance as importances
 from pruning_lib.selection._budgets import cost
 from pruning_lib.selection._select import select
 from pruning_lib.selection._zero import zero
-from pruning_lib.units import BatchNorm, Group, Units, unwrapped
+from pruning_lib.units import BatchNorm, Chosen, Group, Units, unwrapped
+
+CLOSE = 0.01  # by so much of the network more may stay than was asked for
+ROUNDS = 3  # of choosing more, where chosen channels had to stay
 
 
 def prune(
@@ -67,7 +70,8 @@ def prune(
     Notes
     -----
     Units that go leave a constant behind (``shift="keep"`` of `zero`). Where a convolution that pads with zeros reads
-    them they leave 0, since a constant would need a channel there.
+    them they leave 0, since a constant would need a channel there. Where activations make a constant of that 0, a
+    channel may stay all the same; then more units are chosen, until a hundredth of the network is missing at most.
 
     Without `importance` and `loss_fn` units are judged by the length of their weights times |γ|/√(v + ε) of their
     BatchNorm (`importance.magnitude`, ``of="folded"``). Lengths do not compare between layers, so that every group
@@ -95,23 +99,44 @@ def prune(
     units = find_units(model, example)
     if not units:
         raise ValueError(f"prune found no unit that could go:\n{units}")
-    small = clone(unwrapped(model))
-    notes: list[str] = []
+    model = unwrapped(model)
     if loss_fn is not None:
-        importance = importances.taylor(small, units, data, loss_fn)
+        importance = importances.taylor(clone(model), units, data, loss_fn)
     elif importance is None:
-        importance = importances.magnitude(small, units, of="folded")
-    chosen = select(importance, units, macs_left=macs_left, scope="local")
+        importance = importances.magnitude(model, units, of="folded")
+    shrunk = _removed(model, example, units, select(importance, units, macs_left=macs_left, scope="local"), data)
+    budget = macs_left
+    for _ in range(ROUNDS):
+        over = _share(shrunk, units) - macs_left
+        if over <= CLOSE:
+            break
+        budget -= over
+        try:
+            chosen = select(importance, units, macs_left=budget, scope="local")
+        except ValueError:  # nothing smaller can be chosen
+            break
+        shrunk = _removed(model, example, units, chosen, data)
+    shrunk.notes = [_left(shrunk, units, macs_left), *_stale(model, data)]
+    return shrunk
+
+
+def _removed(model: nn.Module, example: Any, units: Units, chosen: Chosen, data: Any) -> Shrunk:
+    """Zero the chosen units of a copy, recalibrate it and shrink it."""
+    small = clone(model)
     padded = {name for name, group in units.items() if _pads(small, group)}
     zero(small, {name: mask for name, mask in chosen.items() if name not in padded}, units)
     zero(small, {name: mask for name, mask in chosen.items() if name in padded}, units, shift="drop")
     if data is not None:
         recalibrate(small, data)
-    elif any(isinstance(module, BatchNorm) and module.track_running_stats for module in small.modules()):
-        notes.append("the statistics of the BatchNorms are still those of the dense network: pass data to renew them")
-    shrunk = shrink(small, example)
-    shrunk.notes = [_left(shrunk, units, macs_left), *notes]
-    return shrunk
+    return shrink(small, example)
+
+
+def _stale(model: nn.Module, data: Any) -> list[str]:
+    """Say that statistics were not renewed, if there are any and no data."""
+    normalized = any(isinstance(module, BatchNorm) and module.track_running_stats for module in model.modules())
+    if data is not None or not normalized:
+        return []
+    return ["the statistics of the BatchNorms are still those of the dense network: pass data to renew them"]
 
 
 def _check(data: Any, loss_fn: object, importance: object) -> None:
@@ -134,11 +159,16 @@ def _pads(model: nn.Module, group: Group) -> bool:
     return any(getattr(reader, "padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid") for reader in readers)
 
 
-def _left(shrunk: Shrunk, units: Units, wanted: float) -> str:
-    """Say how much is left, in numbers of the network that was returned."""
+def _share(shrunk: Shrunk, units: Units) -> float:
+    """Return the share of the multiply-adds that is left in a network that was shrunk."""
     gone = {name: torch.ones(group.size, dtype=torch.bool) for name, group in units.items()}
     for name, mask in gone.items():
         mask[shrunk.plan.units[name]] = False
-    share = cost(gone, units) / sum(units.macs.values())
+    return cost(gone, units) / sum(units.macs.values())
+
+
+def _left(shrunk: Shrunk, units: Units, wanted: float) -> str:
+    """Say how much is left, in numbers of the network that was returned."""
+    share = _share(shrunk, units)
     over = f", where {100 * wanted:g} % were asked for: what stays, and why, is said here" if share > wanted else ""
     return f"{100 * share:.1f} % of the multiply-adds are left{over}"

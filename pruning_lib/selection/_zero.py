@@ -170,7 +170,7 @@ def _zero_group(
     for table in group.tables:
         if not (table.shift and shift == "keep"):
             owner, _, attribute = table.parameter.rpartition(".")
-            parameter = layers[owner].get_parameter(attribute)
+            parameter = getattr(layers[owner], attribute)  # a buffer, where statistics are fixed
             fill(parameter, _along(_at(table.index, pruned), parameter, table.axis), 0.0, optimizer)
     for member in group.norms:
         norm, mask = layers[member.layer], _at(member.index, pruned)

@@ -99,6 +99,32 @@ def test_a_map_of_positions_goes_along_and_one_number_a_channel_is_a_shift(shift
     assert shrunk.removed == {"p": 8}
 
 
+class Fixed(nn.Module):
+    """A BatchNorm whose scale, shift and statistics are buffers, as detection networks have it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(channels) + 0.5)
+
+    def forward(self, x):
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("shift", ["keep", "drop"])
+def test_what_shifts_a_channel_by_fixed_statistics_is_a_shift(shift):
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), Fixed(16), nn.Tanh(), nn.Conv2d(16, 3, 1)))
+    model.double()
+    units, shrunk = half(model, torch.randn(2, 3, 8, 8).double(), shift)
+    assert {table.parameter for table in units["0"].tables} == {"1.weight", "1.bias", "1.running_mean"}
+    assert shrunk.removed == {"0": 8}
+    emitted = model[:2](torch.randn(2, 3, 8, 8).double())[:, ::2]
+    assert bool(emitted.any()) == (shift == "keep")
+    assert model[1].running_var.all()
+
+
 def test_zeros_of_a_table_are_held():
     model = seeded(TABLES["positions"][0])
     units = find_units(model, WORDS)

@@ -100,6 +100,35 @@ def test_a_decision_that_a_last_digit_tips_hides_no_error():
     assert comparison.difference.endswith("in float64")
 
 
+class Wild(nn.Sequential):
+    """For large inputs, the last digits of the weights decide what it returns; for small ones, they do not."""
+
+    def forward(self, x):
+        return torch.sin(0.1 * super().forward(x) ** 11)
+
+
+@torch.no_grad()
+def wild():
+    model = seeded(lambda: Wild(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 3)))
+    model[0].weight[:20] = 0
+    return model
+
+
+def test_where_the_last_digits_decide_calmer_inputs_are_compared():
+    model, x = wild(), torch.randn(4, 4)
+    assert (model(100 * x) - model.double()(100 * x.double())).abs().max() > 0.1
+    shrunk = shrink(model.float(), 100 * x)
+    assert shrunk.removed == {"0": 20}
+    assert torch.allclose(shrunk.model(x), model(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0])
+def test_where_the_last_digits_decide_a_difference_is_still_one(size):
+    model = wild()
+    comparison = compare(refer(model, inputs(100 * torch.randn(4, 4)), []), small(bump(size))(model))
+    assert comparison.difference.endswith("in float64")
+
+
 def test_nothing_compared_is_equal():
     assert Comparison().equal
     assert Comparison().error == 0

@@ -83,6 +83,13 @@ def test_stream_writers_are_averaged():
     assert indices(select(scores, units, fraction=0.5)) == {"a": [1]}
     with pytest.raises(ValueError, match="found no group to choose from"):
         select(scores, units, fraction=0.5, kinds=("inner",))
+    none = Units([], {"a": "writes the model's output"})
+    with pytest.raises(
+        ValueError, match="no units to choose from: every layer stays, as 'a', which writes the model's"
+    ):
+        select({}, none, fraction=0.5)
+    with pytest.raises(ValueError, match="no units to choose from: there are none"):
+        select({}, Units([]), fraction=0.5)
 
 
 def test_loss_bound_is_the_last_that_holds():
