@@ -63,7 +63,7 @@ CASES = {
         {"group-lasso": (1e-2, 3e-2, 1e-1, 3e-1), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
     ),
     "lenet5": Case(
-        lambda bn: LeNet5(10, (1, 28, 28), bn=bn), mnist, 20_000, 10, 0.05,
+        lambda bn: LeNet5(10, (1, 28, 28), bn=bn), mnist, 20_000, 15, 0.05,
         {"group-lasso": (1e-2, 3e-2, 1e-1, 3e-1), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
     ),
     "vgg16-quarter": Case(

@@ -1,14 +1,14 @@
 """The pages of the book that hold every table of the records: `python -m experiments pages` writes `book/tables/`.
 
-A page a family of suites that names one (`PAGE`, its title), one for the ledger, one for the rankings. The same records
-give the same bytes; a test says when a page is older than its records.
+A page a family of suites that names one (`PAGE`, its title), one for the ledger, one for the rankings, one for the
+strengths. The same records give the same bytes; a test says when a page is older than its records.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from experiments import ledger, rankings, tables
+from experiments import ledger, rankings, strengths, tables
 from experiments.methods import Config
 from experiments.suites import PAGES, SUITES, Suite
 from pruning_lib.companion.records import Row, load, read, write_text
@@ -30,6 +30,7 @@ def pages(records: Path) -> dict[str, str]:
     """Return {name: text} of every page."""
     found = {"ledger": _page("The claims of the papers", _about_ledger(), ledger.ledger(records))}
     found["rankings"] = _page("Which ranking is safe?", rankings.RULE, rankings.table(records))
+    found["strengths"] = _page("Strengths that worked", *strengths.parts(records))
     for name, (title, suites) in PAGES.items():
         found[name] = _page(title, *(_suite(SUITES[suite], records) for suite in suites))
     return found

@@ -104,6 +104,11 @@ def function(words: str) -> Kind:
     return Kind(words, _call)
 
 
+def of_model(words: str) -> Kind:
+    """Return the kind of functions of a model. A module is none: `nn.CrossEntropyLoss()` takes outputs and targets."""
+    return Kind(words, lambda value: _call(value) and not isinstance(value, nn.Module))
+
+
 def number(words: str, holds: Callable[[float], bool] = math.isfinite) -> Kind:
     """Return the kind of numbers in a range; True is none, nor is a tensor."""
     return Kind(words, is_real, lambda value: is_float(value) and holds(value))
@@ -190,11 +195,11 @@ KINDS: dict[str, Kind] = {
     "StochasticPruning.seed": whole("0 or more, the same on every rank", 0),
     "scales": instance("True or False", bool),
     # Selection.
-    "select.loss_fn": function("a function of the model that returns its validation loss"),
-    "threshold_weights.loss_fn": function("a function of the model that returns its validation loss"),
+    "select.loss_fn": of_model("a function of the model that returns its validation loss"),
+    "threshold_weights.loss_fn": of_model("a function of the model that returns its validation loss"),
     "importance": instance("{layer or group: a number a unit}, as `importance()` of a method returns it", Mapping),
-    "iterative.importance": function("a function of the model that returns what `select` takes"),
-    "train": function("a function of the model"),
+    "iterative.importance": of_model("a function of the model that returns what `select` takes"),
+    "train": of_model("a function of the model"),
     "fraction": number("a number in [0, 1): the share of units that go", lambda value: 0 <= value < 1),
     "macs_left": number("a number in (0, 1]: the share of multiply-adds that stays", lambda value: 0 < value <= 1),
     "prune.macs_left": number("a number in (0, 1): the share that stays", lambda value: 0 < value < 1),

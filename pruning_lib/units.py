@@ -257,12 +257,13 @@ class Units(Mapping[str, Group]):
     def __init__(
         self, groups: Iterable[Group], fixed: Mapping[str, str] | None = None, macs: Mapping[str, int] | None = None
     ) -> None:
-        groups = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]
-        if not all(isinstance(group, Group) for group in groups) or not all(
+        many = isinstance(groups, Iterable) and not isinstance(groups, str | Tensor)
+        listed: list[Any] = [*groups] if many else [groups]
+        if not all(isinstance(group, Group) for group in listed) or not all(
             isinstance(names, Mapping | None) for names in (fixed, macs)
         ):
             raise TypeError("Units is made of groups and of mappings by layer, as `find_units` makes it.")
-        self._groups = {group.name: group for group in groups}
+        self._groups: dict[str, Group] = {group.name: group for group in listed}
         self.fixed = dict(fixed or {})
         self.macs = dict(macs or {})
         self._home = {

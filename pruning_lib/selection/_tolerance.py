@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from pruning_lib._arguments import a_, checked
+from pruning_lib._model import REFUSALS, clone, first_line, place
 
 
 def checked_tolerance(tolerance: float, owner: str) -> float:
@@ -18,19 +20,31 @@ def checked_tolerance(tolerance: float, owner: str) -> float:
 
 def loss_of(loss_fn: Callable[[nn.Module], float], model: nn.Module) -> float:
     """Return a model's loss as a number, or raise TypeError if it is none."""
-    loss = loss_fn(model)
+    return _number(loss_fn(model))
+
+
+def finite_loss(loss_fn: Callable[[nn.Module], float], model: nn.Module) -> float:
+    """Return the loss before anything is zeroed, or raise ValueError if there is none or it is not a finite number.
+
+    It is that of a copy: in training mode a forward moves statistics before it fails.
+    """
+    try:
+        loss = loss_fn(clone(model))
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSALS as error:
+        raise ValueError(f"loss_fn cannot compute the model's loss: {first_line(error)}{place(error)}.") from error
+    number = _number(loss)
+    if not math.isfinite(number):
+        raise ValueError(f"loss_fn returned {number} for the model as it is; it must be a finite validation loss.")
+    return number
+
+
+def _number(loss: float) -> float:
     try:
         return float(loss)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"loss_fn returned {a_(loss)}; it must return the validation loss, a number.") from error
-
-
-def finite_loss(loss_fn: Callable[[nn.Module], float], model: nn.Module) -> float:
-    """Return the loss before anything is zeroed, or raise ValueError if it is not a finite number."""
-    loss = loss_of(loss_fn, model)
-    if not math.isfinite(loss):
-        raise ValueError(f"loss_fn returned {loss} for the model as it is; it must be a finite validation loss.")
-    return loss
 
 
 def largest(holds: Callable[[int], bool], most: int) -> int:

@@ -54,3 +54,12 @@ def test_frozen_layers_are_not_thresholded():
     threshold_weights(model, lambda m: 1.0, 0.0)
     assert torch.equal(model[0].weight, before)
     assert (model[5].weight == 0).all()
+
+
+def test_a_loss_that_fails_at_once_is_said_and_a_criterion_is_no_function_of_a_model():
+    model = nn.Sequential(nn.Linear(4, 0), nn.BatchNorm1d(0), nn.Linear(0, 3))
+    with pytest.raises(ValueError, match="loss_fn cannot compute the model's loss"):
+        threshold_weights(model, lambda m: m(torch.randn(5, 4))[:, 7].sum(), 0.1)
+    assert model[1].num_batches_tracked == 0
+    with pytest.raises(TypeError, match="CrossEntropyLoss.*; it needs a function of the model"):
+        threshold_weights(chain(), nn.CrossEntropyLoss(), 0.1)

@@ -1,0 +1,142 @@
+"""The page *Strengths that worked*: by network, optimizer and method, the strength that validation data chose."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from experiments import tables
+from experiments.suites import PAGES, SUITES, Suite
+from pruning_lib.companion.records import Row, choose, load, measured, read
+
+SHOWN = ("mnist", "lenet5", "cifar10", "medical")  # the pages whose suites compare methods
+ABOUT = (
+    "Where to begin, by network and optimizer. *Tried* are the strengths λ that were trained. The other columns hold, "
+    "for each size, the strength with the lowest validation error after removal and fine-tuning, and in brackets this "
+    "error in percent, mean over seeds. Units were ranked by the method's own importance. A strength in *italics* is at "
+    "an end of what was tried, so a better one may lie beyond; where only one was tried, it came from LeNet-300 or from "
+    "a search on one seed. The first row, without a penalty, says whether a strength worked. For another learning rate "
+    "or number of steps, keep λ times the sum of the learning rates over all steps. Or name the size instead of a "
+    "strength: `TargetSize` finds it (last table)."
+)
+STEERED = (
+    "Strengths that `TargetSize` took, with half of the units as the target: SGD with momentum 0.9, a learning rate of "
+    "0.1 (LeNet-300) or 0.05 along a cosine, weight decay 0.0005. *Units left* counts units that training itself made "
+    "removable. *Best of a grid* is the fixed strength with the lowest validation error among those that leave at most "
+    "55 %. `python -m benchmarks.target_size` repeats the runs."
+)
+NETWORKS = {
+    "lenet300": "LeNet-300",
+    "lenet5": "LeNet-5",
+    "vgg16-quarter": "VGG-16, quarter width",
+    "resnet18": "ResNet-18",
+}
+METHODS = {"group-lasso": "group lasso", "slimming": "slimming"}
+
+
+def parts(records: Path) -> list[str]:
+    """Return the parts of the page: what it says, a table a suite, the strengths that were steered."""
+    found = [ABOUT]
+    for page in SHOWN:
+        found += [part for name in PAGES[page][1] if (part := _suite(SUITES[name], records))]
+    return [*found, "## Steered toward a size", STEERED, _steered(measured("target-size"))]
+
+
+def _suite(suite: Suite, records: Path) -> str:
+    """Return the part on one suite, "" if no strengths were chosen there."""
+    if not read(suite.name, records):
+        return ""
+    rows = [row for row in load(suite.name, folder=records) if row["recipe"] == "prune" and row["criterion"] == "own"]
+    tried: dict[str, set[float]] = {}
+    for row in rows:
+        tried.setdefault(row["method"], set()).add(row["strength"])
+    if len(tried) < 3:
+        return ""
+    aims = list(dict.fromkeys(row["target"] for row in rows))
+    chosen: dict[tuple[str, str], list[Row]] = {}
+    for row in choose(rows):
+        chosen.setdefault((row["method"], row["target"]), []).append(row)
+    head = suite.head()
+    lines = [_line(["method", "tried", *(tables.called(head, aim) for aim in aims)]), "| --- " * (2 + len(aims)) + "|"]
+    for method, strengths in tried.items():
+        cells = [_chosen(chosen.get((method, aim), []), strengths) for aim in aims]
+        lines.append(_line([tables.called(head, method), ", ".join(map(_number, sorted(strengths - {0.0}))), *cells]))
+    return "\n\n".join([f"## {suite.title}", _optimizer(suite), "\n".join(lines)])
+
+
+def _optimizer(suite: Suite) -> str:
+    """Return in a sentence how the networks of a suite were trained."""
+    config: dict[str, Any] = next(config for config in suite.configs() if config["recipe"] == "prune")
+    schedule = config.get("schedule", "cosine")
+    along = {"cosine": "along a cosine", "steps": "divided by ten after a half and three quarters of the epochs"}[
+        schedule
+    ]
+    return (
+        f"SGD with momentum {config['momentum']:g}, a learning rate of {config['lr']:g} {along}, batches of "
+        f"{config['batch_size']}, {config['epochs']} epochs."
+    )
+
+
+def _chosen(rows: list[Row], tried: set[float]) -> str:
+    if not rows:
+        return ""
+    error = f"({statistics.fmean(row['val_error'] for row in rows):.2f})"
+    if tried == {0.0}:
+        return error
+    strength = _number(rows[0]["strength"])
+    at_an_end = len(tried) > 1 and rows[0]["strength"] in (min(tried), max(tried))
+    return f"{f'*{strength}*' if at_an_end else strength} {error}"
+
+
+def _steered(runs: dict[str, dict[str, Any]]) -> str:
+    """Return what `TargetSize` took, a row a network and method, seeds in order, beside the best of the grid."""
+    lines = [
+        _line(
+            ["network", "method", "units left", "λ, least to most", "validation error", "best of a grid", "its error"]
+        )
+    ]
+    lines.append("| --- " * 7 + "|")
+    for network, title in NETWORKS.items():
+        for method, name in METHODS.items():
+            own = {n.split()[3]: run for n, run in runs.items() if n.startswith(f"{network} {method} steered ")}
+            if not own:
+                continue
+            taken = [value for run in own.values() for value in run["log"] if value]
+            lines.append(
+                _line(
+                    [
+                        *(title, name, ", ".join(f"{run['left']:.0%}" for run in own.values())),
+                        f"{_number(min(taken))} to {_number(max(taken))}",
+                        ", ".join(f"{run['val_error']:.2f}" for run in own.values()),
+                        *_grid(runs, network, method, list(own)),
+                    ]
+                )
+            )
+    return "\n".join(lines)
+
+
+def _grid(runs: dict[str, dict[str, Any]], network: str, method: str, seeds: list[str]) -> tuple[str, str]:
+    """Return the best fixed strength of each seed and its validation error."""
+    best = []
+    for seed in seeds:
+        grid = {
+            name.split()[2]: run
+            for name, run in runs.items()
+            if name.startswith(f"{network} {method} ") and name.endswith(f" {seed}") and "steered" not in name
+        }
+        small = [name for name, run in grid.items() if run["left"] <= 0.55]
+        best.append(min(small, key=lambda name: grid[name]["val_error"]) if small else "")
+    errors = [
+        f"{runs[f'{network} {method} {strength} {seed}']['val_error']:.2f}" if strength else "none"
+        for strength, seed in zip(best, seeds, strict=True)
+    ]
+    return ", ".join(_number(float(strength)) if strength else "none" for strength in best), ", ".join(errors)
+
+
+def _number(strength: float) -> str:
+    return f"{strength:.2g}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
