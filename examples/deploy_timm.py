@@ -32,7 +32,7 @@ train(dense, x, y, epochs=epochs, rate=0.05)
 sparse = copy.deepcopy(dense)
 reg = prl.NetworkSlimming(sparse, strength=1e-3)
 train(sparse, x, y, epochs=max(1, epochs // 4), rate=0.02, reg=reg)
-pruned = prl.prune(sparse, x[:1], macs_left=0.5, data=x)
+pruned = prl.prune(sparse, x[:1], macs_left=0.5, data=x, round_to=8)  # blocks of channels
 raw, plain, small = pruned.model, copy.deepcopy(pruned.model), copy.deepcopy(pruned.model)
 train(plain, x, y, epochs=epochs, rate=0.02)
 train(small, x, y, epochs=epochs, rate=0.02, teacher=dense)

@@ -29,7 +29,7 @@ dense = resnet18(num_classes=10)  # resnet18(weights="DEFAULT") has yours, and n
 train(dense, x, y, epochs=epochs, rate=0.05)
 
 # Recipe: prune a copy, fine-tune it without and with the dense network as teacher, export, quantize.
-pruned = prl.prune(dense, x[:1], macs_left=0.25, data=x)
+pruned = prl.prune(dense, x[:1], macs_left=0.25, data=x, round_to=8)  # blocks of channels
 raw, plain, small = pruned.model, copy.deepcopy(pruned.model), copy.deepcopy(pruned.model)
 train(plain, x, y, epochs=epochs, rate=0.02)
 train(small, x, y, epochs=epochs, rate=0.02, teacher=dense)

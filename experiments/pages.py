@@ -1,7 +1,8 @@
 """The pages of the book that hold every table of the records: `python -m experiments pages` writes `book/tables/`.
 
 A page a family of suites that names one (`PAGE`, its title), one for the ledger, one for the rankings, one for the
-strengths. The same records give the same bytes; a test says when a page is older than its records.
+strengths, one for the examples of deployment. The same records give the same bytes; a test says when a page is older
+than its records.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from experiments import ledger, rankings, strengths, tables
 from experiments.methods import Config
 from experiments.suites import PAGES, SUITES, Suite
-from pruning_lib.companion.records import Row, load, read, write_text
+from pruning_lib.companion.records import Row, load, measured, read, write_text
 
 FOLDER = Path(__file__).parents[1] / "book" / "tables"
 AGAIN = "% Written by `python -m experiments pages` from the records; do not edit it.\n\n"
@@ -31,6 +32,7 @@ def pages(records: Path) -> dict[str, str]:
     found = {"ledger": _page("The claims of the papers", _about_ledger(), ledger.ledger(records))}
     found["rankings"] = _page("Which ranking is safe?", rankings.RULE, rankings.table(records))
     found["strengths"] = _page("Strengths that worked", *strengths.parts(records))
+    found["deployment"] = _page("From weights to INT8: two networks", *_deployment())
     for name, (title, suites) in PAGES.items():
         found[name] = _page(title, *(_suite(SUITES[suite], records) for suite in suites))
     return found
@@ -49,6 +51,28 @@ def _about_ledger() -> str:
         "width, the same small network trained from its first step, random units. Claims and margins were written "
         f"down before the runs. The tables of all runs: {links}, [rankings](rankings.md)."
     )
+
+
+DEPLOYED = {
+    "torchvision": "A ResNet-18 of torchvision, without a penalty, to a quarter of its multiply-adds",
+    "timm": "A MobileNetV3 of timm, penalized for a few epochs, to half of its multiply-adds",
+}
+
+
+def _deployment() -> list[str]:
+    """Return the parts of the page on deployment: what it shows, and a table a network."""
+    about = (
+        "What the two scripts under [To deployment](../recipes.md#recipe-deployment) print: one run each, on "
+        "scikit-learn's digits in 32 × 32 pixels, on one thread. Widths are multiples of 8; the chapter [Your own "
+        "network](../../notebooks/your-own-network.ipynb) measures why. The fine-tuned networks have trained for more "
+        "epochs than the dense one, so that their accuracies do not compare with its. `python -m "
+        "benchmarks.deployment` runs both again."
+    )
+    parts = [about]
+    for name, (head, *rows) in measured("deployment")["tables"].items():
+        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        parts += [f"## {DEPLOYED[name]}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return parts
 
 
 def _suite(suite: Suite, records: Path) -> str:

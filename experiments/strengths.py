@@ -14,10 +14,10 @@ SHOWN = ("mnist", "lenet5", "cifar10", "medical")  # the pages whose suites comp
 ABOUT = (
     "Where to begin, by network and optimizer. *Tried* are the strengths λ that were trained. The other columns hold, "
     "for each size, the strength with the lowest validation error after removal and fine-tuning, and in brackets this "
-    "error in percent, mean over seeds. Units were ranked by the method's own importance. A strength in *italics* is at "
-    "an end of what was tried, so a better one may lie beyond; where only one was tried, it came from LeNet-300 or from "
-    "a search on one seed. The first row, without a penalty, says whether a strength worked. For another learning rate "
-    "or number of steps, keep λ times the sum of the learning rates over all steps. Or name the size instead of a "
+    "error in percent, mean over seeds. Units were ranked by the method's own importance. A strength in *italics* is "
+    "at an end of what was tried, so a better one may lie beyond; where only one was tried, it came from LeNet-300 or "
+    "from a search on one seed. The first row, without a penalty, says whether a strength worked. For another learning "
+    "rate or number of steps, keep λ times the sum of the learning rates over all steps. Or name the size instead of a "
     "strength: `TargetSize` finds it (last table)."
 )
 STEERED = (

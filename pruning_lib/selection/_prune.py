@@ -30,6 +30,7 @@ def prune(
     data: Any = None,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     importance: Mapping[str, Tensor] | None = None,
+    round_to: int = 1,
 ) -> Shrunk:
     """Return a copy of a trained network with this share of its multiply-adds, to be fine-tuned.
 
@@ -53,6 +54,9 @@ def prune(
     importance : mapping of str to Tensor, optional
         Judges the units instead: {layer or group: one number a unit}, higher = keep, as `select` takes it. Layers that
         it leaves out stay whole.
+    round_to : int
+        Every group keeps a multiple of this many units (or all). Runtimes compute channels in blocks of 8 or so, and
+        other widths can be slower than the whole network: see the chapter *Your own network*.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def prune(
     largest relative error ...
     50.0 % of the multiply-adds are left
     """
-    checked("prune", model=model, macs_left=macs_left)
+    checked("prune", model=model, macs_left=macs_left, round_to=round_to)
     optional("prune", loss_fn=loss_fn, importance=importance)
     _check(data, loss_fn, importance)
     if isinstance(data, Iterator):  # read twice: to judge, and to recalibrate
@@ -104,15 +108,16 @@ def prune(
         importance = importances.taylor(clone(model), units, data, loss_fn)
     elif importance is None:
         importance = importances.magnitude(model, units, of="folded")
-    shrunk = _removed(model, example, units, select(importance, units, macs_left=macs_left, scope="local"), data)
     budget = macs_left
+    chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
+    shrunk = _removed(model, example, units, chosen, data)
     for _ in range(ROUNDS):
         over = _share(shrunk, units) - macs_left
         if over <= CLOSE:
             break
         budget -= over
         try:
-            chosen = select(importance, units, macs_left=budget, scope="local")
+            chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
         except ValueError:  # nothing smaller can be chosen
             break
         shrunk = _removed(model, example, units, chosen, data)

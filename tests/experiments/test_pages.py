@@ -35,7 +35,9 @@ def test_every_suite_has_a_page_and_every_page_a_place_in_the_contents() -> None
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     listed = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
     files = [file for file in listed if file.startswith("book/tables/")]
-    assert sorted(files) == sorted(f"book/tables/{name}" for name in ("ledger", "rankings", "strengths", *PAGES))
+    assert sorted(files) == sorted(
+        f"book/tables/{name}" for name in ("ledger", "rankings", "strengths", "deployment", *PAGES)
+    )
 
 
 def test_pages_speak_in_peoples_words_and_keep_to_their_size(written: dict[str, str]) -> None:
