@@ -88,6 +88,20 @@ def refer(model: nn.Module, inputs: Inputs, words: list[int]) -> Reference:
     RuntimeError
         If it refuses the example, or changes its own weights.
     """
+    first = _first(model, inputs)
+    double = InDouble(native_dtype(model))
+    exact = _run_all(model, probes(inputs, words), double)
+    # In its own dtype the example and the lightest of the others are enough, where float64 sees all.
+    choices: Iterator[Iterable[Inputs]] = iter([[each] for each, _ in exact[:2]]) if exact else probes(inputs, words)
+    next(choices)
+    dense = clone(model).eval()  # no earlier: beside a copy in float64 it would cost a third more memory
+    native = [(inputs, first), *(run for run in (_accepted(dense, choice, None) for choice in choices) if run)]
+    light = native[min(1, len(native) - 1)][0]
+    return Reference(exact, native, _accepted(dense.train(), [light, inputs], None), double, model)
+
+
+def _first(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Return what a copy of the dense model returns on the example, or raise RuntimeError."""
     dense = clone(model).eval()
     try:
         first = _run(dense, inputs, None)
@@ -99,14 +113,7 @@ def refer(model: nn.Module, inputs: Inputs, words: list[int]) -> Reference:
     if why := rewrites_itself(model, dense):
         name = f"{type(model).__name__}.forward"
         raise RuntimeError(f"`shrink` cannot follow {name}: {why}. Nothing was changed. Move that out of `forward`.")
-    double = InDouble(native_dtype(model))
-    exact = _run_all(model, probes(inputs, words), double)
-    # In its own dtype the example and the lightest of the others are enough, where float64 sees all.
-    choices: Iterator[Iterable[Inputs]] = iter([[each] for each, _ in exact[:2]]) if exact else probes(inputs, words)
-    next(choices)
-    native = [(inputs, first), *(run for run in (_accepted(dense, choice, None) for choice in choices) if run)]
-    light = native[min(1, len(native) - 1)][0]
-    return Reference(exact, native, _accepted(dense.train(), [light, inputs], None), double, model)
+    return first
 
 
 def _run_all(model: nn.Module, probes: Iterator[Iterable[Inputs]], double: InDouble) -> list[Run]:
