@@ -62,7 +62,7 @@ DEPLOYED = {
 def _deployment() -> list[str]:
     """Return the parts of the page on deployment: what it shows, and a table a network."""
     about = (
-        "What the two scripts under [To deployment](../recipes.md#recipe-deployment) print: one run each, on "
+        "What the two scripts under [To deployment](#recipe-deployment) print: one run each, on "
         "scikit-learn's digits in 32 × 32 pixels, on one thread. Widths are multiples of 8; the chapter [Your own "
         "network](../../notebooks/your-own-network.ipynb) measures why. The fine-tuned networks have trained for more "
         "epochs than the dense one, so that their accuracies do not compare with its. `python -m "
