@@ -269,7 +269,7 @@ def numbers(value: Any, what: str) -> Tensor:
     except Exception as error:  # torch raises whatever the value leads it to
         raise TypeError(f"{what} is {a_(value)}; it needs a tensor of numbers.") from error
     if tensor.layout is not torch.strided:
-        raise TypeError(f"{what} is a sparse tensor; it needs a dense one.")
+        raise TypeError(f"{what} is a tensor of another layout; give `.to_dense()` of it.")
     if tensor.is_complex() or tensor.is_meta:
         raise TypeError(f"{what} is {'complex' if tensor.is_complex() else 'on the meta device'}; it needs numbers.")
     return tensor

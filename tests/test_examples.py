@@ -66,7 +66,10 @@ def check_smaller(printed: str) -> None:
     assert float(reached[1]) > 80
 
 
-@pytest.mark.parametrize("name", ["train_accelerate.py", "train_accumulation.py", "train_amp.py", "train_lightning.py"])
+TRAINED = ("accelerate", "accumulation", "amp", "lightning", "penalty")
+
+
+@pytest.mark.parametrize("name", ["prune_trained.py", *(f"train_{place}.py" for place in TRAINED)])
 def test_a_training_makes_a_network_smaller(name: str, run: Any) -> None:
     check_smaller(run(name))
 

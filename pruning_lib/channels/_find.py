@@ -20,6 +20,8 @@ from pruning_lib.channels._tables import find_tables
 from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, weighted
 
+SHARED = "writes heads that take the same values, so that none is constant when its queries are"
+
 
 def describe(state: Analysis, *, to_zero: bool = False) -> Units:
     """Turn the classes of a labelled network into groups.
@@ -31,7 +33,6 @@ def describe(state: Analysis, *, to_zero: bool = False) -> Units:
     bound = bind(state)
     components = bound[:, 0].tolist()
     roots, pinned = state.classes.roots, {**_strangers(state, calls), **state.classes.pinned}
-    pinned |= _shared(state) if to_zero else {}
     numbers: dict[str, int] = {}  # of each group, by its name
     names: dict[int, str] = {}  # of the group that a component of bound classes is in
     place = torch.full((len(roots), 2), -1)  # of each class: its group, its unit there
@@ -54,6 +55,11 @@ def describe(state: Analysis, *, to_zero: bool = False) -> Units:
         place[which] = torch.stack([groups_of, units_of], dim=1)
     even = [_even(place, bound, i) for i in range(len(sizes))]
     groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
+    if to_zero:  # a group goes whole, so that those that stay are numbered as they are by `shrink`
+        shared = {int(place[root, 0]) for root in _shared(state)}
+        groups = [group for i, group in enumerate(groups) if i not in shared]
+        left_out = [root for root, i in enumerate(place[:, 0].tolist()) if i >= 0 and i in shared]
+        pinned = {**dict.fromkeys(left_out, SHARED), **pinned}
     written = {member.layer for group in groups for member in group.writers}
     return Units(groups, why_fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
 
@@ -80,11 +86,10 @@ def _strangers(state: Analysis, calls: list[tuple[str, Call]]) -> dict[int, str]
     return found
 
 
-def _shared(state: Analysis) -> dict[int, str]:
+def _shared(state: Analysis) -> list[int]:
     """Return the classes of heads that all take the same values: without queries, one returns their mean."""
-    reason = "writes heads that take the same values, so that none is constant when its queries are"
     found = (distinct(state.classes.roots[line]).tolist() for line in state.shared)
-    return {root: reason for roots in found for root in roots if root}
+    return [root for roots in found for root in roots if root]
 
 
 def _passes(state: Analysis, call: Call) -> bool:

@@ -81,5 +81,6 @@ def _uses(node: Node, moving: set[Node]) -> Iterator[str]:
         moves = rules.is_view(user) or name in ("clone", "contiguous", "to", "_to_copy", "repeat")
         if name in JOINS or (name in ADDS and len(user.all_input_nodes) > 1):
             yield name
-        elif (moves and name not in JOINS) or (name == "mul" and user not in moving):
+        factor = name == "mul" or (name == "div" and user.args[0] is node)
+        if name not in JOINS and (moves or (factor and user not in moving)):
             yield from _uses(user, moving)

@@ -55,8 +55,9 @@ def prune(
         Judges the units instead: {layer or group: one number a unit}, higher = keep, as `select` takes it. Layers that
         it leaves out stay whole.
     round_to : int
-        Every group keeps a multiple of this many units (or all). Runtimes compute channels in blocks of 8 or so, and
-        other widths can be slower than the whole network: see the chapter *Your own network*.
+        Every group is to keep a multiple of this many units (or all); a constant that has to stay comes on top.
+        Runtimes compute channels in blocks of 8 or so, and other widths can be slower than the whole network: see the
+        chapter *Your own network*.
 
     Returns
     -------
@@ -75,7 +76,7 @@ def prune(
     -----
     Units that go leave a constant behind (``shift="keep"`` of `zero`). Where a convolution that pads with zeros reads
     them they leave 0, since a constant would need a channel there. Where activations make a constant of that 0, a
-    channel may stay all the same; then more units are chosen, until a hundredth of the network is missing at most.
+    channel may stay all the same; then more units are chosen, up to three times, as long as that makes it smaller.
 
     Without `importance` and `loss_fn` units are judged by the length of their weights times |γ|/√(v + ε) of their
     BatchNorm (`importance.magnitude`, ``of="folded"``). Lengths do not compare between layers, so that every group
@@ -107,7 +108,7 @@ def prune(
     if loss_fn is not None:
         importance = importances.taylor(clone(model), units, data, loss_fn)
     elif importance is None:
-        importance = importances.magnitude(model, units, of="folded")
+        importance = importances.magnitude(clone(model), units, of="folded")
     budget = macs_left
     chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
     shrunk = _removed(model, example, units, chosen, data)
@@ -120,7 +121,10 @@ def prune(
             chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
         except ValueError:  # nothing smaller can be chosen
             break
-        shrunk = _removed(model, example, units, chosen, data)
+        again = _removed(model, example, units, chosen, data)
+        if _share(again, units) >= _share(shrunk, units):  # what was chosen beside cannot go either
+            break
+        shrunk = again
     shrunk.notes = [_left(shrunk, units, macs_left), *_stale(model, data)]
     return shrunk
 
@@ -128,7 +132,8 @@ def prune(
 def _removed(model: nn.Module, example: Any, units: Units, chosen: Chosen, data: Any) -> Shrunk:
     """Zero the chosen units of a copy, recalibrate it and shrink it."""
     small = clone(model)
-    padded = {name for name, group in units.items() if _pads(small, group)}
+    # Heads, too: where a mask that comes in may close them, a constant other than 0 would be lost.
+    padded = {name for name, group in units.items() if group.kind == "heads" or _pads(small, group)}
     zero(small, {name: mask for name, mask in chosen.items() if name not in padded}, units)
     zero(small, {name: mask for name, mask in chosen.items() if name in padded}, units, shift="drop")
     if data is not None:

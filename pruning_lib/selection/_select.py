@@ -165,7 +165,7 @@ def check_target(
 def _within_loss(ranking: Ranking, units: Units, model: nn.Module, loss_fn: Loss, tolerance: float) -> Chosen:
     """Choose as many of the least important units as `loss_fn` tolerates, by bisection."""
     fitting(model, units.values(), "select")
-    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, model)
+    limit = (1 + checked_tolerance(tolerance, "select")) * finite_loss(loss_fn, clone(model))
 
     def holds(count: int) -> bool:
         trial = clone(model)

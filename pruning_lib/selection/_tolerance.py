@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruning_lib._arguments import a_, checked
-from pruning_lib._model import REFUSALS, clone, first_line, place
+from pruning_lib._model import REFUSALS, first_line, place
 
 
 def checked_tolerance(tolerance: float, owner: str) -> float:
@@ -26,13 +26,17 @@ def loss_of(loss_fn: Callable[[nn.Module], float], model: nn.Module) -> float:
 def finite_loss(loss_fn: Callable[[nn.Module], float], model: nn.Module) -> float:
     """Return the loss before anything is zeroed, or raise ValueError if there is none or it is not a finite number.
 
-    It is that of a copy: in training mode a forward moves statistics before it fails.
+    In training mode a forward moves statistics before it fails: they are put back.
     """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        loss = loss_fn(clone(model))
+        loss = loss_fn(model)
     except torch.OutOfMemoryError:
         raise
     except REFUSALS as error:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
         raise ValueError(f"loss_fn cannot compute the model's loss: {first_line(error)}{place(error)}.") from error
     number = _number(loss)
     if not math.isfinite(number):

@@ -192,7 +192,8 @@ class TargetSize(Callback):
             # Near zero, the noise of the batches revives units that would have gone by their mean speed.
             if done and soon < half and not in_gradient(self._reg) and self._is_behind(left):
                 strength = max(strength, FASTER * self._reg.strength)
-            strength = max(min(strength, MOST * self._reg.strength if done else strength), 0.0)
+            last = next((entry["strength"] for entry in reversed(self.log) if entry["strength"]), math.inf)
+            strength = max(min(strength, MOST * last), 0.0)
         self._reg.strength = strength
         self.log.append({"epoch": done, "strength": strength, "left": left})
         return strength

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pruning_lib as prl
-from pruning_lib import find_units, load, save, shrink, zero
+from pruning_lib import find_units, load, prune, save, shrink, zero
 from pruning_lib.selection import cost
 
 WIDTH, HEADS, DIM = 10, 4, 6
@@ -258,6 +258,12 @@ def test_a_constant_head_stays_where_a_position_may_attend_to_nothing():
     shrunk = shrink(model, x)
     assert shrunk.removed == {"q": 2}
     assert_same(model, shrunk.model)
+
+
+def test_prune_removes_heads_that_a_mask_may_close():
+    torch.manual_seed(0)
+    model, x = Closed().double().eval(), torch.randn(2, 6, WIDTH).double()
+    assert prune(model, x, macs_left=0.5).widths == {"q": (HEADS, HEADS // 2)}
 
 
 def test_keys_that_all_heads_share_stay():

@@ -86,6 +86,15 @@ def test_where_constants_need_a_channel_more_units_go():
     assert prl.measure(prl.shrink(model, x).model, x).macs > 0.51 * prl.measure(model, x).macs
 
 
+def test_widths_are_rounded():
+    model, x, _ = trained()
+    pruned = prl.prune(model, x, macs_left=0.5, round_to=4)
+    assert all(after % 4 == 0 or after == before for before, after in pruned.widths.values())
+    assert any(after < before for before, after in pruned.widths.values())
+    with pytest.raises(ValueError, match="prune got round_to=0"):
+        prl.prune(model, x, macs_left=0.5, round_to=0)
+
+
 def test_it_is_the_steps_one_by_one():
     model, x, y = trained()
     by_hand = copy.deepcopy(model)

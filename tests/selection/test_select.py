@@ -83,7 +83,7 @@ def test_stream_writers_are_averaged():
     assert indices(select(scores, units, fraction=0.5)) == {"a": [1]}
     with pytest.raises(ValueError, match="found no group to choose from"):
         select(scores, units, fraction=0.5, kinds=("inner",))
-    with pytest.raises(TypeError, match="importance of 'a' is a sparse tensor; it needs a dense one"):
+    with pytest.raises(TypeError, match="importance of 'a' is a tensor of another layout; give `.to_dense"):
         select({"a": scores["a"].to_sparse()}, units, fraction=0.5)
     none = Units([], {"a": "writes the model's output"})
     with pytest.raises(

@@ -1,6 +1,7 @@
 """`TargetSize`: sizes that are reached on purpose, by arithmetic, against resistance, and after an interruption."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -157,6 +158,19 @@ def test_coupled_units_that_went_stay_gone_while_what_read_them_moves():
     assert not model[0].weight[:3].any()
     assert [entry["left"] for entry in size.log[1:]] == [pytest.approx(0.5)] * 3
     size.close()
+
+
+def test_an_epoch_that_took_too_little_is_followed_by_more_and_a_strength_of_0_recovers():
+    model = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 2))
+    reg = prl.GroupLasso(model, 0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    units = prl.find_units(model, torch.randn(2, 3))
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, within=0.2, epochs=10, steps=10)
+    strengths = [size.step() for _ in range(6)]  # nothing moves, as if noise held every unit
+    assert all(after >= 1.29 * before for before, after in pairwise(strengths[1:]))
+    reg.strength = 0.0
+    size.log[-1]["strength"] = 0.0
+    assert size.step() > 0
 
 
 def test_a_method_without_exact_zeros_needs_a_threshold_and_then_reaches_the_size():
