@@ -42,7 +42,7 @@ train(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), epochs=5
 
 # Recipe: `train` is your own training loop. The loader gives (inputs, targets); its targets are not used by `prune`.
 pruned = prl.prune(model, images[:1], macs_left=0.5, data=loader)
-print(pruned)  # units before and after, what stays and why
+print(pruned)  # units before and after, notes on what stays
 small = pruned.model  # a copy: `model` is as it was
 
 optimizer = torch.optim.SGD(small.parameters(), lr=0.02, momentum=0.9)
