@@ -41,6 +41,15 @@ def counts(state: Analysis, kept: Kept) -> dict[str, dict[str, int]]:
     return found
 
 
+def counted(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Return the numbers of heads and of filtered channels that a model holds in attributes, by module."""
+    found = (
+        (path, {name: it for name in NAMES if (it := _value(module, name)) is not None})
+        for path, module in model.named_modules()
+    )
+    return {path: numbers for path, numbers in found if numbers}
+
+
 def _numbers(kept: Kept, labels: Tensor, widths: tuple[int, ...]) -> Iterator[tuple[str, int, int]]:
     """Yield each name with a number that it may hold, and with what becomes of this number."""
     shared = distinct(kept.roots[labels])  # heads with the same keys and values are of one class

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from pruning_lib.channels._compensate import creates_bias, stand_in
 from pruning_lib.channels._graph import base, caller
-from pruning_lib.channels._heads import counts
+from pruning_lib.channels._heads import counted, counts
 from pruning_lib.channels._plan import Plan
 from pruning_lib.channels._shapes import by_channel, distinct
 from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
@@ -59,6 +59,7 @@ def cuts(state: Analysis, kept: Kept) -> Plan:
         groups=_groups_left(state, kept),
         blocks={graph.names[node]: [_indices(part) for part in stay] for node, stay in blocks.items()},
         attributes=counts(state, kept),
+        counted=counted(graph.model),
     )
 
 

@@ -22,7 +22,7 @@ from pruning_lib.channels._graph import PARAMETRIZED
 from pruning_lib.channels._heads import NAMES
 from pruning_lib.units import BatchNorm
 
-FORMATS = (1, 2, 3, 4)  # 2 has constants, 3 is accompanied by a checksum, 4 has attributes
+FORMATS = (1, 2, 3, 4, 5)  # 2 has constants, 3 is accompanied by a checksum, 4 has attributes, 5 what they were
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Plan:
         of them are 0.
     attributes : dict of str to dict of str to int
         Modules that count their heads in attributes, and their new numbers.
+    counted : dict of str to dict of str to int
+        Every number of heads, or of filtered channels, that a module of the dense network holds in an attribute: no
+        shape tells eight heads from four that are twice as wide.
     notes : list of str
         Why channels that carry nothing stayed.
 
@@ -77,6 +80,7 @@ class Plan:
     blocks: dict[str, list[list[int]]] = field(default_factory=dict)
     constants: dict[str, int] = field(default_factory=dict)
     attributes: dict[str, dict[str, int]] = field(default_factory=dict)
+    counted: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -157,7 +161,7 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
             yield f"the plan cuts {quoted(name)}, which {kind} does not have"
         if list(tensors[name].shape) != shape:
             yield f"{quoted(name)} has shape {list(tensors[name].shape)}, the plan was made for {str(shape)[:100]}"
-    for layer in (*plan.created, *plan.groups, *plan.constants, *plan.attributes):
+    for layer in (*plan.created, *plan.groups, *plan.constants, *plan.attributes, *plan.counted):
         if layer not in modules:
             yield f"the plan changes {quoted(layer)}, which {kind} does not have"
     for layer in plan.created:
@@ -174,6 +178,11 @@ def misfits(plan: Plan, model: nn.Module) -> Iterator[str]:
             if type(before) is not int or not 1 <= after <= before:
                 said = f"{quoted(name)} of {quoted(layer)} to {str(after)[:20]}"
                 yield f"the plan sets {said}, which counts neither heads nor channels"
+    for layer, numbers in plan.counted.items():
+        for name, was in numbers.items():
+            now = getattr(modules[layer], name, None) if name in NAMES else None
+            if now != was:
+                yield f"{quoted(name)} of {quoted(layer)} is {str(now)[:20]}, the plan was made for {str(was)[:20]}"
     yield from _of_groups(plan, modules, tensors)
 
 

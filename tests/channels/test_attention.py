@@ -365,6 +365,17 @@ def test_load_counts_heads_as_shrink_did(tmp_path):
     assert dense.attention.num_heads == HEADS
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_load_refuses_as_many_weights_in_other_heads(gone, tmp_path):
+    model, x = made("counted"), torch.randn(2, 6, WIDTH).double()
+    zero(model, {"attention.qkv": torch.arange(HEADS) < gone}, find_units(model, x))
+    save(shrink(model, x), tmp_path / "small.safetensors")
+    other = made("counted", seed=1)
+    other.attention.num_heads, other.attention.head_dim = 2 * HEADS, DIM // 2
+    with pytest.raises(ValueError, match=f"'num_heads' of 'attention' is {2 * HEADS}, the plan was made for {HEADS}"):
+        load(other, tmp_path / "small.safetensors")
+
+
 # What the rest of the library does with heads
 
 

@@ -119,7 +119,7 @@ def test_a_pickle_is_not_read(tmp_path):
         load(LeNet300(), tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"format":5,"model":"A"}', '{"format":1}'])
+@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"format":6,"model":"A"}', '{"format":1}'])
 def test_a_spoilt_plan_is_named(tmp_path, text):
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"pruning_lib": text})
     with pytest.raises(ValueError, match=r"does not fit this LeNet300: (the plan is not what|it has format)"):

@@ -162,7 +162,7 @@ def test_spoilt_files_load_equal_or_are_refused_in_a_sentence(
         ({"kept": {"into.weight": {"0": [0]}}}, "does not say of which shape"),
         ({"units": {"first": [1, 0]}}, "not in order"),
         ({"format": 4}, "its checksum is missing"),
-        ({"format": 5}, "it has format 5"),
+        ({"format": 6}, "it has format 6"),
     ],
 )
 def test_what_a_plan_without_a_checksum_may_not_say(
