@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -60,7 +62,8 @@ def test_there_are_as_many_records_as_the_landing_page_says() -> None:
     assert len(list((ROOT / "experiments" / "records").glob("*/*.json"))) > 1500
 
 
-def test_the_code_of_the_landing_page_runs_as_it_stands() -> None:
+def test_the_code_of_the_landing_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # it saves a file
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "book" / "welcome.md").read_text(encoding="utf-8"), re.DOTALL)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -71,3 +74,5 @@ def test_the_code_of_the_landing_page_runs_as_it_stands() -> None:
     whole = prl.measure(model, images).macs
     assert [getattr(each, "macs", None) for each in printed] == [whole // 2]
     assert room["small"](images).shape == (8, 10)  # type: ignore[operator]
+    again = prl.load(copy.deepcopy(model), tmp_path / "small.safetensors")
+    assert torch.equal(again.eval()(images), room["small"].eval()(images))  # type: ignore[attr-defined]

@@ -1,13 +1,35 @@
 """The code of the README, cut short: `benchmarks.readme` runs it on ResNet-18."""
 
 import copy
+import statistics
 
 import torch
 from torch import nn
 
 import pruning_lib as prl
-from benchmarks.readme import blocks
+from benchmarks.readme import ROOT, blocks
 from pruning_lib.companion.data import digits
+from pruning_lib.companion.records import measured
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_records():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    rows = measured("readme").values()
+    pruned, dense = (statistics.fmean(row[name] for row in rows) for name in ("pruned", "dense"))
+    assert f"end {dense - pruned:.1f} points under the dense network" in text
+    assert f"({pruned:.1f} and {dense:.1f} % of validation images" in text
+
+    def span(network, method):
+        runs = measured("target-size").items()
+        left = [100 * run["left"] for name, run in runs if name.startswith(f"{network} {method} steered ")]
+        assert len(left) == 3
+        return f"{min(left):.0f} to {max(left):.0f} %"
+
+    lenet300, lenet5 = (
+        [span(name, method) for method in ("group-lasso", "slimming")] for name in ("lenet300", "lenet5")
+    )
+    assert f"group lasso left {lenet300[0]}, and the penalty on scales of BatchNorm {lenet300[1]}" in text
+    assert f"on LeNet-5, {lenet5[0]} and {lenet5[1]}" in text
 
 
 def test_the_code_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
