@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import networks
+from benchmarks.peers import prune_rows
 from benchmarks.zoo import cast, limit, outputs, randomize
 from pruning_lib import find_units, shrink, zero
 from pruning_lib._inputs import Inputs
@@ -55,17 +56,15 @@ def torch_pruned(model: nn.Module, example: Inputs, chosen: Chosen, units: Units
     graph = torch_pruning.DependencyGraph().build_dependency(
         model, example.kwargs or example.args[0], output_transform=lambda found: outputs_in(found).sum()
     )
+    prune_rows(graph, model, chosen, units)
     for name, gone in chosen.items():
-        first = units[name].writers[0]
-        index = ((first.index >= 0) & gone[first.index.clamp(min=0)]).nonzero().flatten().tolist()
-        layer = model.get_submodule(first.layer)
-        graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, idxs=index).prune()
-        owner = model.get_submodule(first.layer.rpartition(".")[0])
+        layer = units[name].writers[0].layer
+        owner = model.get_submodule(layer.rpartition(".")[0])
         for count in COUNTS if units[name].kind == "heads" else ():
             if hasattr(owner, count):
                 setattr(owner, count, getattr(owner, count) * int((~gone).sum()) // len(gone))
         if hasattr(owner, "all_head_size"):
-            owner.all_head_size = layer.out_features
+            owner.all_head_size = model.get_submodule(layer).out_features
     return model
 
 

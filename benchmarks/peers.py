@@ -111,14 +111,19 @@ def torch_pruned(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, units: Uni
     import torch_pruning
 
     graph = torch_pruning.DependencyGraph().build_dependency(zeroed, example_inputs=example)
+    prune_rows(graph, zeroed, chosen, units)
+    return zeroed
+
+
+def prune_rows(graph: Any, model: nn.Module, chosen: Chosen, units: Units) -> None:
+    """Let Torch-Pruning cut the chosen rows of each group's first writer, and what hangs together with them."""
     for name, gone in chosen.items():
         if gone.any():
             first = units[name].writers[0]
             index = _gone(first, gone).nonzero().flatten().tolist()
-            layer = zeroed.get_submodule(first.layer)
+            layer = model.get_submodule(first.layer)
             how = graph.get_pruner_of_module(layer).prune_out_channels
             graph.get_pruning_group(layer, how, idxs=index).prune()
-    return zeroed
 
 
 def ours(dense: nn.Module, zeroed: nn.Module, chosen: Chosen, units: Units, example: Tensor) -> nn.Module:
