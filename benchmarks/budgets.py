@@ -6,7 +6,7 @@ The networks of `benchmarks.zoo`; weights, shifts and statistics are drawn at ra
 the length of a row, folded with its BatchNorm. `select` gets a share of the multiply-adds that is to stay, `zero` drops
 what the chosen units emit, and `shrink` removes them and checks itself.
 
-    promised   what `cost` counts for the choice, in % of the dense network
+    promised   what `select` counts for the choice, in % of the dense network
     left       what `measure` counts in the shrunk network
     said       why less is left than was asked for, or why nothing can meet it, in the words of `select`
 
@@ -27,7 +27,7 @@ from benchmarks.networks import Network, networks
 from benchmarks.zoo import randomize
 from pruning_lib import find_units, measure, select, shrink, zero
 from pruning_lib._inputs import read
-from pruning_lib.selection import cost, importance
+from pruning_lib.selection import expected_cost, importance
 
 KEPT, POINTS = 0.001, 0.02
 SAID = ("cannot be met", "no units to choose from")
@@ -49,7 +49,7 @@ def row(network: Network, share: float, scope: str) -> tuple[str, bool]:
         except ValueError as refused:
             return f"| – | – | {refused} |", any(words in str(refused) for words in SAID)
     words = [str(each.message) for each in said if "multiply-adds" in str(each.message)]
-    promised = cost(chosen, units) / dense
+    promised = expected_cost(chosen, units) / dense
     zero(model, chosen, units, shift="drop")
     left = measure(shrink(model, example).model, example).macs / dense
     kept = abs(promised - left) <= KEPT and (abs(left - share) <= POINTS or bool(words))

@@ -8,6 +8,8 @@
 The best strength of the grid is that of the lowest validation error among those that leave at most 5 points more units
 than the target. Targets: within 5 points of the size; at most 1 point above the error of that strength.
 
+With ``--cost ROUNDS``: three epochs on 10,000 examples with and without steering, in turn, and the ratio of times.
+
 LeNets train on 20,000 digits of MNIST, VGG-16 and ResNet-18 on 10,000 images of CIFAR-10 (`PRUNING_LIB_DATA`). Runs
 that the record holds are not repeated. Minutes on one thread a run: LeNet-300 0.3, LeNet-5 1, VGG-16 5, ResNet-18 15.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +28,7 @@ import torch
 import torchvision
 from torch import nn
 
+from benchmarks.timing import ratios
 from pruning_lib import (
     GroupLasso,
     NetworkSlimming,
@@ -34,6 +38,7 @@ from pruning_lib import (
     find_units,
     fit,
     shrink,
+    zero,
 )
 from pruning_lib.companion import records
 from pruning_lib.companion.data import Split, TensorPair, cifar10, mnist
@@ -43,6 +48,7 @@ from pruning_lib.units import BatchNorm
 
 RECORD = records.SHIPPED / f"{records.MEASURED}target-size.json"
 TARGET = 0.5
+FEW = 10_000  # examples of an epoch whose cost is measured
 
 
 @dataclass(frozen=True)
@@ -80,17 +86,12 @@ CASES = {
 def run(case: Case, method: str, strength: float | None, seed: int) -> dict[str, Any]:
     """Train once, at a strength or toward the size, and return what the record holds."""
     torch.manual_seed(seed)
-    split = case.load()
-    train = TensorPair(*(part[: case.examples] for part in split.train))
-    model = case.build(method == "slimming").to(memory_format=torch.channels_last)
-    units = find_units(model, train.inputs[:1])
-    optimizer = torch.optim.SGD(model.parameters(), lr=case.rate, momentum=0.9, weight_decay=5e-4)
-    reg = _regularizer(model, method, strength or 0.0, units)
+    train, model, units, optimizer, reg = _prepared(case, method, strength or 0.0)
     steering: list[Callback] = []
     if strength is None:
         steering = [TargetSize(model, reg, optimizer, units, units_left=TARGET)]
     history = fit(
-        model, train, split.val, epochs=case.epochs, optimizer=optimizer, regularizer=reg, callbacks=steering,
+        model, train, case.load().val, epochs=case.epochs, optimizer=optimizer, regularizer=reg, callbacks=steering,
         batch_size=100, schedule=cosine, autocast=torch.bfloat16, seed=seed, progress=False,
     )  # fmt: skip
     watch = TargetSize(model, _regularizer(model, method, 0.0, units), optimizer, units, units_left=TARGET)
@@ -102,6 +103,38 @@ def run(case: Case, method: str, strength: float | None, seed: int) -> dict[str,
         "log": [round(entry["strength"], 5) for entry in steering[0].log] if steering else [],  # type: ignore[attr-defined]
         "seconds": round(sum(history["seconds"]), 1),
     }
+
+
+def _prepared(
+    case: Case, method: str, strength: float
+) -> tuple[TensorPair, nn.Module, Units, torch.optim.Optimizer, GroupLasso | NetworkSlimming]:
+    train = TensorPair(*(part[: case.examples] for part in case.load().train))
+    model = case.build(method == "slimming").to(memory_format=torch.channels_last)
+    units = find_units(model, train.inputs[:1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=case.rate, momentum=0.9, weight_decay=5e-4)
+    return train, model, units, optimizer, _regularizer(model, method, strength, units)
+
+
+def cost(case: Case, method: str, rounds: int) -> tuple[float, float, float]:
+    """Return what three epochs take with steering, as a multiple of the same without: median and quartiles of rounds.
+
+    A quarter of the units is zero from the start, and held there where the size is steered.
+    """
+    seconds: dict[str, list[float]] = {"fixed": [], "steered": []}
+    for _ in range(rounds):
+        for name, times in seconds.items():
+            torch.manual_seed(0)
+            train, model, units, optimizer, reg = _prepared(case, method, 0.0)
+            zero(model, {group: torch.arange(each.size) < each.size // 4 for group, each in units.items()}, units)
+            few = TensorPair(*(part[:FEW] for part in train))
+            steering = [TargetSize(model, reg, optimizer, units, units_left=TARGET)] if name == "steered" else []
+            start = time.perf_counter()
+            fit(
+                model, few, few, epochs=3, optimizer=optimizer, regularizer=reg, callbacks=steering, batch_size=100,
+                progress=False,
+            )  # fmt: skip
+            times.append(time.perf_counter() - start)
+    return ratios(seconds, "fixed")["steered"]
 
 
 def _regularizer(model: nn.Module, method: str, strength: float, units: Units) -> GroupLasso | NetworkSlimming:
@@ -135,8 +168,16 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--table", action="store_true", help="only print what the record holds")
+    parser.add_argument("--cost", type=int, metavar="ROUNDS", help="time training with and without steering, in turn")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.cost:
+        print("three epochs with steering, without = 1   median  quartiles")
+        for network in options.networks:
+            for method in CASES[network].grids:
+                median, lower, upper = cost(CASES[network], method, options.cost)
+                print(f"{network:<16} {method:<24} {median:6.3f}  {lower:.3f}–{upper:.3f}")
+        return
     held: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     wanted = [
         (network, method, strength, seed)

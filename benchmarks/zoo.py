@@ -163,7 +163,7 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     return [each for each in found if each.is_floating_point() and each.numel()]
 
 
-NOTE = re.compile(r"^(?P<layer>\S*): (?P<count>\d+) (?P<what>units?|rows?) .*?stays?: (?P<why>.*)$")
+NOTE = re.compile(r"^(?P<layer>\S*): (?P<count>\d+) (?:dead )?(?P<what>units?|rows?) .*?stays?: (?P<why>.*)$")
 
 
 def reasons(units: Units, notes: list[str]) -> dict[str, int]:

@@ -25,7 +25,8 @@ images = torch.nn.functional.interpolate(images.float().view(-1, 1, 8, 8) / 16, 
 cut = len(images) * 4 // 5
 x, y, test_x, test_y = images[:cut], labels[:cut], images[cut:], labels[cut:]
 
-dense = timm.create_model("mobilenetv3_small_100", num_classes=10)  # pretrained=True has weights, to be trained on
+# Your own network with its weights takes the place of these two lines; call dense.eval() then.
+dense = timm.create_model("mobilenetv3_small_100", num_classes=10)
 train(dense, x, y, epochs=epochs, rate=0.05)
 
 # Recipe: penalize for a few epochs, prune, fine-tune without and with the dense network as teacher, export, quantize.

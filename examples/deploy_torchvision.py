@@ -25,7 +25,8 @@ images = torch.nn.functional.interpolate(images.float().view(-1, 1, 8, 8) / 16, 
 cut = len(images) * 4 // 5
 x, y, test_x, test_y = images[:cut], labels[:cut], images[cut:], labels[cut:]
 
-dense = resnet18(num_classes=10)  # resnet18(weights="DEFAULT") has yours, and nothing needs to be trained
+# Your own network with its weights takes the place of these two lines; call dense.eval() then.
+dense = resnet18(num_classes=10)
 train(dense, x, y, epochs=epochs, rate=0.05)
 
 # Recipe: prune a copy, fine-tune it without and with the dense network as teacher, export, quantize.

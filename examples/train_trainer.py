@@ -31,7 +31,7 @@ folder = tempfile.mkdtemp()  # your own
 
 # Recipe: One line after the Trainer is made: penalty, update and checkpoints.
 units = prl.find_units(model, {"pixel_values": images[:1]})
-reg = prl.GroupLasso(model, strength=3.0, units=units)
+reg = prl.GroupLasso(model, strength=3.0, units=units)  # large, as the learning rates of the few steps sum to little
 arguments = TrainingArguments(
     folder, num_train_epochs=12, per_device_train_batch_size=64, learning_rate=3e-3, report_to="none", disable_tqdm=True
 )

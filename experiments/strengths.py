@@ -1,4 +1,4 @@
-"""The page *Strengths that worked*: by network, optimizer and method, the strength that validation data chose."""
+"""The page *Strengths that were tried*: by network, optimizer and method, the strength that validation data chose."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from pruning_lib.companion.records import Row, choose, load, measured, read
 
 SHOWN = ("mnist", "lenet5", "cifar10", "medical")  # the pages whose suites compare methods
 ABOUT = (
-    "Where to begin, by network and optimizer. *Tried* are the strengths λ that were trained. The other columns hold, "
-    "for each size, the strength with the lowest validation error after removal and fine-tuning, and in brackets this "
-    "error in percent, mean over seeds. Units were ranked by the method's own importance. A strength in *italics* is "
-    "at an end of what was tried, so a better one may lie beyond; where only one was tried, it came from LeNet-300 or "
-    "from a search on one seed. The first row, without a penalty, says whether a strength worked. For another learning "
-    "rate or number of steps, keep λ times the sum of the learning rates over all steps. Or name the size instead of a "
-    "strength: `TargetSize` finds it (last table)."
+    "Where to begin, by network. All were trained by SGD with momentum 0.9. *Tried* are the strengths λ that were "
+    "trained. The other columns hold, for each size, the strength with the lowest validation error after ranking, "
+    "removal and fine-tuning, and in brackets this error in percent, mean over seeds (of the nuclei the share of wrong "
+    "pixels). Units were ranked by the method's own importance. Compare with the first row, *no penalty*: a strength "
+    "with a higher error did not help. A strength in *italics* is at an end of what was tried, so a better one may lie "
+    "beyond; where only one was tried, it came from LeNet-300 or from a search on one seed. For another learning rate "
+    "or number of steps, choose λ so that λ times the sum of the learning rates over all steps stays the same. Units "
+    "that training alone brings to zero, without a ranking, need larger strengths: `TargetSize` finds them (last "
+    "table). The [reference](../api.rst) has the methods as classes. Seeds, weight decays and test errors are in the "
+    "tables of the suites: [MNIST](mnist.md), [LeNet-5](lenet5.md), [CIFAR-10](cifar10.md), "
+    "[medical images](medical.md)."
 )
 STEERED = (
     "Strengths that `TargetSize` took, with half of the units as the target: SGD with momentum 0.9, a learning rate of "
-    "0.1 (LeNet-300) or 0.05 along a cosine, weight decay 0.0005. *Units left* counts units that training itself made "
-    "removable. *Best of a grid* is the fixed strength with the lowest validation error among those that leave at most "
-    "55 %. `python -m benchmarks.target_size` repeats the runs."
+    "0.1 (LeNet-300) or 0.05 along a cosine, weight decay 0.0005, 15 epochs, nothing after them. Values are in "
+    "percent, one a seed. Networks under slimming have a BatchNorm behind every layer. *Units left* counts units that "
+    "training itself made removable. *Best of a grid* is the fixed strength with the lowest validation error among "
+    "those that leave at most 55 %. `python -m benchmarks.target_size` repeats the runs."
 )
 NETWORKS = {
     "lenet300": "LeNet-300",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.data import Dataset
 
 LABELS = ("labels", "label")
 """The names under which a mapping may hold targets; forward does not get them."""
@@ -191,8 +192,9 @@ def batches(data: Any, batch_size: int = 256, *, least: int = 1) -> Iterator[Bat
     if isinstance(data, Tensor | Mapping | Inputs) or (isinstance(data, tuple) and data and _is_set(data)):
         yield from _split(_batch(data), batch_size, least)
         return
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes):  # a Dataset that is indexed gives samples
-        raise TypeError(f"{DATA}; got {type(data).__name__}.")
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+        samples = ", which gives single samples: wrap it in a DataLoader" if isinstance(data, Dataset) else ""
+        raise TypeError(f"{DATA}; got {type(data).__name__}{samples}.")
     empty = True
     for batch in data:
         empty = False

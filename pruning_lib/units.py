@@ -195,6 +195,9 @@ class Group:
     even : tuple of tuples of Tensor
         Sets of units that lose equally many each, int64 (units,): the halves of a chunk, the groups of a grouped
         convolution. `select` takes one of each set at a time, and `shrink` removes no more than all of them lost.
+    constants : int
+        How many units stay of those that are zeroed: where an activation makes a constant of 0, and a convolution reads
+        it beside the zeros of its border, one unit (or one of each bound set) has to stand for the others.
     structure : str
         The types and kernel sizes of its layers. Groups of the same structure can be ranked together; one without a
         structure is like no other.
@@ -218,6 +221,7 @@ class Group:
     tables: tuple[Table, ...] = ()
     products: tuple[Member, ...] = ()
     even: tuple[tuple[Tensor, ...], ...] = ()
+    constants: int = 0
     structure: str = ""
 
     def __str__(self) -> str:

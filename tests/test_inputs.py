@@ -176,3 +176,9 @@ def test_the_last_sample_joins_the_batch_before():
 def test_other_data_get_the_shared_sentence(data, error):
     with pytest.raises(error, match="Data must be a tensor of samples"):
         list(batches(data))
+
+
+def test_a_dataset_is_not_taken_for_its_batches():
+    samples = TensorDataset(torch.zeros(4, 2), torch.zeros(4))
+    with pytest.raises(TypeError, match="got TensorDataset, which gives single samples: wrap it in a DataLoader"):
+        list(batches(samples))

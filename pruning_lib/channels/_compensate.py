@@ -33,7 +33,7 @@ from pruning_lib.channels.rules._layers import (
 
 Home = Literal["fold", "center", "merge", "merge scaled", ""]
 """Into the bias; into the running mean; into a column; into a column, of maps equal up to a factor; nowhere."""
-STANDS = "the constant that stands for others where zeros are read beside it"
+STANDS = "the representative of the constants that went, since its reader pads with zeros"
 SMALL = 0.1  # a constant under a tenth of the one that it would stand for would multiply its weights by ten and more
 
 

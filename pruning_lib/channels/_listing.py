@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import Node
 
 from pruning_lib._inputs import Inputs
 from pruning_lib._model import check, clone
 from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._find import describe
+from pruning_lib.channels._graph import operand
 from pruning_lib.channels._plan import apply
 from pruning_lib.channels._planning import cuts
 from pruning_lib.channels._shapes import NAN, like
-from pruning_lib.channels._solve import Pins, grow, label
-from pruning_lib.channels._state import Analysis, Kept, layer_of
+from pruning_lib.channels._solve import Pins, find_constants, grow, label
+from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
 from pruning_lib.channels._suspects import suspects
 from pruning_lib.channels._trace import trace_pair
 from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels._verify import Comparison
+from pruning_lib.channels.rules._layers import reads_zeros
 from pruning_lib.units import Units, unwrapped
 
 
@@ -68,10 +72,10 @@ def find_units(model: nn.Module, example: Any) -> Units:
     pins: Pins = []
     while True:  # each round names operators that none named before
         state = label(graph, pins)
-        units = describe(state, to_zero=True)
+        units = describe(state)
         more = _counted(state, units, pins, inputs)
         if not more:
-            return units
+            return _as_zeroed(state, units)
         pins += more
 
 
@@ -105,4 +109,52 @@ def _trial(state: Analysis, units: Units) -> Kept:
     for node in state.graph.nodes:  # all is live: what is constant makes no difference to sizes
         state.values[node] = like(node.meta.get("val"), NAN, torch.float64)
     grow(state, kept, constants=False)
+    state.values.clear()
     return kept
+
+
+def _as_zeroed(state: Analysis, units: Units) -> Units:
+    """Leave out groups whose zeroed units still vary, and note which need one unit for the constants that zeros become.
+
+    Every second unit is taken to return 0, as units do after ``zero(…, shift="drop")``; what comes of that is computed.
+    """
+    if any(tensor.is_meta for tensor in state.graph.tensors.values()):  # without numbers nothing is known
+        return units
+    find_constants(state, _zeros(state, units))
+    calls: dict[str, list[Call]] = {}
+    for call in state.calls:
+        calls.setdefault(layer_of(state, call), []).append(call)
+    constants, stuck = dict[str, int](), dict[str, str]()
+    for group in units.values():
+        for member in group.readers:
+            for call in calls[member.layer]:
+                zeroed, read = _every_second(member.index), state.read[call.node]
+                factor = state.scaled.get(operand(call.node), torch.full_like(read, NAN))
+                if bool((read.isnan() & factor.isnan())[zeroed].all()) and not group.tables:
+                    stuck[group.name] = (
+                        f"writes units that vary even when they are zeroed, as '{member.layer}' reads them"
+                    )
+                stand = torch.where(read.isnan(), factor, read if reads_zeros(call.node) else 0.0)[zeroed]
+                if bool((~stand.isnan() & (stand != 0)).any()):
+                    constants[group.name] = sum(map(len, group.even)) or 1
+    units = describe(state, stuck) if stuck else units
+    groups = (replace(group, constants=constants.get(group.name, 0)) for group in units.values())
+    return Units(groups, units.fixed, units.macs)
+
+
+def _zeros(state: Analysis, units: Units) -> dict[Node, Tensor]:
+    """Return which channels every second unit makes 0, (channels,), of each node that writes or normalizes them."""
+    nodes = [(layer_of(state, call), call.node) for call in state.calls]
+    nodes += [(state.graph.owner(operand(node, 3)), node) for node, _ in state.norms]
+    zeros: dict[Node, Tensor] = {}
+    for group in units.values():
+        for member in (*group.writers, *group.norms):
+            for node in (node for layer, node in nodes if layer == member.layer):
+                mask = _every_second(member.index)
+                zeros[node] = zeros[node] | mask if node in zeros else mask
+    return zeros
+
+
+def _every_second(index: Tensor) -> Tensor:
+    """Return which channels belong to every second unit; `index` holds the unit of each, −1 for none."""
+    return (index >= 0) & (index % 2 == 0)

@@ -53,7 +53,7 @@ class Shrunk:
     >>> print(shrunk)  # doctest: +ELLIPSIS
     2: 2 removed, 2 left
     largest relative error ...
-    0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel
+    0: 1 dead unit stays: it feeds `layer_norm`, whose statistics count every channel
     >>> shrunk.widths
     {'2': (4, 2)}
     """

@@ -20,7 +20,10 @@ from pruning_lib.channels.rules._layers import blocks, channel_axis, kept_groups
 from pruning_lib.units import Group, Units
 
 LOST = "what they hold varies or is lost on the way"
-MASKED = "a mask that comes in may leave their heads nothing to attend to, so what they return is no constant"
+MASKED = (
+    "a mask that comes in may leave their heads nothing to attend to, so that only 0 is a constant there: "
+    "`zero` makes it one by shift='drop'"
+)
 TINY = 1e-30  # far below what any output shows; weight decay takes weights here, and no further
 
 
@@ -140,7 +143,7 @@ def _notes(state: Analysis, kept: Kept) -> Iterator[str]:
                 counts[key] = counts.get(key, 0) + 1
             seen.add(root)
     for (layer, why), count in counts.items():
-        units = "1 unit that carries nothing stays" if count == 1 else f"{count} units that carry nothing stay"
+        units = "1 dead unit stays" if count == 1 else f"{count} dead units stay"
         yield f"{layer}: {units}: {why}"
     yield from _rows_that_stay(state, kept)
     for node in state.severed:

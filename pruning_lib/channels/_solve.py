@@ -125,6 +125,15 @@ def _leaves(state: Analysis, weight: Node, chain: list[Node]) -> list[Node] | No
 
 def propagate(state: Analysis) -> None:
     """Find the constants, forward, then what is used, backward."""
+    find_constants(state)
+    find_uses(state)
+
+
+def find_constants(state: Analysis, zeroed: Mapping[Node, Tensor] | None = None) -> None:
+    """Find what no input changes, from inputs to outputs.
+
+    Of each node of `zeroed`, a layer or a BatchNorm, the channels of its mask, (channels,), are taken to be 0.
+    """
     graph = state.graph
     # Values come from parameters and literals; whatever depends on an input is live.
     fixed = set(graph.tensors)  # what no input has a part in
@@ -150,9 +159,17 @@ def propagate(state: Analysis) -> None:
                 fixed.add(node)
         if node in fixed:
             settle_values(state, node)
+        if zeroed and node in zeroed:
+            gone = spread(zeroed[node], channel_axis(node), shape_of(node))
+            mask, values = common(gone, state.values_of(node))
+            state.values[node] = torch.where(mask, 0.0, values).expand(gone.shape)
+
+
+def find_uses(state: Analysis) -> None:
+    """Find what is used of each node, from outputs to inputs."""
     # Backwards, every reader of a node has spoken before the node is asked. What nobody used asks for nothing, so dead
     # code uses nothing, and a severed layer's inputs are of no use.
-    for node in reversed(graph.nodes):
+    for node in reversed(state.graph.nodes):
         if node.op == "output" or node in state.unknown:
             for source in node.all_input_nodes:
                 state.mark_all(source)

@@ -6,6 +6,7 @@ alone calls both.
 
 from pruning_lib.selection import importance as importance
 from pruning_lib.selection._budgets import cost as cost
+from pruning_lib.selection._budgets import expected_cost as expected_cost
 from pruning_lib.selection._hold import Hold as Hold
 from pruning_lib.selection._hold import hold as hold
 from pruning_lib.selection._iterative import iterative as iterative

@@ -59,13 +59,13 @@ def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     return round(sum(macs * math.prod(share[layer]) * products[layer] for layer, macs in units.macs.items()))
 
 
-def _check_choice(chosen: Mapping[str, Tensor], units: Units) -> None:
+def _check_choice(chosen: Mapping[str, Tensor], units: Units, owner: str = "cost") -> None:
     """Raise one sentence unless every group has its mask."""
-    checked("cost", chosen=chosen, units=units)
+    checked(owner, chosen=chosen, units=units)
     for name, group in units.items():
         mask = chosen.get(name)
         if mask is None or not numbered(mask) or mask.dtype != torch.bool or mask.shape != (group.size,):
-            raise ValueError(f"cost got {said(f'{name!r}', mask)}; it needs a bool tensor of shape ({group.size},).")
+            raise ValueError(f"{owner} got {said(f'{name!r}', mask)}; it needs a bool tensor of shape ({group.size},).")
 
 
 def _lost(pruned: Tensor, member: Member) -> float:
@@ -86,22 +86,65 @@ def going(pruned: Tensor, group: Group) -> Tensor:
     return going
 
 
+def expected_cost(chosen: Mapping[str, Tensor], units: Units) -> int:
+    """Return the multiply-adds that are left once `chosen` is zeroed and `shrink` has removed what can go.
+
+    `cost` counts all of `chosen` as removed. Here units stay that a constant needs (`Group.constants`), if `zero` drops
+    the shifts. This is what a budget of `select` means.
+
+    Parameters
+    ----------
+    chosen : mapping of str to Tensor
+        {group: bool (units,)}, True = prune, for every group of `units`.
+    units : Units
+        From `pruning_lib.find_units(model, example)`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a group has no such mask.
+
+    Examples
+    --------
+    A sigmoid makes 0.5 of 0. One of the two channels that are zeroed stays, since the second convolution pads.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import pruning_lib as prl
+    >>> from pruning_lib.selection import cost, expected_cost
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 1, 3, padding=1))
+    >>> units = prl.find_units(model, torch.zeros(1, 1, 5, 5))
+    >>> chosen = {"0": torch.tensor([True, True, False, False])}
+    >>> cost(chosen, units), expected_cost(chosen, units)  # 2 and 3 of 4 · 25 + 36 · 25
+    (500, 750)
+    """
+    _check_choice(chosen, units, "expected_cost")
+    going: Chosen = {}
+    for name, group in units.items():
+        going[name] = chosen[name].cpu().clone()
+        for members in [part for sets in group.even for part in sets] or [torch.arange(group.size)]:
+            if group.constants:
+                going[name][members[going[name][members]][:1]] = False
+    return cost(going, units)
+
+
 def within_budget(ranking: Ranking, units: Units, macs: int) -> Chosen:
     """Choose as few of the least important units as bring the cost to `macs`."""
     most = ranking.lowest(len(ranking.owners))
     full = sum(units.macs.values())
-    if cost(most, units) > macs:
+    least = expected_cost(most, units)
+    if least > macs:
         raise ValueError(
             f"A budget of {macs} multiply-adds, {macs / full:.1%} of the network's {full}, cannot be met: with "
-            f"floor={ranking.floor} the smallest network costs {cost(most, units)}, {cost(most, units) / full:.1%}."
+            f"floor={ranking.floor} the smallest network costs {least}, {least / full:.1%}."
         )
     owners, best = ranking.owners, most
-    while cost(ranking.lowest(len(owners), owners), units) <= macs:
+    while expected_cost(ranking.lowest(len(owners), owners), units) <= macs:
         count = _fewest(ranking, owners, units, macs)
         found = ranking.lowest(count, owners)
-        best = max(best, found, key=lambda chosen: cost(chosen, units))
+        best = max(best, found, key=lambda chosen: expected_cost(chosen, units))
         # Channels that are bound go at once, and may overshoot by far: then less important ones elsewhere go instead.
-        if not count or macs - cost(found, units) <= CLOSE * full or not _bound(units[owners[count - 1]]):
+        if not count or macs - expected_cost(found, units) <= CLOSE * full or not _bound(units[owners[count - 1]]):
             break
         owners = [name for i, name in enumerate(owners) if i < count - 1 or name != owners[count - 1]]
     _report_distance(best, units, macs)
@@ -113,7 +156,7 @@ def _fewest(ranking: Ranking, owners: Sequence[str], units: Units, macs: int) ->
     low, high = -1, len(owners)  # high meets the budget, low does not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if cost(ranking.lowest(middle, owners), units) <= macs else (middle, high)
+        low, high = (low, middle) if expected_cost(ranking.lowest(middle, owners), units) <= macs else (middle, high)
     return high
 
 
@@ -124,7 +167,7 @@ def _bound(group: Group) -> bool:
 
 def _report_distance(chosen: Chosen, units: Units, macs: int) -> None:
     """Warn if the units that go at once cost so much that far less is left than was asked for."""
-    full, left = sum(units.macs.values()), cost(chosen, units)
+    full, left = sum(units.macs.values()), expected_cost(chosen, units)
     if any(mask.any() for mask in chosen.values()) and macs - left > FAR * full:
         warnings.warn(
             f"{left / full:.1%} of the multiply-adds are left where {macs / full:.1%} were to stay: no choice in this "

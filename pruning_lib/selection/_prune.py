@@ -50,12 +50,12 @@ def prune(
         are computed anew from them.
     loss_fn : callable, optional
         Mean loss of (outputs, targets), a scalar. Units are then judged by `importance.taylor` on the data, which have
-        to hold targets.
+        to hold targets (in batches of a Transformer: ``labels``; the outputs are then its ``.logits``).
     importance : mapping of str to Tensor, optional
         Judges the units instead: {layer or group: one number a unit}, higher = keep, as `select` takes it. Layers that
         it leaves out stay whole.
     round_to : int
-        Every group is to keep a multiple of this many units (or all); a constant that has to stay comes on top.
+        Every group but heads is to keep a multiple of this many units (or all).
         Runtimes compute channels in blocks of 8 or so, and other widths can be slower than the whole network: see the
         chapter *Your own network*.
 
@@ -75,8 +75,9 @@ def prune(
     Notes
     -----
     Units that go leave a constant behind (``shift="keep"`` of `zero`). Where a convolution that pads with zeros reads
-    them they leave 0, since a constant would need a channel there. Where activations make a constant of that 0, a
-    channel may stay all the same; then more units are chosen, up to three times, as long as that makes it smaller.
+    them they leave 0, since a constant would need a channel there. Where an activation makes a constant of that 0, one
+    channel stays all the same, and is counted. If still more stays than was asked for, more units are chosen, up to
+    three times, as long as that makes it smaller.
 
     Without `importance` and `loss_fn` units are judged by the length of their weights times |γ|/√(v + ε) of their
     BatchNorm (`importance.magnitude`, ``of="folded"``). Lengths do not compare between layers, so that every group

@@ -128,9 +128,11 @@ class Ranking:
         """Choose the `taken` least important blocks of each group, as far as `round_to` lets them go."""
         chosen = {name: torch.zeros(group.size, dtype=torch.bool) for name, group in self.units.items()}
         for name, blocks in self.blocks.items():
-            ends, size = blocks.ends[: taken.get(name, 0) + 1], len(chosen[name])
-            gone = max((end for end in ends if (size - end) % self.round_to == 0), default=0)
-            chosen[name][blocks.order[:gone]] = True
+            group, ends = self.units[name], blocks.ends[: taken.get(name, 0) + 1]
+            step = 1 if group.kind == "heads" else self.round_to  # a head has many channels already
+            stay = group.constants if step > 1 else 0
+            fitting = (end for end in ends if (group.size - end + stay) % step == 0 and end > stay)
+            chosen[name][blocks.order[: max(fitting, default=0)]] = True
         return chosen
 
     def _report(self, wanted: int, may_go: int) -> None:

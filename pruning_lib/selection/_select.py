@@ -53,8 +53,8 @@ def select(
         In (0, 1]: as few units go as leave at most this share of the network's multiply-adds.
     max_macs : int, optional
         As few units go as leave at most so many multiply-adds for one example. Both count what `shrink` leaves after
-        ``zero(…, shift="drop")``. Where a convolution pads, constants may need one channel more: those that ``"keep"``
-        leaves, and those that an activation makes of 0. `prune` chooses more units then.
+        ``zero(…, shift="drop")``, as `pruning_lib.selection.expected_cost` does. Constants that ``"keep"`` leaves may
+        need one channel more where a convolution pads.
     threshold : float, optional
         Units below it go.
     loss_fn, tolerance, model : optional
@@ -72,7 +72,7 @@ def select(
     kinds : iterable of {"inner", "stream", "heads"}
         Groups that may lose units.
     round_to : int
-        Every group keeps a multiple of this many units (or all): the best of the chosen ones stay.
+        Every group but heads keeps a multiple of this many units (or all): the best of the chosen ones stay.
 
     Returns
     -------

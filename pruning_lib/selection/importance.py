@@ -120,7 +120,8 @@ def taylor(
     data : (Tensor, Tensor) or iterable of batches
         Training data: inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them.
     loss_fn : callable
-        Mean loss of (outputs, targets), a scalar.
+        Mean loss of (outputs, targets), a scalar. Outputs are what forward returns, or its ``.logits`` if it has some,
+        as a network of Transformers; targets are the second of a pair, or the ``labels`` of a mapping.
     batch_size : int
         Examples that one derivative is taken over, of data that come in one piece. Signs cancel within a batch, not
         between: the result is the root of the mean square over batches.

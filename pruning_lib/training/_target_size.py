@@ -26,9 +26,10 @@ from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, cost, zero
 from pruning_lib.training._callbacks import Callback, Run
+from pruning_lib.training._distances import distances
 from pruning_lib.training._reach import check_steered, gain, in_gradient, largest_rate
 from pruning_lib.training._schedules import Schedule, check_schedules, constant, factor
-from pruning_lib.units import Chosen, Group, Units, fitting, rows, unit_axis
+from pruning_lib.units import Chosen, Units, fitting, unit_axis
 
 MOST = 3.0  # times the strength of the epoch before
 MEMORY = 0.5  # the weight of what was measured before, against the last epoch
@@ -142,15 +143,15 @@ class TargetSize(Callback):
         """Look at the units after an epoch, set the strength of the next one, and return it."""
         if not 1 <= len(self.log) <= len(self._drifts):
             raise RuntimeError("TargetSize has no plan for this epoch: give it epochs and steps, or give it to `fit`.")
-        drift, distances = self._drifts[len(self.log) - 1], self._distances()
-        for name, distance in distances.items():
+        drift, now = self._drifts[len(self.log) - 1], self._distances()
+        for name, distance in now.items():
             speed = (self._before[name] - distance) / max(drift, 1e-12)
             resistance = self._gain * self._reg.strength - speed
             known = self._resistance.get(name, resistance)
             self._resistance[name] = MEMORY * known + (1 - MEMORY) * resistance
             if not in_gradient(self._reg):  # momentum shows a new strength late, which would look like growth
                 self._grow(name, self._resistance[name] - known, drift)
-        self._before = distances
+        self._before = now
         self._clear()
         return self._set()
 
@@ -230,28 +231,7 @@ class TargetSize(Callback):
         return 1 - sum(int(mask.sum()) for mask in every.values()) / sum(group.size for group in self._units.values())
 
     def _distances(self) -> dict[str, Tensor]:
-        """Return how far each unit is from zero: (units,) for each group that the method can bring there."""
-        own = self._reg.distance()
-        found: dict[str, Tensor] = {}
-        for name, group in self._units.items():
-            for members in (group.writers, () if any(m.exposed for m in group.writers) else group.norms):
-                if members and all(m.layer in own and own[m.layer].shape == m.index.shape for m in members):
-                    far = [_by_unit(own[m.layer].detach().float().cpu(), m.index.cpu(), group.size) for m in members]
-                    found[name] = torch.stack(far).amax(0)  # a unit is gone where all of it is
-                    break
-            else:
-                if name in own and own[name].shape == (group.size,):
-                    found[name] = own[name].detach().float().cpu()
-        # What still reads a unit that nothing writes may move on, and is no distance: coupled groups hold it, too.
-        return {name: far.masked_fill(self._unwritten(self._units[name]), 0) for name, far in found.items()}
-
-    def _unwritten(self, group: Group) -> Tensor:
-        """Return which units no layer writes any more, (units,)."""
-        read = {member: rows(self._modules[member.layer]).detach().flatten(1) for member in group.writers}
-        lengths = [
-            _by_unit(row.norm(dim=1).float().cpu(), member.index.cpu(), group.size) for member, row in read.items()
-        ]
-        return torch.stack(lengths).amax(0) == 0
+        return distances(self._reg, self._units, self._modules)
 
     def _clear(self) -> None:
         """Zero what has gone with all that writes it, and hold it there."""
@@ -321,9 +301,3 @@ class TargetSize(Callback):
         """Whether what was restored is about the same units."""
         own = {name: distance.shape for name, distance in self._before.items()}
         return all(own.get(name) == value.shape for name, value in self._resistance.items())
-
-
-def _by_unit(distance: Tensor, index: Tensor, size: int) -> Tensor:
-    """Return the largest distance among the channels of each unit."""
-    known = index >= 0
-    return distance.new_zeros(size).scatter_reduce_(0, index[known], distance[known], "amax")

@@ -49,7 +49,7 @@ def test_zero_padding_merges_constants_into_the_largest():
     torch.testing.assert_close(shrunk.model[2].weight[:, 0], weight[:, 1] + 0.5 / 2.0 * weight[:, 0])
     assert torch.equal(shrunk.model[2].bias, model[2].bias)
     assert_equal(model, shrunk.model, 1, 11, 6, tolerance=1e-12)
-    assert "1 unit that carries nothing stays" in shrunk.plan.notes[0]
+    assert "1 dead unit stays" in shrunk.plan.notes[0]
 
 
 @pytest.mark.parametrize("padding", [0, 1, "same", "valid"])

@@ -210,3 +210,11 @@ def test_a_tensor_joined_with_itself_has_an_owner_when_an_operator_without_a_rul
 
     units = prl.find_units(Rotary(), torch.randn(2, 6))
     assert not units
+
+
+def test_a_network_without_numbers_is_listed():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 3)
+    assert (
+        str(find_units(model.to("meta"), x.to("meta")))
+        == "0 → 2, 4 units, inner\n2 stays: it writes the model's output"
+    )

@@ -18,7 +18,7 @@ from tests.networks import ACTIVATIONS, CASES, Case, leaf, plant, planted, rando
 TOLERANCE = 1e-9
 FAST, SLOW = 60, 150  # `python -m tests.fuzz networks --tries 1000` tries as many as wanted
 CHUNK = 50
-STRUCTURAL = ("stands for others", "the last unit of a layer")
+STRUCTURAL = ("the representative of the constants", "the last unit of a layer")
 
 
 def tensors(outputs: object) -> list[Tensor]:
@@ -75,7 +75,7 @@ def check_promises(name: str, seed: int) -> None:
 
 def excused(small: Shrunk, layers: dict[str, Tensor]) -> int:
     """Count the units that stay because something has to."""
-    found = [re.match(r"(\S+): (\d+) units? that carr.*: it is (.*)", note) for note in small.plan.notes]
+    found = [re.match(r"(\S+): (\d+) dead units? stays?: it is (.*)", note) for note in small.plan.notes]
     whole = sum(layer in small.plan.constants for layer in layers)  # a constant stands for a whole layer
     return whole + sum(int(m[2]) for m in found if m and m[1] in layers and any(why in m[3] for why in STRUCTURAL))
 

@@ -51,9 +51,7 @@ def test_what_counts_every_channel_keeps_them_and_says_so():
     kill(model[2], [1])
     shrunk = shrink(model, torch.randn(2, 4))
     assert shrunk.removed == {"2": 1}
-    assert shrunk.plan.notes == [
-        "0: 1 unit that carries nothing stays: it feeds `layer_norm`, whose statistics count every channel"
-    ]
+    assert shrunk.plan.notes == ["0: 1 dead unit stays: it feeds `layer_norm`, whose statistics count every channel"]
 
 
 SWALLOW_NAN = {

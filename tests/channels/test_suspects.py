@@ -34,7 +34,7 @@ def test_a_literal_size_pins_its_channels_and_nothing_else(size, removed):
     assert_equal(model, shrunk.model, 1, 8, 8)
     assert bool(shrunk.plan.notes) == bool(size)
     if size:
-        assert "mid: 3 units that carry nothing stay" in shrunk.plan.notes[0]
+        assert "mid: 3 dead units stay" in shrunk.plan.notes[0]
         assert "`view` with a literal size (test_suspects.py, line" in shrunk.plan.notes[0]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import pruning_lib as prl
-from pruning_lib.selection import cost
+from pruning_lib.selection import cost, expected_cost
 from tests.fuzz import companion
 from tests.fuzz.cases import Case
 from tests.fuzz.values import Named, anything, around, fits, is_not_finite
@@ -327,6 +327,7 @@ def selecting() -> Iterator[Case]:
     yield Case("prune", prl.prune, lambda _: {"model": network(), "example": X, "macs_left": 0.5, "data": X}, pure=True)
     yield Case("random", of.random, lambda _: {"units": units(), "seed": 0})
     yield Case("cost", cost, lambda _: {"chosen": chosen(), "units": units()})
+    yield Case("expected_cost", expected_cost, lambda _: {"chosen": chosen(), "units": units()})
 
 
 def fuzz(number: int, seed: int, folder: Path, only: str = "") -> Iterator[Try]:

@@ -33,8 +33,8 @@ def test_the_record_of_torchvision_says_exact_and_small() -> None:
 
 def test_reasons_are_counted_without_names() -> None:
     notes = [
-        "a.0: 3 units that carry nothing stay: it passes `view` with a literal size (net.py, line 4)",
-        "b: 1 unit that carries nothing stays: it passes `view` with a literal size",
+        "a.0: 3 dead units stay: it passes `view` with a literal size (net.py, line 4)",
+        "b: 1 dead unit stays: it passes `view` with a literal size",
         "b: 7 rows without effect stay in a stream: c writes them too",
         "d: no input changes it, so it became a constant",
     ]

@@ -15,6 +15,24 @@ def chain() -> nn.Module:
     return model.eval()
 
 
+class Lifted(nn.Module):
+    """An activation that returns 0.5 at 0, as one with a learned shift behind it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return x.relu() + self.shift
+
+
+def lifted() -> nn.Module:
+    """Four convolutions of 8 channels on images of 3, each with such an activation, and one of 1 × 1 behind them."""
+    torch.manual_seed(0)
+    layers = [[nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1), nn.BatchNorm2d(8), Lifted()] for i in range(4)]
+    return nn.Sequential(*(layer for part in layers for layer in part), nn.Conv2d(8, 3, 1)).eval()
+
+
 def groups_of_chain() -> Units:
     four, three = torch.arange(4), torch.arange(3)
     conv = Group("0", 4, "inner", (Member("0", four),), (Member("1", four),), (Member("5", four.repeat_interleave(4)),))

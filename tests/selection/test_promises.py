@@ -15,15 +15,16 @@ from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import Bottleneck
 
 import pruning_lib as prl
-from pruning_lib.selection import cost
+from pruning_lib.selection import cost, expected_cost
+from tests.selection.chain import lifted
 
 
 class C2f(nn.Module):
     """Half of what a layer returns passes two residual blocks; all that was made on the way is read together."""
 
-    def __init__(self, split: bool = False) -> None:
+    def __init__(self, split: bool = False, lift: float = 0.0) -> None:
         super().__init__()
-        self.split = split
+        self.split, self.lift = split, lift
         self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(16)
         self.enter, self.leave = nn.Conv2d(8, 16, 1), nn.Conv2d(32, 16, 1)
         self.blocks = nn.ModuleList(
@@ -32,7 +33,7 @@ class C2f(nn.Module):
         self.head = nn.Conv2d(16, 4, 1)
 
     def forward(self, x):
-        x = self.norm(self.enter(self.stem(x).relu())).relu()
+        x = self.norm(self.enter(self.stem(x).relu())).relu() + self.lift
         parts = list(x.split((8, 8), 1) if self.split else x.chunk(2, 1))
         for block in self.blocks:
             parts.append(parts[-1] + block(parts[-1]))
@@ -75,6 +76,8 @@ def efficient() -> nn.Module:
 NETWORKS = {
     "C2f by chunk": C2f,
     "C2f by split": lambda: C2f(split=True),
+    "C2f with constants": lambda: C2f(lift=0.5),
+    "constants": lifted,
     "shuffle by view": lambda: Shuffled(native=False),
     "shuffle by operator": lambda: Shuffled(native=True),
     "ShuffleNetV2": lambda: ShuffleNetV2([2, 2, 2], [24, 48, 96, 96, 64], num_classes=5),
@@ -104,12 +107,15 @@ def test_what_is_promised_is_left(name, scope):
             assert "cannot be met: with floor=1 the smallest network costs" in str(error)  # noqa: PT017
             chosen = prl.select(scores, units, fraction=0.5, scope=scope)
         else:
-            assert 0.58 <= cost(chosen, units) / dense <= 0.6 or any("are left where" in str(w.message) for w in said)
+            assert 0.58 <= expected_cost(chosen, units) / dense <= 0.6 or any(
+                "are left where" in str(w.message) for w in said
+            )
     pruned = copy.deepcopy(model)
     prl.zero(pruned, chosen, units, shift="drop")
     shrunk = prl.shrink(pruned, x)
-    assert prl.measure(shrunk.model, x).macs == cost(chosen, units)
-    assert shrunk.removed == {group: int(mask.sum()) for group, mask in chosen.items()}
+    assert prl.measure(shrunk.model, x).macs == expected_cost(chosen, units)
+    stay = {name: min(int(mask.sum()), units[name].constants) for name, mask in chosen.items()}
+    assert shrunk.removed == {name: int(mask.sum()) - stay[name] for name, mask in chosen.items()}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -187,3 +193,22 @@ def test_a_filter_of_no_layer_costs_what_its_channels_do():
     chosen = prl.select(prl.importance.random(units), units, macs_left=0.5)
     prl.zero(model, chosen, units, shift="drop")
     assert prl.measure(prl.shrink(model, x).model, x).macs == cost(chosen, units) == sum(units.macs.values()) // 2
+
+
+def test_the_channel_that_a_constant_needs_is_counted():
+    model, x = lifted(), torch.randn(1, 3, 32, 32)
+    units = prl.find_units(model, x)
+    assert [group.constants for group in units.values()] == [1, 1, 1, 0], "a convolution of 1 × 1 has no border"
+    assert C2f(lift=0.5)(x).shape == (1, 4, 32, 32)
+    assert prl.find_units(C2f(lift=0.5), x)["enter"].constants == 2, "one of each half"
+    chosen = {name: torch.arange(group.size) < 3 for name, group in units.items()}
+    fewer = {name: torch.arange(group.size) < 3 - group.constants for name, group in units.items()}
+    assert expected_cost(chosen, units) == cost(fewer, units) > cost(chosen, units)
+
+
+def test_units_that_start_at_zero_need_no_channel():
+    """A residual branch whose last scale is 0 at first, as torchvision initializes one, is no constant."""
+    units = prl.find_units(
+        ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, zero_init_residual=True), torch.ones(1, 3, 32, 32)
+    )
+    assert not any(group.constants for group in units.values())
