@@ -208,7 +208,9 @@ def leaves(outputs: Any) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else [leaf for part in outputs.values() for leaf in leaves(part)]
 
 
-NOTE = re.compile(r"^(?P<layer>\S+): (?P<count>\d+) (?:dead )?(?P<what>units?|rows) .*?stays?(?: in a stream)?: (?P<why>.*)$")
+NOTE = re.compile(
+    r"^(?P<layer>\S+): (?P<count>\d+) (?:dead )?(?P<what>units?|rows) .*?stays?(?: in a stream)?: (?P<why>.*)$"
+)
 
 
 def reasons(notes: list[str]) -> dict[str, int]:

@@ -246,7 +246,8 @@ def atomic_draft(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return line.removesuffix(", but expected one of:").rstrip(".")  # torch lists its signatures below
 
 
 @contextlib.contextmanager

@@ -65,7 +65,10 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     True
     """
     if not isinstance(shrunk, Shrunk):
-        raise TypeError(f"`save` takes what `shrink` returned; got {type(shrunk).__name__}.")
+        raise TypeError(
+            f"`save` takes what `shrink` or `prune` returned; got {type(shrunk).__name__}. A small network that was "
+            "tuned apart goes into it first: shrunk.model = network."
+        )
     checked("save", path=path)
     tensors = _tensors(shrunk.model)
     # A model that grew or was cut again since would be written with a plan that no longer leads to it.

@@ -176,7 +176,7 @@ def _refusal(model: nn.Module, inputs: Inputs, error: BaseException, what: str) 
     except Exception as raised:
         return (
             f"`{what}` could not run {name} on the example of shape {inputs}{place(raised)}: {first_line(raised)}. "
-            f"{UNCHANGED} Pass an example that the model accepts."
+            f"{UNCHANGED} Pass an example that the model accepts, without labels."
         )
     if why := rewrites_itself(model, eager):
         return f"`{what}` cannot follow {name}: {why}. {UNCHANGED} Move that out of `forward`."

@@ -112,7 +112,7 @@ def _check_example(model: nn.Module, inputs: Inputs) -> None:
     except Exception as error:
         raise RuntimeError(
             f"`shrink` could not run {type(model).__name__}.forward on the example of shape {inputs}{place(error)}: "
-            f"{first_line(error)}. Nothing was changed. Pass an example that the model accepts."
+            f"{first_line(error)}. Nothing was changed. Pass an example that the model accepts, without labels."
         ) from error
     if why := rewrites_itself(model, dense):
         name = f"{type(model).__name__}.forward"

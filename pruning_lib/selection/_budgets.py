@@ -134,9 +134,10 @@ def within_budget(ranking: Ranking, units: Units, macs: int) -> Chosen:
     full = sum(units.macs.values())
     least = expected_cost(most, units)
     if least > macs:
+        rounded = f" and round_to={ranking.round_to}" if ranking.round_to > 1 else ""
         raise ValueError(
             f"A budget of {macs} multiply-adds, {macs / full:.1%} of the network's {full}, cannot be met: with "
-            f"floor={ranking.floor} the smallest network costs {least}, {least / full:.1%}."
+            f"floor={ranking.floor}{rounded} the smallest network costs {least}, {least / full:.1%}."
         )
     owners, best = ranking.owners, most
     while expected_cost(ranking.lowest(len(owners), owners), units) <= macs:

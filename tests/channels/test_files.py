@@ -148,7 +148,7 @@ def test_a_failed_save_leaves_the_old_file(shrunk, path, monkeypatch):
 
 
 def test_what_save_refuses(shrunk, tmp_path):
-    with pytest.raises(TypeError, match="takes what `shrink` returned; got LeNet300"):
+    with pytest.raises(TypeError, match="takes what `shrink` or `prune` returned; got LeNet300"):
         save(LeNet300(), tmp_path / "a.safetensors")
     shrunk.model.conv1 = nn.Conv2d(1, 4, 5)
     with pytest.raises(ValueError, match=r"'conv1.weight' has shape .* save the model that `shrink` returned"):
