@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -195,9 +196,10 @@ class Group:
     even : tuple of tuples of Tensor
         Sets of units that lose equally many each, int64 (units,): the halves of a chunk, the groups of a grouped
         convolution. `select` takes one of each set at a time, and `shrink` removes no more than all of them lost.
-    constants : int
-        How many units stay of those that are zeroed: where an activation makes a constant of 0, and a convolution reads
-        it beside the zeros of its border, one unit (or one of each bound set) has to stand for the others.
+    stays : int
+        How many units of each bound set (or of the group) stay where more than that are zeroed. 1, where a constant is
+        left that a convolution reads beside the zeros of its border: one unit then stands for the others. All of them,
+        where what is left varies, or no reader can take it up; they go only where their readers are zeroed.
     structure : str
         The types and kernel sizes of its layers. Groups of the same structure can be ranked together; one without a
         structure is like no other.
@@ -221,13 +223,19 @@ class Group:
     tables: tuple[Table, ...] = ()
     products: tuple[Member, ...] = ()
     even: tuple[tuple[Tensor, ...], ...] = ()
-    constants: int = 0
+    stays: int = 0
     structure: str = ""
 
     def __str__(self) -> str:
         path = " → ".join(member.layer for member in (*self.writers, *self.norms, *self.readers))
         along = f", with {', '.join(table.parameter for table in self.tables)}" if self.tables else ""
-        return f"{path}, {self.size} unit{'s' * (self.size != 1)}, {self.kind}{along}"
+        held = "; zeroed, all of them stay" if self.stays == self.size else ""
+        return f"{path}, {self.size} unit{'s' * (self.size != 1)}, {self.kind}{along}{held}"
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """The bound sets, or all units as one set, int64 (units,) each."""
+        return [units for sets in self.even for units in sets] or [torch.arange(self.size)]
 
 
 class Units(Mapping[str, Group]):

@@ -68,6 +68,10 @@ def _counted(node: Node, graph: Graph) -> int:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta") if plain else value
 
     def operands(source: Node) -> Any:
+        if "val" not in source.meta and source not in graph.tensors:  # a part of forward, as under another autocast
+            whole = source.graph.owning_module
+            assert whole is not None
+            return whole.get_submodule(str(source.target))
         return pytree.tree_map(meta, source.meta["val"] if "val" in source.meta else graph.tensors[source])
 
     counter = FlopCounterMode(display=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -20,13 +20,14 @@ from pruning_lib.channels._tables import find_tables
 from pruning_lib.channels.rules._layers import transposed, weighs
 from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_layer, weighted
 
+SHARED = "writes heads that take the same values, so that none is constant when its queries are"
 
-def describe(state: Analysis, stuck: Mapping[str, str] | None = None) -> Units:
+
+def describe(state: Analysis, *, to_zero: bool = False) -> Units:
     """Turn the classes of a labelled network into groups.
 
     A group is named by the first layer that writes one of its classes, and numbers its units in the order in which that
-    layer's rows name them. Groups that are `stuck`, each for a reason, are left out, whole, so that those that stay are
-    numbered as they are by `shrink`.
+    layer's rows name them. `to_zero` leaves out what `zero` could not make removable.
     """
     calls = [(layer, call) for call in state.calls for layer in [layer_of(state, call)] if not _passes(state, call)]
     bound = bind(state)
@@ -54,9 +55,11 @@ def describe(state: Analysis, stuck: Mapping[str, str] | None = None) -> Units:
         place[which] = torch.stack([groups_of, units_of], dim=1)
     even = [_even(place, bound, i) for i in range(len(sizes))]
     groups = _groups(state, calls, list(numbers), sizes, place[roots], even)
-    out = {i: stuck[name] for name, i in numbers.items() if name in stuck} if stuck else {}
-    pinned |= {root: out[i] for root, i in enumerate(place[:, 0].tolist()) if i in out}
-    groups = [group for i, group in enumerate(groups) if i not in out]
+    if to_zero:  # a group goes whole, so that those that stay are numbered as they are by `shrink`
+        shared = {int(place[root, 0]) for root in _shared(state)}
+        groups = [group for i, group in enumerate(groups) if i not in shared]
+        left_out = [root for root, i in enumerate(place[:, 0].tolist()) if i >= 0 and i in shared]
+        pinned = {**dict.fromkeys(left_out, SHARED), **pinned}
     written = {member.layer for group in groups for member in group.writers}
     return Units(groups, why_fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
 
@@ -81,6 +84,12 @@ def _strangers(state: Analysis, calls: list[tuple[str, Call]]) -> dict[int, str]
             reason = f"is written by '{name}', which is not the `weight` of a linear layer or a convolution"
             found.update(dict.fromkeys(distinct(state.classes.roots[call.rows]).tolist(), reason))
     return found
+
+
+def _shared(state: Analysis) -> list[int]:
+    """Return the classes of heads that all take the same values: without queries, one returns their mean."""
+    found = (distinct(state.classes.roots[line]).tolist() for line in state.shared)
+    return [root for roots in found for root in roots if root]
 
 
 def _passes(state: Analysis, call: Call) -> bool:

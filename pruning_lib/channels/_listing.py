@@ -11,20 +11,23 @@ from torch.fx import Node
 
 from pruning_lib._inputs import Inputs
 from pruning_lib._model import check, clone
+from pruning_lib.channels._compensate import factors
 from pruning_lib.channels._constants import stands_in
 from pruning_lib.channels._find import describe
-from pruning_lib.channels._graph import operand
+from pruning_lib.channels._graph import operand, shape_of
 from pruning_lib.channels._plan import apply
 from pruning_lib.channels._planning import cuts
-from pruning_lib.channels._shapes import NAN, like
+from pruning_lib.channels._shapes import NAN, like, spread
 from pruning_lib.channels._solve import Pins, find_constants, grow, label
 from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
 from pruning_lib.channels._suspects import suspects
 from pruning_lib.channels._trace import trace_pair
 from pruning_lib.channels._training import hold_for_training
 from pruning_lib.channels._verify import Comparison
-from pruning_lib.channels.rules._layers import reads_zeros
+from pruning_lib.channels.rules._layers import channel_axis
 from pruning_lib.units import Units, unwrapped
+
+ALL = -1  # of the units that are zeroed
 
 
 def find_units(model: nn.Module, example: Any) -> Units:
@@ -72,7 +75,7 @@ def find_units(model: nn.Module, example: Any) -> Units:
     pins: Pins = []
     while True:  # each round names operators that none named before
         state = label(graph, pins)
-        units = describe(state)
+        units = describe(state, to_zero=True)
         more = _counted(state, units, pins, inputs)
         if not more:
             return _as_zeroed(state, units)
@@ -114,45 +117,48 @@ def _trial(state: Analysis, units: Units) -> Kept:
 
 
 def _as_zeroed(state: Analysis, units: Units) -> Units:
-    """Leave out groups whose zeroed units still vary, and note which need one unit for the constants that zeros become.
+    """Note how many units of each group stay that are zeroed.
 
     Every second unit is taken to return 0, as units do after ``zero(…, shift="drop")``; what comes of that is computed.
     """
     if any(tensor.is_meta for tensor in state.graph.tensors.values()):  # without numbers nothing is known
         return units
     find_constants(state, _zeros(state, units))
-    calls: dict[str, list[Call]] = {}
-    for call in state.calls:
-        calls.setdefault(layer_of(state, call), []).append(call)
-    constants, stuck = dict[str, int](), dict[str, str]()
+    calls = {layer_of(state, call): call for call in reversed(state.calls)}
+    groups = []
     for group in units.values():
-        for member in group.readers:
-            for call in calls[member.layer]:
-                zeroed, read = _every_second(member.index), state.read[call.node]
-                factor = state.scaled.get(operand(call.node), torch.full_like(read, NAN))
-                if bool((read.isnan() & factor.isnan())[zeroed].all()) and not group.tables:
-                    stuck[group.name] = (
-                        f"writes units that vary even when they are zeroed, as '{member.layer}' reads them"
-                    )
-                stand = torch.where(read.isnan(), factor, read if reads_zeros(call.node) else 0.0)[zeroed]
-                if bool((~stand.isnan() & (stand != 0)).any()):
-                    constants[group.name] = sum(map(len, group.even)) or 1
-    units = describe(state, stuck) if stuck else units
-    groups = (replace(group, constants=constants.get(group.name, 0)) for group in units.values())
+        stays = [_stays(state, calls[reader.layer], _every_second(reader.index)) for reader in group.readers]
+        groups.append(replace(group, stays=group.size if ALL in stays else max(stays, default=0)))
     return Units(groups, units.fixed, units.macs)
 
 
 def _zeros(state: Analysis, units: Units) -> dict[Node, Tensor]:
-    """Return which channels every second unit makes 0, (channels,), of each node that writes or normalizes them."""
-    nodes = [(layer_of(state, call), call.node) for call in state.calls]
-    nodes += [(state.graph.owner(operand(node, 3)), node) for node, _ in state.norms]
+    """Return what every second unit makes 0, a mask in the shape of each node that writes or normalizes units."""
+    named = {name: node for node, name in state.graph.names.items()}
+    places = [(layer_of(state, call), call.node, channel_axis(call.node)) for call in state.calls]
+    places += [(state.graph.owner(operand(node, 3)), node, channel_axis(node)) for node, _ in state.norms]
     zeros: dict[Node, Tensor] = {}
     for group in units.values():
-        for member in (*group.writers, *group.norms):
-            for node in (node for layer, node in nodes if layer == member.layer):
-                mask = _every_second(member.index)
-                zeros[node] = zeros[node] | mask if node in zeros else mask
+        members = {member.layer: member.index for member in (*group.writers, *group.norms)}
+        own = [(node, axis, members[layer]) for layer, node, axis in places if layer in members]
+        own += [(named[table.parameter], table.axis, table.index) for table in group.tables]
+        for node, axis, index in own:
+            mask = spread(_every_second(index), axis, shape_of(node))
+            zeros[node] = zeros[node] | mask if node in zeros else mask
     return zeros
+
+
+def _stays(state: Analysis, call: Call, zeroed: Tensor) -> int:
+    """Return how many of the zeroed channels a reader needs: 0, 1 to stand for the others, or `ALL` of them."""
+    if not bool(zeroed.any()):
+        return 0
+    whole = torch.ones(len(state.classes.roots), dtype=torch.bool)
+    live, stand = zeroed.clone(), torch.zeros_like(zeroed)
+    for values, where in factors(state, call, Kept(state.classes.roots, whole, whole)):
+        here = live & ~values.isnan() & ((values == 0) | bool(where))
+        live &= ~here
+        stand |= here & (values != 0) & where.startswith("merge")
+    return ALL if bool((live == zeroed).all()) else int(stand.any())
 
 
 def _every_second(index: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def propagate(state: Analysis) -> None:
 def find_constants(state: Analysis, zeroed: Mapping[Node, Tensor] | None = None) -> None:
     """Find what no input changes, from inputs to outputs.
 
-    Of each node of `zeroed`, a layer or a BatchNorm, the channels of its mask, (channels,), are taken to be 0.
+    What is set in a mask of `zeroed`, in the shape of the node, is taken to be 0.
     """
     graph = state.graph
     # Values come from parameters and literals; whatever depends on an input is live.
@@ -160,9 +160,8 @@ def find_constants(state: Analysis, zeroed: Mapping[Node, Tensor] | None = None)
         if node in fixed:
             settle_values(state, node)
         if zeroed and node in zeroed:
-            gone = spread(zeroed[node], channel_axis(node), shape_of(node))
-            mask, values = common(gone, state.values_of(node))
-            state.values[node] = torch.where(mask, 0.0, values).expand(gone.shape)
+            mask, values = common(zeroed[node], state.values_of(node))
+            state.values[node] = torch.where(mask, 0.0, values).expand(zeroed[node].shape)
 
 
 def find_uses(state: Analysis) -> None:

@@ -72,6 +72,8 @@ class Analysis:
         The tensors that a layer's weight is computed from.
     heads : dict of Node to (labels, widths)
         Of products that attention is made of, the label of each head, (heads,), and how wide one is.
+    shared : list of labels
+        Of heads that all take the same values, the label of each, (heads,).
     frozen, unknown : dict of Node to str
         Parameters and operators that keep their size, and why.
     """
@@ -92,6 +94,7 @@ class Analysis:
     leaves: dict[Node, list[Node]] = field(default_factory=dict)
     elements: dict[Node, Tensor] = field(default_factory=dict)
     heads: dict[Node, tuple[Tensor, tuple[int, ...]]] = field(default_factory=dict)
+    shared: list[Tensor] = field(default_factory=list)
     frozen: dict[Node, str] = field(default_factory=dict)
     unknown: dict[Node, str] = field(default_factory=dict)
 

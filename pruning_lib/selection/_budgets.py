@@ -89,8 +89,9 @@ def going(pruned: Tensor, group: Group) -> Tensor:
 def expected_cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     """Return the multiply-adds that are left once `chosen` is zeroed and `shrink` has removed what can go.
 
-    `cost` counts all of `chosen` as removed. Here units stay that a constant needs (`Group.constants`), if `zero` drops
-    the shifts. This is what a budget of `select` means.
+    `cost` counts all of `chosen` as removed. Here some stay (`Group.stays`), as they do if `zero` drops the shifts. So
+    does a budget of `select`. Where a layer reads several groups, one unit may stand for all of them; each
+    group counts one nevertheless.
 
     Parameters
     ----------
@@ -119,12 +120,10 @@ def expected_cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     (500, 750)
     """
     _check_choice(chosen, units, "expected_cost")
-    going: Chosen = {}
+    going = {name: chosen[name].cpu().clone() for name in units}
     for name, group in units.items():
-        going[name] = chosen[name].cpu().clone()
-        for members in [part for sets in group.even for part in sets] or [torch.arange(group.size)]:
-            if group.constants:
-                going[name][members[going[name][members]][:1]] = False
+        for part in group.parts if group.stays < group.size else [torch.arange(group.size)]:
+            going[name][part[going[name][part]][: group.stays]] = False
     return cost(going, units)
 
 

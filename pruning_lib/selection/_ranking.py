@@ -128,10 +128,12 @@ class Ranking:
         """Choose the `taken` least important blocks of each group, as far as `round_to` lets them go."""
         chosen = {name: torch.zeros(group.size, dtype=torch.bool) for name, group in self.units.items()}
         for name, blocks in self.blocks.items():
-            group, ends = self.units[name], blocks.ends[: taken.get(name, 0) + 1]
+            group, count = self.units[name], taken.get(name, 0)
             step = 1 if group.kind == "heads" else self.round_to  # a head has many channels already
-            stay = group.constants if step > 1 else 0
-            fitting = (end for end in ends if (group.size - end + stay) % step == 0 and end > stay)
+            # Of the rounded widths: units that stay although they are zeroed are part of them, and others go instead.
+            stays = group.stays if step > 1 and count else 0
+            left = group.size + stays * len(group.parts)
+            fitting = (end for end in blocks.ends[: count + 1 + stays] if end and (left - end) % step == 0)
             chosen[name][blocks.order[: max(fitting, default=0)]] = True
         return chosen
 

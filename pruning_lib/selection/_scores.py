@@ -30,14 +30,17 @@ def scores_by_group(importance: Mapping[str, Tensor], units: Units, kinds: froze
             )
         if score.isnan().any():
             raise ValueError(f"importance of '{layer}' holds NaN: look whether the training diverged.")
-        if group.kind in kinds:
+        if group.kind in kinds and group.stays < group.size:
             collected.setdefault(name, []).append(unit_mean(score.detach().cpu().double(), index.cpu(), group.size))
     if not units:
         layer, reason = next(iter(units.fixed.items()), ("", ""))
         why = f"every layer stays, as '{layer}', which {reason}" if layer else "there are none"
         raise ValueError(f"select found no units to choose from: {why}.")
     if not collected:
-        raise ValueError("select found no group to choose from; importance names none, or kinds excludes all of them.")
+        raise ValueError(
+            "select found no group to choose from: importance names none, kinds excludes all of them, or of those that "
+            f"are left all units would stay, zeroed or not:\n{units}"
+        )
     return {name: torch.stack(collected[name]).nanmean(0) for name in units if name in collected}
 
 

@@ -46,7 +46,8 @@ def select(
         `pruning_lib.importance` return it. Linear and convolution layers whose units cannot go are passed over; several
         layers of one group are averaged.
     units : Units
-        From `pruning_lib.find_units(model, example)`. Groups without importance stay whole and do not count.
+        From `pruning_lib.find_units(model, example)`. Groups without importance, and those whose units stay although
+        they are zeroed (`Group.stays`), stay whole and do not count.
     fraction : float, optional
         In [0, 1): exactly ⌊fraction · N⌋ of the N units go, ties by order.
     macs_left : float, optional

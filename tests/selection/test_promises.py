@@ -13,6 +13,7 @@ from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
 
 import pruning_lib as prl
 from pruning_lib.selection import cost, expected_cost
@@ -114,7 +115,7 @@ def test_what_is_promised_is_left(name, scope):
     prl.zero(pruned, chosen, units, shift="drop")
     shrunk = prl.shrink(pruned, x)
     assert prl.measure(shrunk.model, x).macs == expected_cost(chosen, units)
-    stay = {name: min(int(mask.sum()), units[name].constants) for name, mask in chosen.items()}
+    stay = {name: min(int(mask.sum()), units[name].stays * len(units[name].parts)) for name, mask in chosen.items()}
     assert shrunk.removed == {name: int(mask.sum()) - stay[name] for name, mask in chosen.items()}
 
 
@@ -195,20 +196,93 @@ def test_a_filter_of_no_layer_costs_what_its_channels_do():
     assert prl.measure(prl.shrink(model, x).model, x).macs == cost(chosen, units) == sum(units.macs.values()) // 2
 
 
+def left(model, x, chosen, units):
+    pruned = copy.deepcopy(model)
+    prl.zero(pruned, chosen, units, shift="drop")
+    return prl.measure(prl.shrink(pruned, x).model, x).macs
+
+
 def test_the_channel_that_a_constant_needs_is_counted():
     model, x = lifted(), torch.randn(1, 3, 32, 32)
     units = prl.find_units(model, x)
-    assert [group.constants for group in units.values()] == [1, 1, 1, 0], "a convolution of 1 × 1 has no border"
-    assert C2f(lift=0.5)(x).shape == (1, 4, 32, 32)
-    assert prl.find_units(C2f(lift=0.5), x)["enter"].constants == 2, "one of each half"
+    assert [group.stays for group in units.values()] == [1, 1, 1, 0], "a convolution of 1 × 1 has no border"
+    assert prl.find_units(C2f(lift=0.5), x)["enter"].stays == 1, "of each half"
     chosen = {name: torch.arange(group.size) < 3 for name, group in units.items()}
-    fewer = {name: torch.arange(group.size) < 3 - group.constants for name, group in units.items()}
-    assert expected_cost(chosen, units) == cost(fewer, units) > cost(chosen, units)
+    fewer = {name: torch.arange(group.size) < 3 - group.stays for name, group in units.items()}
+    assert left(model, x, chosen, units) == expected_cost(chosen, units) == cost(fewer, units) > cost(chosen, units)
+
+
+def test_a_shift_that_zero_drops_is_no_constant():
+    """As in torchvision's backbones: BatchNorms with fixed statistics, and a parameter of one number a channel."""
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Conv2d(3, 16, 3, bias=False), FrozenBatchNorm2d(16)
+            self.position, self.b = nn.Parameter(torch.ones(1, 16, 1, 1)), nn.Conv2d(16, 4, 3, padding=1)
+            self.norm.bias.uniform_(0.5, 1)
+
+        def forward(self, x):
+            return self.b((self.norm(self.a(x)) + self.position).relu())
+
+    model, x = Fixed(), torch.randn(2, 3, 8, 8)
+    assert prl.find_units(model, x)["a"].stays == 0
+    assert prl.prune(model, x, macs_left=0.5, round_to=8).widths == {"a": (16, 8)}
+
+
+PINNED = {  # what reads the constants, behind a sigmoid
+    "groups": nn.Conv2d(8, 8, 3, padding=1, groups=2),
+    "gaps": nn.ConvTranspose2d(8, 8, 2, stride=2, groups=2),
+}
+
+
+@pytest.mark.parametrize("reader", PINNED)
+def test_units_that_stay_though_they_are_zeroed_are_listed_and_not_chosen(reader):
+    """Penalties on their readers may still free them."""
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), PINNED[reader], nn.Conv2d(8, 4, 1)),
+        torch.randn(2, 3, 8, 8),
+    )
+    units = prl.find_units(model, x)
+    assert units["0"].stays == 8
+    assert str(units["0"]).endswith("8 units, inner; zeroed, all of them stay")
+    every = {name: torch.arange(group.size) % 2 == 0 for name, group in units.items()}
+    assert left(model, x, every, units) == expected_cost(every, units)
+    if "2" in units:
+        chosen = prl.select(prl.importance.random(units), units, fraction=0.5)
+        assert {name: int(mask.sum()) for name, mask in chosen.items()} == {"0": 0, "2": 4}
+    with pytest.raises(ValueError, match="all units would stay, zeroed or not:\n0 → 2, 8 units"):
+        prl.select({"0": torch.arange(8.0)}, units, fraction=0.5)
+
+
+def test_rounded_widths_hold_the_unit_that_stays():
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sigmoid(), nn.Conv2d(16, 4, 3, padding=1)), torch.randn(2, 3, 8, 8)
+    units = prl.find_units(model, x)
+    chosen = prl.select(prl.importance.random(units), units, fraction=0.5, round_to=8)
+    prl.zero(model, chosen, units, shift="drop")
+    assert prl.shrink(model, x).widths == {"0": (16, 8)}
 
 
 def test_units_that_start_at_zero_need_no_channel():
     """A residual branch whose last scale is 0 at first, as torchvision initializes one, is no constant."""
-    units = prl.find_units(
-        ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, zero_init_residual=True), torch.ones(1, 3, 32, 32)
-    )
-    assert not any(group.constants for group in units.values())
+    model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, zero_init_residual=True)
+    assert not any(group.stays for group in prl.find_units(model, torch.ones(1, 3, 32, 32)).values())
+
+
+def test_products_in_a_part_of_forward_of_its_own_precision_count():
+    """As timm's EfficientViT attends: the exporter keeps such a part as one operator."""
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.a(x)
+            with torch.autocast("cpu", enabled=False):
+                y = y @ y.transpose(-1, -2) @ y
+            return self.b(y)
+
+    model, x = Attends(), torch.randn(2, 5, 4)
+    assert sum(prl.find_units(model, x).macs.values()) == prl.measure(model, x).macs == 5 * (32 + 2 * 40 + 16)

@@ -53,11 +53,13 @@ def join_heads(state: Analysis, left: Tensor, right: Tensor) -> Tensor:
     return either(left.expand(shape), right.expand(shape))
 
 
-def _note_heads(state: Analysis, node: Node, *widths: int) -> None:
+def _note_heads(state: Analysis, node: Node, *widths: int, values: Tensor | None = None) -> None:
     """Note the label of each head, if there are heads, for modules that count them."""
     labels = state.labels_of(node)
     if labels.ndim > 2 and len(distinct(line := by_channel(labels, labels.ndim + HEADS)[:, 0])) > 1:
         state.heads[node] = line, widths
+        if values is not None and not any(count > 1 for count in _heads(values)):
+            state.shared.append(line)
 
 
 def _heads(labels: Tensor) -> torch.Size:
@@ -86,7 +88,7 @@ class Attention(Rule):
         if isinstance(mask := argument(node, 3, "attn_mask"), Node):
             heads = join_heads(state, self._masks(state, mask, query.ndim), heads)
         state.labels[node] = join_heads(state, heads, value[..., :1, :]).expand(shape_of(node))
-        _note_heads(state, node, query.shape[-1], value.shape[-1])
+        _note_heads(state, node, query.shape[-1], value.shape[-1], values=value[..., :1, :])
 
     def _masks(self, state: Analysis, mask: Node, dims: int) -> Tensor:
         """Return the label of each head's mask, as of a bias that each head learns."""
@@ -159,7 +161,8 @@ class Product(Rule):
         left = state.classes.hold(left, [COLUMNS], f"is summed over by `{base(node)}`")
         right = state.classes.hold(right, [ROWS], f"is summed over by `{base(node)}`")
         state.labels[node] = join_heads(state, left[..., :1], right[..., :1, :]).expand(shape_of(node))
-        _note_heads(state, node, left.shape[-1], right.shape[-1])
+        values = right[..., :1, :] if _is_softmax(sources[0]) else None
+        _note_heads(state, node, left.shape[-1], right.shape[-1], values=values)
 
     def value(self, state: Analysis, node: Node) -> None:
         dims = len(shape_of(node))
