@@ -30,7 +30,7 @@ def train(net, x, y, *, epochs, rate, teacher=None, reg=None):
 
 
 def export(net, path, x):
-    """Write the network as ONNX, for batches of any size."""
+    """Write the network as ONNX, for batches of any size; of one image alone, the size 1 would be taken as fixed."""
     torch.onnx.export(net, (x[:2],), path, dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=[{0: "batch"}])
 
 
