@@ -11,19 +11,21 @@ from experiments.suites import PAGES, SUITES, Suite
 from pruning_lib.companion.records import Row, choose, load, measured, read
 
 SHOWN = ("mnist", "lenet5", "cifar10", "medical")  # the pages whose suites compare methods
-ABOUT = (
-    "Where to begin, by network. All were trained by SGD with momentum 0.9. *Tried* are the strengths λ that were "
-    "trained. The other columns hold, for each size, the strength with the lowest validation error after ranking, "
-    "removal and fine-tuning, and in brackets this error in percent, mean over seeds (of the nuclei the share of wrong "
-    "pixels). Units were ranked by the method's own importance. Compare with the first row, *no penalty*: a strength "
-    "with a higher error did not help. A strength in *italics* is at an end of what was tried, so a better one may lie "
-    "beyond; where only one was tried, it came from LeNet-300 or from a search on one seed. For another learning rate "
-    "or number of steps, choose λ so that λ times the sum of the learning rates over all steps stays the same. Units "
-    "that training alone brings to zero, without a ranking, need larger strengths: `TargetSize` finds them (last "
-    "table). The [reference](../api.rst) has the methods as classes. Seeds, weight decays and test errors are in the "
-    "tables of the suites: [MNIST](mnist.md), [LeNet-5](lenet5.md), [CIFAR-10](cifar10.md), "
-    "[medical images](medical.md)."
-)
+ABOUT = """Where to begin, by network. All were trained by SGD with momentum 0.9.
+
+- *Tried* are the strengths λ that were trained. The other columns hold, for each size, the strength with the lowest
+  validation error, and in brackets this error in percent (of the nuclei: the share of wrong pixels), mean over seeds.
+- Units were ranked by the method's own importance, removed, and the network was fine-tuned. Compare with the first row,
+  *no penalty*: a strength with a higher error did not help.
+- A strength in *italics* is at an end of what was tried, so a better one may lie beyond. Where only one was tried, it
+  came from LeNet-300 or from a search on one seed.
+- For another learning rate or number of steps, choose λ so that λ times the sum of the learning rates over all steps
+  stays the same.
+- Units that training alone brings to zero, without a ranking, need larger strengths: `TargetSize` finds them (see the
+  last table).
+
+The [reference](../api.rst) has the methods as classes. Seeds, weight decays and test errors are in the tables of the
+suites: [MNIST](mnist.md), [LeNet-5](lenet5.md), [CIFAR-10](cifar10.md), [medical images](medical.md)."""
 STEERED = (
     "Strengths that `TargetSize` took, with half of the units as the target: SGD with momentum 0.9, a learning rate of "
     "0.1 (LeNet-300) or 0.05 along a cosine, weight decay 0.0005, 15 epochs, nothing after them. Values are in "

@@ -196,13 +196,14 @@ class Group:
     even : tuple of tuples of Tensor
         Sets of units that lose equally many each, int64 (units,): the halves of a chunk, the groups of a grouped
         convolution. `select` takes one of each set at a time, and `shrink` removes no more than all of them lost.
+    structure : str
+        The types and kernel sizes of its layers. Groups of the same structure can be ranked together; one without a
+        structure is like no other.
     stays : int
         How many units of each bound set (or of the group) stay where more than that are zeroed. 1, where a constant is
         left that a convolution reads beside the zeros of its border: one unit then stands for the others. All of them,
         where what is left varies, or no reader can take it up; they go only where their readers are zeroed.
-    structure : str
-        The types and kernel sizes of its layers. Groups of the same structure can be ranked together; one without a
-        structure is like no other.
+        0 on the meta device, where nothing is known.
 
     Examples
     --------
@@ -223,13 +224,13 @@ class Group:
     tables: tuple[Table, ...] = ()
     products: tuple[Member, ...] = ()
     even: tuple[tuple[Tensor, ...], ...] = ()
-    stays: int = 0
     structure: str = ""
+    stays: int = 0
 
     def __str__(self) -> str:
         path = " → ".join(member.layer for member in (*self.writers, *self.norms, *self.readers))
         along = f", with {', '.join(table.parameter for table in self.tables)}" if self.tables else ""
-        held = "; zeroed, all of them stay" if self.stays == self.size else ""
+        held = "; zeroed, all of them stay" if 0 < self.size == self.stays else ""
         return f"{path}, {self.size} unit{'s' * (self.size != 1)}, {self.kind}{along}{held}"
 
     @property

@@ -34,6 +34,7 @@ from pruning_lib.channels.rules._layers import (
 Home = Literal["fold", "center", "merge", "merge scaled", ""]
 """Into the bias; into the running mean; into a column; into a column, of maps equal up to a factor; nowhere."""
 STANDS = "the representative of the constants that went, since its reader pads with zeros"
+CONSTANT = "a constant that"  # so begins why something stays that is one
 SMALL = 0.1  # a constant under a tenth of the one that it would stand for would multiply its weights by ten and more
 
 
@@ -123,12 +124,12 @@ def represent(state: Analysis, call: Call, kept: Kept) -> None:
     # A constant that is not the same at every position is not one number, and fits into no bias.
     apart = read[torch.stack([values[read].isnan() for values in known.values()]).all(0)]
     once = len(siblings(state, call)) == 1
-    kept.add(call.columns[apart], f"a constant that varies over {'positions' if once else 'positions or calls'}")
+    kept.add(call.columns[apart], f"{CONSTANT} varies over {'positions' if once else 'positions or calls'}")
     for where, values in known.items():
         # Anew for each kind: what was kept for the one may stand for constants of the other.
         removed, stays = read[~values[read].isnan()], kept.of(call.columns)
         if len(removed) and not where:
-            kept.add(call.columns[removed], "a constant that its reader cannot absorb")
+            kept.add(call.columns[removed], f"{CONSTANT} its reader cannot absorb")
         elif len(removed) and where.startswith("merge") and representative(values, stays, removed) is None:
             kept.add(call.columns[removed[values[removed].abs().argmax()]], STANDS)
 

@@ -23,8 +23,8 @@ from pruning_lib.units import Group, Member, Units, Weighted, inputs_first, is_l
 SHARED = "writes heads that take the same values, so that none is constant when its queries are"
 
 
-def describe(state: Analysis, *, to_zero: bool = False) -> Units:
-    """Turn the classes of a labelled network into groups.
+def describe(state: Analysis, *, to_zero: bool = False) -> tuple[Units, dict[str, Tensor]]:
+    """Turn the classes of a labelled network into groups; return which classes each has, too, by unit.
 
     A group is named by the first layer that writes one of its classes, and numbers its units in the order in which that
     layer's rows name them. `to_zero` leaves out what `zero` could not make removable.
@@ -61,7 +61,11 @@ def describe(state: Analysis, *, to_zero: bool = False) -> Units:
         left_out = [root for root, i in enumerate(place[:, 0].tolist()) if i >= 0 and i in shared]
         pinned = {**dict.fromkeys(left_out, SHARED), **pinned}
     written = {member.layer for group in groups for member in group.writers}
-    return Units(groups, why_fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
+    units = Units(groups, why_fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
+    classes = {name: torch.full((size,), 0) for name, size in zip(numbers, sizes, strict=True)}
+    for (root, _, unit), name in zip(placed, (list(numbers)[i] for _, i, _ in placed), strict=True):
+        classes[name][unit] = root
+    return units, {name: classes[name] for name in units}
 
 
 def _even(place: Tensor, bound: Tensor, group: int) -> tuple[tuple[Tensor, ...], ...]:

@@ -11,13 +11,14 @@ from torch.fx import Node
 
 from pruning_lib._inputs import Inputs
 from pruning_lib._model import check, clone
-from pruning_lib.channels._compensate import factors
+from pruning_lib.channels import rules
+from pruning_lib.channels._compensate import CONSTANT, factors
 from pruning_lib.channels._constants import stands_in
-from pruning_lib.channels._find import describe
-from pruning_lib.channels._graph import operand, shape_of
+from pruning_lib.channels._find import describe, writes
+from pruning_lib.channels._graph import computes, shape_of
 from pruning_lib.channels._plan import apply
 from pruning_lib.channels._planning import cuts
-from pruning_lib.channels._shapes import NAN, like, spread
+from pruning_lib.channels._shapes import NAN, distinct, like, spread
 from pruning_lib.channels._solve import Pins, find_constants, grow, label
 from pruning_lib.channels._state import Analysis, Call, Kept, layer_of
 from pruning_lib.channels._suspects import suspects
@@ -27,7 +28,7 @@ from pruning_lib.channels._verify import Comparison
 from pruning_lib.channels.rules._layers import channel_axis
 from pruning_lib.units import Units, unwrapped
 
-ALL = -1  # of the units that are zeroed
+ALL = -2  # of the units that are zeroed
 
 
 def find_units(model: nn.Module, example: Any) -> Units:
@@ -75,10 +76,10 @@ def find_units(model: nn.Module, example: Any) -> Units:
     pins: Pins = []
     while True:  # each round names operators that none named before
         state = label(graph, pins)
-        units = describe(state, to_zero=True)
+        units, classes = describe(state, to_zero=True)
         more = _counted(state, units, pins, inputs)
         if not more:
-            return _as_zeroed(state, units)
+            return _as_zeroed(state, units, classes)
         pins += more
 
 
@@ -116,35 +117,41 @@ def _trial(state: Analysis, units: Units) -> Kept:
     return kept
 
 
-def _as_zeroed(state: Analysis, units: Units) -> Units:
-    """Note how many units of each group stay that are zeroed.
+def _as_zeroed(state: Analysis, units: Units, classes: dict[str, Tensor]) -> Units:
+    """Note how many units of each group stay that are zeroed; `classes` holds the class of each unit of a group.
 
     Every second unit is taken to return 0, as units do after ``zero(…, shift="drop")``; what comes of that is computed.
     """
     if any(tensor.is_meta for tensor in state.graph.tensors.values()):  # without numbers nothing is known
         return units
-    find_constants(state, _zeros(state, units))
-    calls = {layer_of(state, call): call for call in reversed(state.calls)}
-    groups = []
-    for group in units.values():
-        stays = [_stays(state, calls[reader.layer], _every_second(reader.index)) for reader in group.readers]
-        groups.append(replace(group, stays=group.size if ALL in stays else max(stays, default=0)))
+    roots = state.classes.roots
+    zeroed, group = torch.zeros(len(roots), dtype=torch.bool), torch.full((len(roots),), -1)
+    for i, mine in enumerate(classes.values()):
+        zeroed[mine[::2]], group[mine] = True, i
+    find_constants(state, _zeros(state, units, zeroed))
+    stays = [0] * len(units)
+    for call in (call for call in state.calls if not call.depthwise):
+        columns = roots[call.columns]
+        for i in filter(lambda i: i >= 0, distinct(group[columns]).tolist()):
+            stays[i] = max(stays[i], _stays(state, call, zeroed[columns] & (group[columns] == i)), key=abs)
+    for i in distinct(group[_added(state, zeroed)]).tolist():
+        stays[i] = ALL
+    each = zip(units.values(), stays, strict=True)
+    groups = (replace(group, stays=group.size if count == ALL else count) for group, count in each)
     return Units(groups, units.fixed, units.macs)
 
 
-def _zeros(state: Analysis, units: Units) -> dict[Node, Tensor]:
-    """Return what every second unit makes 0, a mask in the shape of each node that writes or normalizes units."""
-    named = {name: node for node, name in state.graph.names.items()}
-    places = [(layer_of(state, call), call.node, channel_axis(call.node)) for call in state.calls]
-    places += [(state.graph.owner(operand(node, 3)), node, channel_axis(node)) for node, _ in state.norms]
+def _zeros(state: Analysis, units: Units, zeroed: Tensor) -> dict[Node, Tensor]:
+    """Return what is 0, a mask in the shape of each node that writes, normalizes or holds `zeroed` classes."""
+    roots = state.classes.roots
     zeros: dict[Node, Tensor] = {}
-    for group in units.values():
-        members = {member.layer: member.index for member in (*group.writers, *group.norms)}
-        own = [(node, axis, members[layer]) for layer, node, axis in places if layer in members]
-        own += [(named[table.parameter], table.axis, table.index) for table in group.tables]
-        for node, axis, index in own:
-            mask = spread(_every_second(index), axis, shape_of(node))
-            zeros[node] = zeros[node] | mask if node in zeros else mask
+    for node, labels in [*((call.node, call.rows) for call in state.calls if writes(call)), *state.norms]:
+        zeros[node] = spread(zeroed[roots[labels]], channel_axis(node), shape_of(node))
+    named = {name: node for node, name in state.graph.names.items()}
+    for table in (table for group in units.values() for table in group.tables):
+        node, every_second = named[table.parameter], (table.index >= 0) & (table.index % 2 == 0)
+        mask = spread(every_second, table.axis, shape_of(node))
+        zeros[node] = zeros[node] | mask if node in zeros else mask
     return zeros
 
 
@@ -161,6 +168,10 @@ def _stays(state: Analysis, call: Call, zeroed: Tensor) -> int:
     return ALL if bool((live == zeroed).all()) else int(stand.any())
 
 
-def _every_second(index: Tensor) -> Tensor:
-    """Return which channels belong to every second unit; `index` holds the unit of each, −1 for none."""
-    return (index >= 0) & (index % 2 == 0)
+def _added(state: Analysis, zeroed: Tensor) -> Tensor:
+    """Return the zeroed classes of which an operator that is no layer adds up constants."""
+    kept = Kept(state.classes.roots, ~zeroed, torch.ones_like(zeroed))
+    for node in filter(computes, state.graph.nodes):
+        rules.find(node).keep(state, node, kept)
+    added = [root for why, mine in kept.notes.items() if why.startswith(CONSTANT) for root in mine]
+    return torch.tensor(added, dtype=torch.int64)

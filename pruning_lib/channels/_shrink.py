@@ -96,7 +96,7 @@ def shrink(model: nn.Module, example: Any, *, optimizer: Optimizer | None = None
     hold_for_training(graph, inputs, "shrink")
     # Units are named by the network that came in, also those of layers that turn out to be constant.
     whole = label(graph)
-    units, calls = describe(whole), first_calls(whole)
+    (units, _), calls = describe(whole), first_calls(whole)
     pins: Pins = []
     held = False  # what training mode alone needs
     while True:  # each round holds something that none held before

@@ -132,8 +132,9 @@ class Ranking:
             step = 1 if group.kind == "heads" else self.round_to  # a head has many channels already
             # Of the rounded widths: units that stay although they are zeroed are part of them, and others go instead.
             stays = group.stays if step > 1 and count else 0
-            left = group.size + stays * len(group.parts)
-            fitting = (end for end in blocks.ends[: count + 1 + stays] if end and (left - end) % step == 0)
+            held = stays * len(group.parts)
+            ends = blocks.ends[: min(count + stays, self.free[name]) + 1]
+            fitting = (end for end in ends if end > held and (group.size - end + held) % step == 0)
             chosen[name][blocks.order[: max(fitting, default=0)]] = True
         return chosen
 

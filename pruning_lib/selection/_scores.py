@@ -39,7 +39,7 @@ def scores_by_group(importance: Mapping[str, Tensor], units: Units, kinds: froze
     if not collected:
         raise ValueError(
             "select found no group to choose from: importance names none, kinds excludes all of them, or of those that "
-            f"are left all units would stay, zeroed or not:\n{units}"
+            f"are left all units would stay, zeroed or not ({', '.join(list(units)[:5])})."
         )
     return {name: torch.stack(collected[name]).nanmean(0) for name in units if name in collected}
 
