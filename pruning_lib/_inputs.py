@@ -233,7 +233,8 @@ def _batch(batch: Any) -> Batch:
 
 def _split(whole: Batch, size: int, least: int) -> Iterator[Batch]:
     """Split a data set; tensors that do not count samples go with every batch."""
-    if any(tensor.layout is not torch.strided for tensor in whole.inputs.tensors):
+    targets = [whole.targets] if isinstance(whole.targets, Tensor) else []
+    if any(tensor.layout is not torch.strided for tensor in (*whole.inputs.tensors, *targets)):
         raise TypeError(f"{DATA}; a sparse tensor cannot be split, so pass batches.")
     count = whole.inputs.batch
     starts = list(range(0, count, size))

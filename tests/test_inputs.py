@@ -178,6 +178,11 @@ def test_other_data_get_the_shared_sentence(data, error):
         list(batches(data))
 
 
+def test_sparse_targets_are_not_split():
+    with pytest.raises(TypeError, match="a sparse tensor cannot be split, so pass batches"):
+        list(batches((torch.zeros(3, 2), torch.eye(3).to_sparse())))
+
+
 def test_a_dataset_is_not_taken_for_its_batches():
     samples = TensorDataset(torch.zeros(4, 2), torch.zeros(4))
     with pytest.raises(TypeError, match="got TensorDataset, which gives single samples: wrap it in a DataLoader"):

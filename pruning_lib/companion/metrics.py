@@ -210,9 +210,9 @@ def balanced_accuracy(predicted: Tensor, targets: Tensor) -> float:
 
 def _numbered(maps: Tensor) -> Tensor:
     """Return (pixels,) numbers: 0 for background, 1, 2, … for every object of every image."""
-    most = int(maps.max()) + 1
-    image = torch.arange(len(maps), device=maps.device).view(-1, 1, 1) * most
-    values = torch.where(maps != 0, maps.long() + image, 0).flatten()
+    names, places = torch.unique(maps, return_inverse=True)  # any numbers name objects, however large
+    image = torch.arange(len(maps), device=maps.device).view(-1, 1, 1) * len(names)
+    values = torch.where(maps != 0, places + image + 1, 0).flatten()
     objects, numbers = torch.unique(values, return_inverse=True)
     shifted: Tensor = numbers if int(objects[0]) == 0 else numbers + 1
     return shifted

@@ -118,6 +118,8 @@ class TargetSize(Callback):
         checked("TargetSize", within=within, threshold=threshold)
         optional("TargetSize", units_left=units_left, macs_left=macs_left, epochs=epochs, steps=steps)
         check_schedules("TargetSize", schedule=schedule)
+        if not units:
+            raise ValueError("TargetSize got units of no group: there is nothing to steer.")
         if (units_left is None) == (macs_left is None):
             raise ValueError("TargetSize needs exactly one of units_left and macs_left, between 0 and 1.")
         if (epochs is None) != (steps is None):

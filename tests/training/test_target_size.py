@@ -218,3 +218,10 @@ def test_wrong_use_is_named():
     with pytest.raises(ValueError, match="steers another regularizer"):
         prl.fit(model, TRAIN, VAL, epochs=1, optimizer=optimizer, regularizer=reg, callbacks=[size], progress=False)
     assert copy.deepcopy(reg.strength) == 0.0
+
+
+def test_units_of_no_group_are_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="units of no group: there is nothing to steer"):
+        prl.TargetSize(model, prl.GroupLasso(model, 0.1), optimizer, prl.Units([]), units_left=0.5)
