@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from torch import nn
+
 from pruning_lib._arguments import a_, checked, is_real, optional
 
 Schedule = Callable[[float], float]
@@ -18,6 +20,8 @@ def check_schedules(owner: str, **schedules: Schedule | None) -> None:
     """Raise one sentence unless each of these is None or returns a factor; it is asked at the beginning."""
     optional(owner, **schedules)
     for name, schedule in schedules.items():
+        if isinstance(schedule, nn.Module):  # which torch lets one call
+            raise TypeError(f"{owner} got a {name} that is {a_(schedule)}; it needs a function of progress in [0, 1).")
         if schedule is not None:
             factor(owner, name, schedule, 0.0)
 
