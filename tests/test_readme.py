@@ -57,3 +57,4 @@ def test_the_code_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     assert torch.allclose(room["small"].eval()(example), model(example), atol=1e-5)
     exec(finetuning, room)
     assert prl.evaluate(room["small"], train).accuracy > 0.9, "which was saved and loaded"
+    assert torch.equal(room["small"].eval()(example), room["pruned"].model.eval()(example))
