@@ -1,6 +1,7 @@
 """Make the site whole without a network: MathJax from the environment, one search box, style sheets without imports.
 
-And finish its pages: numbers that stay with their unit.
+And finish its pages: numbers that stay with their unit, formulas with the comma behind them, links to equations that
+keep their words.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository's root, for tools
 from tools.veil import unveiled
@@ -35,7 +40,12 @@ def unveil(app: Any, name: str, text: list[str]) -> None:
 
 
 def house_style(app: Any, kind: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Let docstrings be written for the eye: `|w|` is an absolute value, an indented block a formula as it stands."""
+    """Let docstrings be written for the eye: `|w|` is an absolute value, an indented block a formula as it stands.
+
+    What a module says of itself is for those who read its source; the page introduces it in words of its own.
+    """
+    if kind in ("module", "package"):
+        lines.clear()
     written: list[str] = []
     literal = False
     last = ""  # line with something on it
@@ -65,11 +75,48 @@ def modules_first(app: Any) -> None:
         package.children[:] = [child for child in package.children if child.id not in modules]
 
 
+class WordedEquations(SphinxPostTransform):
+    """Keep the words of a link to an equation, where Sphinx would put its number in their place."""
+
+    default_priority = 8  # before MyST resolves its links, at 9
+
+    def run(self, **kwargs: Any) -> None:
+        """Resolve them; a link whose words are a number in brackets is left to Sphinx, which knows the chapter's."""
+        equations = self.env.get_domain("math").equations  # type: ignore[attr-defined]
+        for link in list(self.document.findall(pending_xref)):
+            target = link.get("reftarget")
+            if target not in equations or link.get("reftype") != "myst" or not link.get("refexplicit"):
+                continue
+            if not re.fullmatch(r"\(.*\)|\s*", link.astext()):
+                page = self.app.builder.get_relative_uri(self.env.docname, equations[target][0])
+                address = f"{page}#equation-{target}"
+                link.replace_self(nodes.reference("", "", *link.children, internal=True, refuri=address))
+
+
 def finished(html: str) -> str:
-    """Return a page in whose text, code aside, `1.2 ± 0.3` and `50 %` stay on one line; no list is without items."""
-    parts = re.split(r"(<(?:pre|script)\b.*?</(?:pre|script)>|<[^>]*>)", html, flags=re.DOTALL)
-    parts[::2] = [re.sub(r"(?<=\d) (?=%)|(?<=\d) (?=±)|(?<=±) (?=\d)", "\u00a0", part) for part in parts[::2]]
-    return "".join(parts).replace('role="list" class="citation-list"', 'class="citation-list"')  # docutils has it so
+    """Return a page on which, code aside, what belongs together stays on one line; no list is without items.
+
+    So do `1.2 ± 0.3`, `50 %`, `6e-15`, and a formula with the bracket before it and the comma behind it. In tables, the
+    sign of a number is a minus.
+    """
+    parts = re.split(r"(<(pre|script|code)\b.*?</\2>|<[^>]*>)", html, flags=re.DOTALL)
+    del parts[2::3]  # the names of these elements
+    table = False
+    for i, part in enumerate(parts):
+        if i % 2:
+            table = part.startswith("<table") or (table and part != "</table>")
+            continue
+        part = re.sub(r"(?<=\d) (?=[%±])|(?<=[±<≤]) (?=\d)", "\u00a0", part)
+        part = re.sub(r"(?<=\de)-(?=\d)", "\u2011", part)
+        part = re.sub(r"\bpruning_lib\.(?:_\w+\.)+", "pruning_lib.", part)  # where a public name is imported from
+        parts[i] = re.sub(r"(?<![\w\d-])-(?=\d)", "\u2212", part) if table else part
+    whole = "".join(parts).replace('role="list" class="citation-list"', 'class="citation-list"')  # docutils has it so
+    formula = r'\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:!?)’]*'
+    return re.sub(
+        formula,
+        lambda it: it[0] if it[0][-1] == ">" and it[0][0] == "<" else f'<span class="whole">{it[0]}</span>',
+        whole,
+    )
 
 
 def finish(app: Any, error: Exception | None) -> None:
@@ -98,5 +145,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", house_style, priority=400)  # before numpydoc, at 500
     app.connect("autoapi-skip-member", without_bare_attributes)
     app.connect("autodoc-skip-member", without_bare_attributes)
+    app.add_post_transform(WordedEquations)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -31,7 +31,7 @@ train(dense, x, y, epochs=epochs, rate=0.05)
 
 # Recipe: penalize for a few epochs, prune, fine-tune without and with the dense network as teacher, export, quantize.
 sparse = copy.deepcopy(dense)
-reg = prl.NetworkSlimming(sparse, strength=1e-3)
+reg = prl.NetworkSlimming(sparse, strength=3e-2)
 train(sparse, x, y, epochs=max(1, epochs // 4), rate=0.02, reg=reg)
 pruned = prl.prune(sparse, x[:1], macs_left=0.5, data=x, round_to=8)  # blocks of channels
 raw, plain, small = pruned.model, copy.deepcopy(pruned.model), copy.deepcopy(pruned.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,14 @@ from experiments.targets import LOOP, is_budget, label
 from pruning_lib.companion.records import Row, load
 from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, reason
 
-COLUMNS = ["seeds", "units gone", "− before the cut", "− dense", "margin", "claim met?", "the method the reason?"]
-COLUMNS += ["decided by", "− that", "could have shown", "its work", "why, and what is not as it should be"]
+FIRST = ["claim met?", "seeds", "units gone", "− before the cut", "− dense", "margin"]
+SECOND = ["the method the reason?", "decided by", "− that", "could have shown", "its work", "not at the same work"]
 NO_CLAIM = "no claim"
+WORK = (
+    "*Decided by*: the control that the method compares worst with. *Its work*: its multiply-adds, the method's = 1. "
+    "*Not at the same work*: standard controls that were not run, or not within a tenth of the method's multiply-adds; "
+    "in brackets their share."
+)
 RULE = (
     "Points of test error; ± is the 95 % interval. The margin is twice the standard deviation of dense networks over "
     f"seeds. Controls are compared by Welch's tests, corrected by Holm ({100 * LEVEL:g} %); *could have shown* is the "
@@ -24,16 +29,44 @@ RULE = (
 )
 
 
+@dataclass(frozen=True)
+class Line:
+    """What a method and a size, or a claim, says to both questions.
+
+    Parameters
+    ----------
+    names : list of str
+        What it is about.
+    first, second : list of str
+        Cells of the columns `FIRST` and `SECOND`.
+    notes : list of str
+        Where our runs depart from the paper's, and what is missing.
+    """
+
+    names: list[str]
+    first: list[str]
+    second: list[str]
+    notes: list[str]
+
+
 def verdicts(rows: list[Row], suite: Suite) -> str:
-    """Return both answers on every method of a suite at every size, in Markdown."""
+    """Return both answers on every method of a suite at every size, in Markdown: a table a question, then the notes."""
     head = suite.head()
     _, departs = dense_errors(rows)
     lines = []
     for method, target in _asked(rows):
         claims = [claim for claim in suite.claims if (claim.method, claim.target) == (method, target)]
         names = [called(head, method), label(None) if target == LOOP else called(head, target)]
-        lines += [[*names, *_answers(rows, suite, method, target, claim)] for claim in claims or (None,)]
-    return "\n\n".join([" ".join([RULE, *departs]), markdown(["method", "size", *COLUMNS], lines)])
+        lines += [_answers(names, rows, suite, method, target, claim) for claim in claims or (None,)]
+    numbers, notes = _notes(lines)
+    both = ["method", "size"]
+    parts = [
+        " ".join([RULE, *departs]),
+        markdown([*both, *FIRST, "notes"], [[*it.names, *it.first, n] for it, n in zip(lines, numbers, strict=True)]),
+        WORK,
+        markdown([*both, *SECOND], [[*it.names, *it.second] for it in lines]),
+    ]
+    return "\n\n".join([*parts, *notes])
 
 
 def ledger(records: Path) -> str:
@@ -42,20 +75,36 @@ def ledger(records: Path) -> str:
     for suite in SUITES.values():
         rows = _rows(suite.name, records)
         for claim in suite.claims:
-            answers = _answers(rows, suite, claim.method, claim.target, claim)
-            answers[-1] = "; ".join(filter(None, [answers[-1], missing(suite, claim, records)]))
-            lines.append([claim.paper, claim.says, suite.title, *answers])
-    return "\n\n".join([RULE, markdown(["arXiv", "claim", "tested on", *COLUMNS], lines)])
+            names = [claim.paper, claim.says, suite.title]
+            line = _answers(names, rows, suite, claim.method, claim.target, claim)
+            line.notes.extend(missing(suite, claim, records))
+            lines.append(line)
+    numbers, notes = _notes(lines)
+    columns = ["arXiv", "claim", "tested on", *_answers_first(FIRST, SECOND), "notes"]
+    cells = [[*it.names, *_answers_first(it.first, it.second), n] for it, n in zip(lines, numbers, strict=True)]
+    return "\n\n".join([RULE, markdown(columns, cells), *notes])
 
 
-def missing(suite: Suite, claim: Claim, records: Path) -> str:
-    """Return in words which of the runs that a claim hangs on have no record."""
+def _answers_first(first: list[str], second: list[str]) -> list[str]:
+    return [first[0], second[0], *first[1:], *second[1:]]
+
+
+def _notes(lines: list[Line]) -> tuple[list[str], list[str]]:
+    """Return the numbers of each line's notes, and the notes as a list, each once."""
+    known: dict[str, int] = {}
+    numbers = [", ".join(str(known.setdefault(text, len(known) + 1)) for text in line.notes) for line in lines]
+    listed = "\n".join(f"{number}. {text}" for text, number in known.items())
+    return numbers, [f"Notes:\n\n{listed}"] if listed else []
+
+
+def missing(suite: Suite, claim: Claim, records: Path) -> list[str]:
+    """Return in a sentence which of the runs that a claim hangs on have no record, if any."""
     configs = suite.by_name()
     ours = {
         name for name, config in configs.items() if config["method"] == claim.method and _cuts(config, claim.target)
     }
     if not ours:
-        return "the suite has no such runs yet"
+        return ["The suite has no such runs yet."]
     others = {
         name
         for name, config in configs.items()
@@ -68,7 +117,7 @@ def missing(suite: Suite, claim: Claim, records: Path) -> str:
         left = [name for name in names if not (records / suite.name / f"{name}.json").exists()]
         if left:
             parts.append(f"{len(left)} of {len(names)} of {what} are missing")
-    return ", ".join(parts)
+    return [f"{', '.join(parts)}."] if parts else []
 
 
 def _cuts(config: Config, target: str) -> bool:
@@ -92,8 +141,8 @@ def _asked(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((method, size) for method, size in ways if size))
 
 
-def _answers(rows: list[Row], suite: Suite, method: str, target: str, claim: Claim | None) -> list[str]:
-    """Return the cells of `COLUMNS`; the last one says, too, where our runs depart from the paper's."""
+def _answers(names: list[str], rows: list[Row], suite: Suite, method: str, target: str, claim: Claim | None) -> Line:
+    """Answer both questions."""
     asked: dict[str, Any] = {
         "method": method,
         "target": target,
@@ -108,9 +157,8 @@ def _answers(rows: list[Row], suite: Suite, method: str, target: str, claim: Cla
     second = reason(rows, method, target, removed=asked["removed"], stage=asked["stage"])
     said = [claim.departs if claim else departure(suite, method, target)]
     said += [first.why, *first.departs] if claim and first.seeds else []
-    said += [*second.departs, f"lacks {', '.join(second.missing)}" if second.missing else ""]
-    notes = "; ".join(text.rstrip(".") for text in said if text)
-    return [*_first(first, claim is not None), *_second(second, suite.head()), notes]
+    notes = [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in [*said, *second.departs] if text]
+    return Line(names, _first(first, claim is not None), _second(second, suite.head()), notes)
 
 
 def departure(suite: Suite, method: str, target: str) -> str:
@@ -126,13 +174,14 @@ def _first(answer: Answer, claimed: bool) -> list[str]:
     share = "" if answer.removed is None else f"{100 * answer.removed:.0f} %"
     points = [plus_minus("{:+.2f}", *it) if it else "" for it in (answer.own, answer.dense)]
     margin = "" if answer.margin is None else f"{answer.margin:.2f}"
-    return [str(answer.seeds), share, *points, margin, word]
+    return [word, str(answer.seeds), share, *points, margin]
 
 
 def _second(found: Reason, head: Head) -> list[str]:
+    lacking = ", ".join(found.missing).replace(" times its work", "")
     if not found.controls:
-        return [found.word, "", "", "", ""]
+        return [found.word, "", "", "", "", lacking]
     control = found.controls[found.deciding]
     difference = plus_minus("{:+.2f}", control.difference, control.half)
     name = called(head, found.deciding)
-    return [found.word, name, difference, f"{control.detectable:.2f}", f"{control.work:.2f} times"]
+    return [found.word, name, difference, f"{control.detectable:.2f}", f"{control.work:.2f} times", lacking]

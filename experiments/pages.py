@@ -80,7 +80,8 @@ def _deployment() -> list[str]:
 def _suite(suite: Suite, records: Path) -> str:
     """Return the part of a page on one suite: what it asks, how it runs, both answers, and every row."""
     total, done = len(suite.configs()), len(read(suite.name, records))
-    parts = [f"## {suite.title}", f"{suite.question} {_protocol(suite.configs())} {done} of {total} runs are there."]
+    there = f"{done} of {total} runs are there" + ("." if done else ": they wait for computing time.")
+    parts = [f"## {suite.title}", f"{suite.question} {_protocol(suite.configs())} {there}"]
     if done:
         rows = load(suite.name, folder=records)
         parts += ["### Both questions", ledger.verdicts(rows, suite)] if _is_judged(rows) else []
@@ -97,6 +98,5 @@ def _protocol(configs: list[Config]) -> str:
     """Return in a sentence how long the runs train."""
     longest = max(configs, key=lambda config: config.get("finetune_epochs", 0))
     tuned = longest.get("finetune_epochs", 0)
-    seeds = len({config["seed"] for config in configs})
     again = f", then {tuned} of fine-tuning" if tuned else ""
-    return f"{longest['epochs']} epochs of training{again}; {seeds} seed{'s' * (seeds > 1)}."
+    return f"{longest['epochs']} epochs of training{again}."

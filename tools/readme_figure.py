@@ -76,6 +76,8 @@ class Story:
         Multiply-adds of both networks.
     difference : float
         Largest difference of their outputs on the test set.
+    accuracy : tuple of float
+        Shares of the test set that they get right.
     """
 
     model: nn.Module
@@ -85,6 +87,7 @@ class Story:
     image: Tensor
     macs: tuple[int, int]
     difference: float
+    accuracy: tuple[float, float]
 
 
 def tell() -> Story:
@@ -94,9 +97,11 @@ def tell() -> Story:
     example = data.test.inputs
     small = shrink(model, example[:2]).model
     with torch.no_grad():
-        difference = (small(example) - model(example)).abs().max().item()
+        outputs, same = model(example), small(example)
+    difference = (same - outputs).abs().max().item()
+    right = [(each.argmax(1) == data.test.targets).float().mean().item() for each in (outputs, same)]
     macs = (measure(model, example[:1]).macs, measure(small, example[:1]).macs)
-    return Story(model, small, norms, dead, example[0].squeeze(), macs, difference)
+    return Story(model, small, norms, dead, example[0].squeeze(), macs, difference, (right[0], right[1]))
 
 
 def draw_norms(axes: Axes, norms: Tensor, dead: Tensor) -> None:

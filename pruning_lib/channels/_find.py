@@ -63,8 +63,9 @@ def describe(state: Analysis, *, to_zero: bool = False) -> tuple[Units, dict[str
     written = {member.layer for group in groups for member in group.writers}
     units = Units(groups, why_fixed(state, calls, written, pinned), count_macs(state, _layers(state)))
     classes = {name: torch.full((size,), 0) for name, size in zip(numbers, sizes, strict=True)}
-    for (root, _, unit), name in zip(placed, (list(numbers)[i] for _, i, _ in placed), strict=True):
-        classes[name][unit] = root
+    by_number = list(classes.values())
+    for root, i, unit in placed:
+        by_number[i][unit] = root
     return units, {name: classes[name] for name in units}
 
 

@@ -49,8 +49,11 @@ LOOK = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "image.cmap": "viridis",
+    "legend.edgecolor": "none",
+    "legend.facecolor": "white",
+    "legend.fancybox": False,
     "legend.fontsize": "medium",
-    "legend.frameon": False,
+    "legend.frameon": True,  # a plate that no grid line strikes through
     "legend.title_fontsize": "medium",
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
@@ -116,7 +119,7 @@ def plot_shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) 
     )
     axes.axhline(0, color="#000000", linewidth=0.8, linestyle="-")
     # Above the axes, clear of the dots.
-    figure.legend(loc="outside upper center", ncols=min(4, len(fields)), fontsize="small")
+    figure.legend(loc="outside upper center", ncols=min(4, len(fields)))
     return figure
 
 

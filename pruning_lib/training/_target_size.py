@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.selection import Hold, cost, zero
+from pruning_lib.selection import Hold, expected_cost, zero
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.training._distances import distances
 from pruning_lib.training._reach import check_steered, gain, in_gradient, largest_rate
@@ -229,7 +229,7 @@ class TargetSize(Callback):
         """Return the share of units or multiply-adds that these leave."""
         every = {name: gone.get(name, torch.zeros(group.size, dtype=torch.bool)) for name, group in self._units.items()}
         if self.macs_left is not None:
-            return cost(every, self._units) / sum(self._units.macs.values())
+            return expected_cost(every, self._units) / sum(self._units.macs.values())
         return 1 - sum(int(mask.sum()) for mask in every.values()) / sum(group.size for group in self._units.values())
 
     def _distances(self) -> dict[str, Tensor]:

@@ -115,6 +115,22 @@ def test_fit_reaches_a_size_and_an_interrupted_run_ends_the_same(tmp_path, wish)
     assert same(again, whole)
 
 
+def test_a_channel_that_a_constant_keeps_counts_as_left():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Sigmoid(), nn.Conv2d(8, 1, 3, padding=1))
+    example = torch.rand(2, 1, 5, 5)
+    units = prl.find_units(model, example)
+    optimizer, reg = torch.optim.SGD(model.parameters(), lr=0.1), prl.GroupLasso(model, 0.0, units=units)
+    size = prl.TargetSize(model, reg, optimizer, units, macs_left=0.5, epochs=2, steps=2)
+    with torch.no_grad():
+        model[0].weight[:4] = 0
+        model[0].bias[:4] = 0
+    small = prl.shrink(model, example).model
+    assert small[0].out_channels == 5, "of the four, one stays for the constant 0.5"
+    assert size.left == prl.measure(small, example).macs / prl.measure(model, example).macs
+    size.close()
+
+
 def test_a_unit_of_a_stream_is_as_far_as_the_farthest_scale():
     class Sum(nn.Module):
         def __init__(self):
