@@ -106,7 +106,7 @@ def finished(html: str) -> str:
         if i % 2:
             table = part.startswith("<table") or (table and part != "</table>")
             continue
-        part = re.sub(r"(?<=\d) (?=[%±])|(?<=[±<≤]) (?=\d)", "\u00a0", part)
+        part = re.sub(r"(?<=\d) (?=[%±×])|(?<=[±<≤×]) (?=\d)|(?<=\b\w) (?==)|(?<= =) (?=[\d½])", "\u00a0", part)
         part = re.sub(r"(?<=\de)-(?=\d)", "\u2011", part)
         part = re.sub(r"\bpruning_lib\.(?:_\w+\.)+", "pruning_lib.", part)  # where a public name is imported from
         parts[i] = re.sub(r"(?<![\w\d-])-(?=\d)", "\u2212", part) if table else part
@@ -132,6 +132,8 @@ def finish(app: Any, error: Exception | None) -> None:
             shutil.copyfile(str(file.locate()), target)
     for page in Path(app.outdir).rglob("*.html"):
         html = page.read_text(encoding="utf-8")
+        if page.parent.name == "tables":
+            html = html.replace('<table class="table"', '<table class="table measured"')
         page.write_text(finished(html), encoding="utf-8")
     css = static / "styles" / "theme.css"
     css.write_text(css.read_text().replace('@import "../basic.css";', (static / "basic.css").read_text()))

@@ -136,6 +136,16 @@ def show(page: Any, width: int, theme: str) -> None:
     page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
 
 
+@pytest.mark.parametrize(
+    "source", sorted((SITE.parents[1] / "notebooks" / "text").glob("*.md")), ids=lambda path: path.stem
+)
+def test_a_link_to_an_equation_keeps_its_words(source: Path) -> None:
+    html = (SITE / "notebooks" / f"{source.stem}.html").read_text(encoding="utf-8")
+    for words, name in re.findall(r"(?<!!)\[([^](]+)\]\(#(eq-[\w-]+)\)", source.read_text(encoding="utf-8")):
+        shown = r"\s+".join(map(re.escape, words.split()))
+        assert re.search(rf'href="#equation-{name}"><span[^>]*>{shown}</span>', html), (words, name)
+
+
 @each_page
 def test_page_is_whole(visit: Any, page: str) -> None:
     opened, faults = visit(page)

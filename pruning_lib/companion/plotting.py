@@ -119,7 +119,7 @@ def plot_shrinkage_field(fields: Mapping[str, Field], *, relative: bool = True) 
     )
     axes.axhline(0, color="#000000", linewidth=0.8, linestyle="-")
     # Above the axes, clear of the dots.
-    figure.legend(loc="outside upper center", ncols=min(4, len(fields)))
+    figure.legend(loc="outside upper center", ncols=min(4, len(fields)), columnspacing=1.2)
     return figure
 
 
