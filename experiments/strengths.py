@@ -124,8 +124,8 @@ def _steered(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def _grid(runs: dict[str, dict[str, Any]], network: str, method: str, seeds: list[str]) -> tuple[str, str]:
-    """Return the best fixed strength of each seed and its validation error."""
-    best = []
+    """Return the best fixed strength of each seed and its validation error, or a word where there is none."""
+    best, errors = [], []
     for seed in seeds:
         grid = {
             name.split()[2]: run
@@ -133,12 +133,10 @@ def _grid(runs: dict[str, dict[str, Any]], network: str, method: str, seeds: lis
             if name.startswith(f"{network} {method} ") and name.endswith(f" {seed}") and "steered" not in name
         }
         small = [name for name, run in grid.items() if run["left"] <= 0.55]
-        best.append(min(small, key=lambda name: grid[name]["val_error"]) if small else "")
-    errors = [
-        f"{runs[f'{network} {method} {strength} {seed}']['val_error']:.2f}" if strength else "none"
-        for strength, seed in zip(best, seeds, strict=True)
-    ]
-    return ", ".join(_number(float(strength)) if strength else "none" for strength in best), ", ".join(errors)
+        found = min(small, key=lambda name: grid[name]["val_error"]) if small else None
+        best.append(_number(float(found)) if found else "none" if grid else "not run")
+        errors.append(f"{grid[found]['val_error']:.2f}" if found else "")
+    return ", ".join(best), ", ".join(filter(None, errors))
 
 
 def _number(strength: float) -> str:
