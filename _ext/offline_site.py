@@ -21,6 +21,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository's root, for tools
 from tools.veil import unveiled
 
+START = r"|^-(?=\d)"
 KEEP = ("tex-chtml-full.js", "output/chtml/fonts/")  # 1.8 MB of MathJax's 24
 
 
@@ -87,7 +88,7 @@ class WordedEquations(SphinxPostTransform):
             target = link.get("reftarget")
             if target not in equations or link.get("reftype") != "myst" or not link.get("refexplicit"):
                 continue
-            if not re.fullmatch(r"\(.*\)|\s*", link.astext()):
+            if not re.fullmatch(r"\([\d.]+\)|\s*", link.astext()):
                 page = self.app.builder.get_relative_uri(self.env.docname, equations[target][0])
                 address = f"{page}#equation-{target}"
                 link.replace_self(nodes.reference("", "", *link.children, internal=True, refuri=address))
@@ -105,11 +106,14 @@ def finished(html: str) -> str:
     for i, part in enumerate(parts):
         if i % 2:
             table = part.startswith("<table") or (table and part != "</table>")
-            continue
-        part = re.sub(r"(?<=\d) (?=[%±×])|(?<=[±<≤×]) (?=\d)|(?<=\b\w) (?==)|(?<= =) (?=[\d½])", "\u00a0", part)
-        part = re.sub(r"(?<=\de)-(?=\d)", "\u2011", part)
-        part = re.sub(r"\bpruning_lib\.(?:_\w+\.)+", "pruning_lib.", part)  # where a public name is imported from
-        parts[i] = re.sub(r"(?<![\w\d-])-(?=\d)", "\u2212", part) if table else part
+        elif i == 0 or 'class="math' not in parts[i - 1]:
+            part = re.sub(r"(?<=\d) (?=[%±×])|(?<=[±≤≥×]) (?=\d)|(?<=&lt;) (?=\d)", "\u00a0", part)
+            part = re.sub(r"(?<=\b\w) (?==)|(?<= =) (?=[\d½])", "\u00a0", part)
+            part = re.sub(r"\bpruning_lib\.(?:_\w+\.)+", "pruning_lib.", part)  # where a public name is imported from
+            if table:  # a sign stands at the start of a cell, or behind a space or a bracket
+                start = i and re.match(r"<(td|th|p|strong)\b", parts[i - 1])
+                part = re.sub(r"(?<=[\s(])-(?=\d)" + (START if start else ""), "\u2212", part)
+            parts[i] = re.sub(r"\b\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', part)
     whole = "".join(parts).replace('role="list" class="citation-list"', 'class="citation-list"')  # docutils has it so
     formula = r'\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:!?)’]*'
     return re.sub(

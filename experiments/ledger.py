@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ SECOND = ["the method the reason?", "decided by", "− that", "could have shown"
 NO_CLAIM = "no claim"
 WORK = (
     "*Decided by*: the control that the method compares worst with. *Its work*: its multiply-adds, the method's = 1. "
-    "*Not at the same work*: standard controls that were not run, or not within a tenth of the method's multiply-adds; "
-    "in brackets their share."
+    "*Not at the same work*: standard controls that are not there on three seeds, or not within a tenth of the "
+    "method's multiply-adds; in brackets theirs, the method's = 1."
 )
 RULE = (
     "Points of test error; ± is the 95 % interval. The margin is twice the standard deviation of dense networks over "
@@ -39,14 +39,16 @@ class Line:
         What it is about.
     first, second : list of str
         Cells of the columns `FIRST` and `SECOND`.
-    notes : list of str
-        Where our runs depart from the paper's, and what is missing.
+    notes, doubts : list of str
+        On the first question: where our runs depart from the paper's, and what is missing. On the second: what is not
+        as it should be with the controls.
     """
 
     names: list[str]
     first: list[str]
     second: list[str]
     notes: list[str]
+    doubts: list[str]
 
 
 def verdicts(rows: list[Row], suite: Suite) -> str:
@@ -58,13 +60,13 @@ def verdicts(rows: list[Row], suite: Suite) -> str:
         claims = [claim for claim in suite.claims if (claim.method, claim.target) == (method, target)]
         names = [called(head, method), label(None) if target == LOOP else called(head, target)]
         lines += [_answers(names, rows, suite, method, target, claim) for claim in claims or (None,)]
-    numbers, notes = _notes(lines)
+    number, notes = _numbered([*(it.notes for it in lines), *(it.doubts for it in lines)])
     both = ["method", "size"]
     parts = [
         " ".join([RULE, *departs]),
-        markdown([*both, *FIRST, "notes"], [[*it.names, *it.first, n] for it, n in zip(lines, numbers, strict=True)]),
+        markdown([*both, *FIRST, "notes"], [[*it.names, *it.first, number(it.notes)] for it in lines]),
         WORK,
-        markdown([*both, *SECOND], [[*it.names, *it.second] for it in lines]),
+        markdown([*both, *SECOND, "notes"], [[*it.names, *it.second, number(it.doubts)] for it in lines]),
     ]
     return "\n\n".join([*parts, *notes])
 
@@ -79,22 +81,21 @@ def ledger(records: Path) -> str:
             line = _answers(names, rows, suite, claim.method, claim.target, claim)
             line.notes.extend(missing(suite, claim, records))
             lines.append(line)
-    numbers, notes = _notes(lines)
+    number, notes = _numbered([it.notes + it.doubts for it in lines])
     columns = ["arXiv", "claim", "tested on", *_answers_first(FIRST, SECOND), "notes"]
-    cells = [[*it.names, *_answers_first(it.first, it.second), n] for it, n in zip(lines, numbers, strict=True)]
-    return "\n\n".join([RULE, markdown(columns, cells), *notes])
+    cells = [[*it.names, *_answers_first(it.first, it.second), number(it.notes + it.doubts)] for it in lines]
+    return "\n\n".join([RULE, markdown(columns, cells), WORK, *notes])
 
 
 def _answers_first(first: list[str], second: list[str]) -> list[str]:
     return [first[0], second[0], *first[1:], *second[1:]]
 
 
-def _notes(lines: list[Line]) -> tuple[list[str], list[str]]:
-    """Return the numbers of each line's notes, and the notes as a list, each once."""
-    known: dict[str, int] = {}
-    numbers = [", ".join(str(known.setdefault(text, len(known) + 1)) for text in line.notes) for line in lines]
-    listed = "\n".join(f"{number}. {text}" for text, number in known.items())
-    return numbers, [f"Notes:\n\n{listed}"] if listed else []
+def _numbered(notes: list[list[str]]) -> tuple[Callable[[list[str]], str], list[str]]:
+    """Return what gives the numbers of notes, and the notes as a list, each once."""
+    known = {text: n for n, text in enumerate(dict.fromkeys(text for each in notes for text in each), 1)}
+    listed = "\n".join(f"{n}. {text}" for text, n in known.items())
+    return lambda each: ", ".join(str(known[text]) for text in each), [f"Notes:\n\n{listed}"] if listed else []
 
 
 def missing(suite: Suite, claim: Claim, records: Path) -> list[str]:
@@ -157,8 +158,10 @@ def _answers(names: list[str], rows: list[Row], suite: Suite, method: str, targe
     second = reason(rows, method, target, removed=asked["removed"], stage=asked["stage"])
     said = [claim.departs if claim else departure(suite, method, target)]
     said += [first.why, *first.departs] if claim and first.seeds else []
-    notes = [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in [*said, *second.departs] if text]
-    return Line(names, _first(first, claim is not None), _second(second, suite.head()), notes)
+    notes, doubts = (
+        [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in texts if text] for texts in (said, second.departs)
+    )
+    return Line(names, _first(first, claim is not None), _second(second, suite.head()), notes, doubts)
 
 
 def departure(suite: Suite, method: str, target: str) -> str:

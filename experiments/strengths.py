@@ -135,8 +135,8 @@ def _grid(runs: dict[str, dict[str, Any]], network: str, method: str, seeds: lis
         small = [name for name, run in grid.items() if run["left"] <= 0.55]
         found = min(small, key=lambda name: grid[name]["val_error"]) if small else None
         best.append(_number(float(found)) if found else "none" if grid else "not run")
-        errors.append(f"{grid[found]['val_error']:.2f}" if found else "")
-    return ", ".join(best), ", ".join(filter(None, errors))
+        errors.append(f"{grid[found]['val_error']:.2f}" if found else "–")
+    return ", ".join(best), ", ".join(errors)
 
 
 def _number(strength: float) -> str:

@@ -18,6 +18,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+from _ext.offline_site import finished
 from tests.conftest import unavailable
 from tools.home import COLAB
 
@@ -29,6 +30,8 @@ PAGES = [page for page in PAGES if page != "index.html"]  # which only leads to 
 VIEWS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
+
+MATH = '<span class="math notranslate nohighlight">\\(a = 1 \\%\\)</span>'
 
 each_page = pytest.mark.parametrize("page", PAGES or [""])
 
@@ -134,6 +137,26 @@ def show(page: Any, width: int, theme: str) -> None:
     page.emulate_media(color_scheme=theme)
     page.wait_for_timeout(150)
     page.wait_for_function("document.getAnimations().every(a => a.playState !== 'running')")
+
+
+@pytest.mark.parametrize(
+    ("html", "shown"),
+    [
+        ("<p>50 % of 3 × 3, λ = 0.3</p>", "<p>50\u00a0% of 3\u00a0×\u00a03, λ\u00a0=\u00a00.3</p>"),
+        ("<p>by 6e-15, ResNet-56, -5</p>", '<p>by <span class="whole">6e-15</span>, ResNet-56, -5</p>'),
+        (
+            "<table><td>-0.3 ± 0.1, 2012-03, --1, (-2)</td></table> -5",
+            "<table><td>\u22120.3\u00a0±\u00a00.1, 2012-03, --1, (\u22122)</td></table> -5",
+        ),
+        ("<table><td><em>ResNet</em>-56</td></table>", "<table><td><em>ResNet</em>-56</td></table>"),
+        ("<table><td><code>-1 %</code></td></table>", "<table><td><code>-1 %</code></td></table>"),
+        (f"<p>({MATH}), b</p>", f'<p><span class="whole">({MATH}),</span> b</p>'),
+        (f"<p>{MATH} b</p>", f"<p>{MATH} b</p>"),
+        ("<dt>pruning_lib._inputs.inputs</dt>", "<dt>pruning_lib.inputs</dt>"),
+    ],
+)
+def test_what_belongs_together_stays_on_one_line(html: str, shown: str) -> None:
+    assert finished(html) == shown
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ MLP = Protocol(
     patience=10,
     tolerance=0.05,
 )
+LONGER = " Dense was trained for 80 epochs, this network for 60."
 MLP_CLAIMS = (
     Claim(
         paper=STOCHASTIC,
@@ -80,7 +81,7 @@ MLP_CLAIMS = (
         removed=0.5,
         loss=None,
         slight=0.5,
-        departs=READING,
+        departs=READING + LONGER,
     ),
     Claim(
         paper=SERENE,
@@ -92,7 +93,7 @@ MLP_CLAIMS = (
         loss=None,
         slight=0.5,
         departs="One class of the ten is drawn a step instead of all; 300 epochs, and a plateau after 10. "
-        "The paper's share could not be read; a quarter is ours.",
+        "The paper's share could not be read; a quarter is ours. Dense was trained for 80 epochs at a falling rate.",
     ),
     Claim(
         paper=GUIDED,
@@ -104,7 +105,7 @@ MLP_CLAIMS = (
         loss=None,
         slight=0.5,
         departs="Guidance, penalty and the threshold of 0.01 are our reading of an abstract, "
-        "which names no share; a quarter is ours.",
+        "which names no share; a quarter is ours. The weakest strength tried removes more; no weaker one ran." + LONGER,
     ),
 )
 

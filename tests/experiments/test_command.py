@@ -281,7 +281,7 @@ def test_the_ledger_has_every_claim_and_what_is_missing(
     lines = capsys.readouterr().out.splitlines()
     claims = [claim for it in SUITES.values() for claim in it.claims]
     assert {split_cells(text)[1] for text in lines[4 : 4 + len(claims)]} == {claim.says for claim in claims}
-    assert lines[4 + len(claims) : 8 + len(claims)][:2] == ["", "Notes:"]
+    assert lines[4 + len(claims) :].index("Notes:") == 3
     assert "not tested at this size" in one_line(lines, "2012.03827", "60 % of the channels of a U-Net")
     claim = replace(claims[0], method="group-lasso", target="fraction-0.5", stage="finetuned", removed=0.5)
     monkeypatch.setitem(SUITES, "digits-tiny", replace(TINY, claims=(claim,)))
