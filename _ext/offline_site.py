@@ -21,7 +21,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository's root, for tools
 from tools.veil import unveiled
 
-START = r"|^-(?=\d)"
+MINUS = r"(?<=[\s(])-(?=\d)"  # the sign of a number, behind a space or a bracket
 KEEP = ("tex-chtml-full.js", "output/chtml/fonts/")  # 1.8 MB of MathJax's 24
 
 
@@ -110,9 +110,9 @@ def finished(html: str) -> str:
             part = re.sub(r"(?<=\d) (?=[%±×])|(?<=[±≤≥×]) (?=\d)|(?<=&lt;) (?=\d)", "\u00a0", part)
             part = re.sub(r"(?<=\b\w) (?==)|(?<= =) (?=[\d½])", "\u00a0", part)
             part = re.sub(r"\bpruning_lib\.(?:_\w+\.)+", "pruning_lib.", part)  # where a public name is imported from
-            if table:  # a sign stands at the start of a cell, or behind a space or a bracket
-                start = i and re.match(r"<(td|th|p|strong)\b", parts[i - 1])
-                part = re.sub(r"(?<=[\s(])-(?=\d)" + (START if start else ""), "\u2212", part)
+            if table:
+                first = re.match(r"<(td|th|p|strong)\b", parts[i - 1])  # or at the start of a cell
+                part = re.sub(MINUS + r"|^-(?=\d)" if first else MINUS, "\u2212", part)
             parts[i] = re.sub(r"\b\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', part)
     whole = "".join(parts).replace('role="list" class="citation-list"', 'class="citation-list"')  # docutils has it so
     formula = r'\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:!?)’]*'

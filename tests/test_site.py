@@ -159,14 +159,15 @@ def test_what_belongs_together_stays_on_one_line(html: str, shown: str) -> None:
     assert finished(html) == shown
 
 
-@pytest.mark.parametrize(
-    "source", sorted((SITE.parents[1] / "notebooks" / "text").glob("*.md")), ids=lambda path: path.stem
-)
-def test_a_link_to_an_equation_keeps_its_words(source: Path) -> None:
-    html = (SITE / "notebooks" / f"{source.stem}.html").read_text(encoding="utf-8")
-    for words, name in re.findall(r"(?<!!)\[([^](]+)\]\(#(eq-[\w-]+)\)", source.read_text(encoding="utf-8")):
-        shown = r"\s+".join(map(re.escape, words.split()))
-        assert re.search(rf'href="#equation-{name}"><span[^>]*>{shown}</span>', html), (words, name)
+def test_links_to_equations_keep_their_words() -> None:
+    links = 0
+    for source in (SITE.parents[1] / "notebooks" / "text").glob("*.md"):
+        html = (SITE / "notebooks" / f"{source.stem}.html").read_text(encoding="utf-8")
+        for words, name in re.findall(r"(?<!!)\[([^](]+)\]\(#(eq-[\w-]+)\)", source.read_text(encoding="utf-8")):
+            shown = r"\s+".join(map(re.escape, words.split()))
+            assert re.search(rf'href="#equation-{name}"><span[^>]*>{shown}</span>', html), (words, name)
+            links += 1
+    assert links > 5
 
 
 @each_page
