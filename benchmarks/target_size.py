@@ -166,7 +166,9 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--methods", nargs="+", choices=["group-lasso", "slimming"], default=["group-lasso", "slimming"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--strengths", nargs="*", type=float, help="of the grid, where not all of it is wanted")
     parser.add_argument("--table", action="store_true", help="only print what the record holds")
     parser.add_argument("--cost", type=int, metavar="ROUNDS", help="time training with and without steering, in turn")
     options = parser.parse_args()
@@ -183,8 +185,9 @@ def main() -> None:
         (network, method, strength, seed)
         for seed in options.seeds
         for network in options.networks
-        for method in CASES[network].grids
+        for method in options.methods
         for strength in (None, *CASES[network].grids[method])
+        if strength is None or options.strengths is None or strength in options.strengths
     ]
     wanted.sort(key=lambda each: each[2] is not None)  # what is steered first, then the grids
     for network, method, strength, seed in [] if options.table else wanted:
