@@ -1,6 +1,6 @@
 """What penalties cost a step of LeNet-5, and how good the sampled sensitivity is: `python -m benchmarks.serene`.
 
-Batch 100, ten classes, MNIST, one thread; a plain step is 1. Targets: sampled ≤ 1.15, exact ≤ 3.6, L1, L2 and group
+Batch 100, ten classes, MNIST, one thread; a plain step is 1. Targets: sampled ≤ 1.15, exact ≤ 3.2, L1, L2 and group
 lasso ≤ 1.05; correlation of the sampled running average with the exact sensitivity of a trained network ≥ 0.99 in
 the worst hidden layer. While training, the average also lags behind.
 """

@@ -100,9 +100,13 @@ def run(case: Case, method: str, strength: float | None, seed: int) -> dict[str,
         "left": round(watch.left, 4),
         "removed": 1 - sum(after for _, after in widths.values()) / sum(before for before, _ in widths.values()),
         "val_error": round(100 * (1 - history["val_accuracy"][-1]), 2),
-        "log": [round(entry["strength"], 5) for entry in steering[0].log] if steering else [],  # type: ignore[attr-defined]
+        "log": [_rounded(entry) for entry in steering[0].log] if steering else [],  # type: ignore[attr-defined]
         "seconds": round(sum(history["seconds"]), 1),
     }
+
+
+def _rounded(entry: dict[str, float]) -> dict[str, float]:
+    return {key: round(value, 5) for key, value in entry.items()}
 
 
 def _prepared(
@@ -166,7 +170,9 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--methods", nargs="+", choices=["group-lasso", "slimming"], default=["group-lasso", "slimming"])
+    parser.add_argument(
+        "--methods", nargs="+", choices=["group-lasso", "slimming"], default=["group-lasso", "slimming"]
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--strengths", nargs="*", type=float, help="of the grid, where not all of it is wanted")
     parser.add_argument("--table", action="store_true", help="only print what the record holds")

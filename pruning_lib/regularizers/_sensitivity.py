@@ -19,14 +19,17 @@ a unit moves: no S, and no two layers alike.)
 
 One example's slopes are taken while the others stay as they are. A BatchNorm in train mode mixes them; each example
 then counts with a random sign, which no |·| notices and which keeps what the others send back from adding up.
+
+Max pooling in windows that do not overlap hands each slope on to one place of p, so that Σ |∂y/∂p| is the same before
+and behind it. It is taken behind, where there are fewer numbers: a tenth of the time of an exact step of LeNet-5.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -38,8 +41,21 @@ from pruning_lib.units import BatchNorm, Weighted, is_layer, rows
 COMPILED = "SeReNe got a compiled model; it differentiates inside the graph, so pass the eager one."
 
 Activation = Callable[[Tensor], Tensor]
-Seen = dict[str, list[tuple[GradientEdge, Tensor | None]]]
-"""By layer, for each of its uses: the place of its pre-activation in the graph, and E|φ′(p)| where it is asked for."""
+
+
+class Use(NamedTuple):
+    """What one call of a layer left."""
+
+    edge: GradientEdge
+    """The place of its pre-activation in the graph."""
+    places: int
+    """How many places of space the pre-activation has."""
+    slope: Tensor | None
+    """E|φ′(p)| where it is asked for."""
+
+
+Seen = dict[str, list[Use]]
+"""The uses of each layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +91,17 @@ class Estimator:
 
     def _global(self, outputs: Tensor, seen: Seen) -> dict[str, Tensor]:
         """Return S of every layer, from as many backward passes as the estimator takes."""
-        edges = [(name, edge) for name, uses in seen.items() for edge, _ in uses]
+        uses = [(name, use) for name, its in seen.items() for use in its]
+        edges = _behind_pools([use.edge for _, use in uses], outputs.grad_fn)
         total: dict[str, Tensor] = {}
         space = self.space or ("mean" if outputs.ndim <= 2 else "sum")
         for seed in self._seeds(outputs.detach()):
-            slopes = torch.autograd.grad(outputs, [e for _, e in edges], seed, retain_graph=True, allow_unused=True)
-            for (name, _), slope in zip(edges, slopes, strict=True):
+            slopes = torch.autograd.grad(outputs, edges, seed, retain_graph=True, allow_unused=True)
+            for (name, use), slope in zip(uses, slopes, strict=True):
                 if slope is not None:
                     # A slope is ours to overwrite, unless it is the seed itself, as at the output layer.
                     mine = slope.data_ptr() != seed.data_ptr()
-                    value = reduce_slopes(slope, space, _unit_axis(self.layers[name]), overwrite=mine)
+                    value = reduce_slopes(slope, space, _unit_axis(self.layers[name]), use.places, overwrite=mine)
                     total[name] = total[name] + value if name in total else value
         if not total:
             raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
@@ -116,12 +133,12 @@ class Estimator:
 
     def _local(self, outputs: Tensor, seen: Seen) -> dict[str, Tensor]:
         """Return E|φ′(p)| of every layer, the mean of its uses; 1 for the layer that writes the outputs."""
-        last = _first_of({edge.node for uses in seen.values() for edge, _ in uses}, outputs.grad_fn)
+        last = _first_of({use.edge.node for uses in seen.values() for use in uses}, outputs.grad_fn)
         values: dict[str, list[Tensor]] = {}
         for name, uses in seen.items():
-            for edge, slope in uses:
-                assert slope is not None
-                values.setdefault(name, []).append(torch.ones_like(slope) if edge.node is last else slope)
+            for use in uses:
+                assert use.slope is not None
+                values.setdefault(name, []).append(torch.ones_like(use.slope) if use.edge.node is last else use.slope)
         return {name: torch.stack(each).mean(0) for name, each in values.items()}
 
 
@@ -141,6 +158,11 @@ def _unit_axis(layer: Weighted) -> int:
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
+def _places(of: Tensor, units: int) -> list[int]:
+    """Return the axes that are neither examples nor units."""
+    return [axis for axis in range(1, of.ndim) if axis != units % of.ndim]
+
+
 def _first_of(wanted: set[Any], node: Any) -> Any:
     """Follow a chain of operators of one input each (a cast, a temperature) back to the first wanted node."""
     while node is not None and node not in wanted:
@@ -149,7 +171,36 @@ def _first_of(wanted: set[Any], node: Any) -> Any:
     return node
 
 
-def reduce_slopes(slope: Tensor, space: str, units: int = 1, overwrite: bool = False) -> Tensor:
+def _behind_pools(edges: Sequence[GradientEdge], root: Any) -> list[GradientEdge]:
+    """Return each edge, or that behind the max pooling which alone takes it up, if its windows do not overlap."""
+    takers: dict[tuple[Any, int], list[Any]] = {}
+    met, todo = {root}, [root]
+    while todo:
+        node = todo.pop()
+        for source in node.next_functions:
+            takers.setdefault(source, []).append(node)
+            if source[0] is not None and source[0] not in met:
+                met.add(source[0])
+                todo.append(source[0])
+    moved = []
+    for edge in edges:
+        its = takers.get((edge.node, edge.output_nr), [])
+        moved.append(GradientEdge(its[0], 0) if len(its) == 1 and _is_apart(its[0]) else edge)
+    return moved
+
+
+def _is_apart(node: Any) -> bool:
+    """Whether a node of the graph is a max pooling whose windows share no place."""
+    if node.name() != "MaxPool2DWithIndicesBackward0":
+        return False
+    windows, dilations = node._saved_kernel_size, node._saved_dilation
+    strides = node._saved_stride or windows
+    return all(d * (w - 1) < s for w, s, d in zip(windows, strides, dilations, strict=True))
+
+
+def reduce_slopes(
+    slope: Tensor, space: str, units: int = 1, places: int | None = None, *, overwrite: bool = False
+) -> Tensor:
     """Reduce slopes ∂y/∂p of shape (examples, …, units, …) to (units,): over space, then the mean over examples.
 
     Parameters
@@ -160,18 +211,20 @@ def reduce_slopes(slope: Tensor, space: str, units: int = 1, overwrite: bool = F
         How places are joined: mean of |·|, sum of |·|, |sum of ·|.
     units : int
         The axis of the units.
+    places : int, optional
+        Of p, for the mean, where the slopes that are handed in are fewer: the others are zero. Default: their number.
     overwrite : bool
         `slope` is not needed any more. Two layers may share it, as before a sum: |·| of |·| is |·|.
     """
-    units %= slope.ndim
-    places = [axis for axis in range(1, slope.ndim) if axis != units]
-    if space == "abs-of-sum" and places:
-        return slope.sum(places, dtype=torch.float32).abs().mean(0)
+    axes = _places(slope, units)
+    if space == "abs-of-sum" and axes:
+        return slope.sum(axes, dtype=torch.float32).abs().mean(0)
     # A fresh array of a convolution's size costs more than its absolute values.
     size = slope.abs_() if overwrite and slope.is_contiguous() else slope.abs()
-    total = size.sum([0, *places], dtype=torch.float32)
-    count = math.prod(slope.shape[axis] for axis in places) if space == "mean" else 1
-    return total / (slope.shape[0] * count)
+    total = size.sum([0, *axes], dtype=torch.float32)
+    if places is None:
+        places = math.prod(slope.shape[axis] for axis in axes)
+    return total / (slope.shape[0] * (places if space == "mean" else 1))
 
 
 def mean_over_ranks(values: dict[str, Tensor], examples: int) -> tuple[dict[str, Tensor], int]:
@@ -249,11 +302,13 @@ class Probe:
             if name is None:
                 return
             self.norms[name] = module
-            self._seen[name] = [use for use in self._seen[name] if use[0].node is not source]
+            self._seen[name] = [use for use in self._seen[name] if use.edge.node is not source]
         else:
             name = self._names[module]
             self._writer[output.grad_fn] = name
-        self._seen.setdefault(name, []).append((get_gradient_edge(output), self._slope(output, self._axes[name])))
+        axis = self._axes[name]
+        places = math.prod(output.shape[other] for other in _places(output, axis))
+        self._seen.setdefault(name, []).append(Use(get_gradient_edge(output), places, self._slope(output, axis)))
 
     def _slope(self, output: Tensor, axis: int) -> Tensor | None:
         """Return E|φ′(p)| of every unit, or None where no activation is asked for."""

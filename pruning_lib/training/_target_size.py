@@ -34,7 +34,10 @@ from pruning_lib.units import Chosen, Units, fitting, unit_axis
 MOST = 3.0  # times the strength of the epoch before
 MEMORY = 0.5  # the weight of what was measured before, against the last epoch
 PART = 0.6  # of what is missing that one epoch may take
-FASTER = 1.3  # times the strength of an epoch that took less than half of its part
+FASTER = {
+    0.25: 1.5,
+    0.5: 1.3,
+}  # times the strength of an epoch that took less than this part of what was expected of it
 
 
 class TargetSize(Callback):
@@ -70,7 +73,7 @@ class TargetSize(Callback):
     Attributes
     ----------
     log : list of dict
-        An entry an epoch: epochs done, strength of the epoch that follows, share left.
+        An entry an epoch: epochs done, strength of the epoch that follows, share left, share expected after that epoch.
 
     Raises
     ------
@@ -136,8 +139,11 @@ class TargetSize(Callback):
         self._hold: Hold | None = None
         self._before = self._distances()  # of the units, an epoch ago
         every = {name: torch.ones_like(distance, dtype=torch.bool) for name, distance in self._before.items()}
-        if self._left(every) > self._target:
-            raise ValueError(f"TargetSize cannot reach {self._target}: the method pulls on too few of these units.")
+        if (least := self._left(every)) > self._target:
+            raise ValueError(
+                f"TargetSize cannot reach {self._target}: {least:.3g} stays with every unit at zero that "
+                f"{type(reg).__name__} pulls on. Ask for a larger share, or penalize more layers."
+            )
         if epochs is not None and steps is not None:
             self._plan(epochs, steps, schedule or constant)
 
@@ -184,7 +190,7 @@ class TargetSize(Callback):
     def _set(self) -> float:
         """Set the strength of the next epoch from where the units are."""
         done, gone = len(self.log), self._gone()
-        left = self._left(gone)
+        left = expected = self._left(gone)
         strength = 0.0
         if left > self._target and any(self._drifts[done:]):
             # Counted in Σ_t η_t, as under a falling rate the last epochs move little; later, always half of the rest.
@@ -193,27 +199,34 @@ class TargetSize(Callback):
             if done + 1 < len(self._drifts):
                 strength = min(strength, self._smallest(self._drifts[done], left - PART * (left - self._target)))
             # Near zero, the noise of the batches revives units that would have gone by their mean speed.
-            if done and soon < half and not in_gradient(self._reg) and self._is_behind(left):
-                strength = max(strength, FASTER * self._reg.strength)
+            if done and soon < half and not in_gradient(self._reg):
+                strength = max(strength, self._haste(left) * self._reg.strength)
             last = next((entry["strength"] for entry in reversed(self.log) if entry["strength"]), math.inf)
             strength = max(min(strength, MOST * last), 0.0)
+            expected = self._left({name: need <= strength for name, need in self._needed(self._drifts[done]).items()})
         self._reg.strength = strength
-        self.log.append({"epoch": done, "strength": strength, "left": left})
+        self.log.append({"epoch": done, "strength": strength, "left": left, "expected": expected})
         return strength
 
-    def _is_behind(self, left: float) -> bool:
-        """Whether the last epoch took less than half of its part of what was missing, counted in Σ_t η_t."""
-        before, done = self.log[-1]["left"], len(self.log)
-        part = self._drifts[done - 1] / sum(self._drifts[done - 1 :])
-        return before - left < part * (before - self._target) / 2
+    def _haste(self, left: float) -> float:
+        """Return by what to multiply the strength of an epoch that took too little of what was expected and missing."""
+        last = self.log[-1]
+        took, expected = last["left"] - left, last["left"] - last["expected"]
+        if took >= PART * (left - self._target):
+            return 0.0
+        return next((times for part, times in FASTER.items() if took < part * expected), 0.0)
 
-    def _smallest(self, drift: float, target: float) -> float:
-        """Return the smallest strength that leaves at most this share after so much of Σ_t η_t."""
-        gone, drift = self._gone(), max(drift, 1e-12)
-        needed = {}
+    def _needed(self, drift: float) -> dict[str, Tensor]:
+        """Return the strength λ_i at which each unit is gone after so much of Σ_t η_t."""
+        gone, drift, needed = self._gone(), max(drift, 1e-12), {}
         for name, distance in self._before.items():
             resistance = self._resistance.get(name, 0) + max(self._growth.get(name, 0.0), 0.0) * drift
             needed[name] = torch.where(gone[name], -math.inf, (distance / drift + resistance) / self._gain)
+        return needed
+
+    def _smallest(self, drift: float, target: float) -> float:
+        """Return the smallest strength that leaves at most this share after so much of Σ_t η_t."""
+        needed = self._needed(drift)
         levels = torch.cat(list(needed.values())).sort().values
         low, high = -1, len(levels) - 1
         while high - low > 1:
@@ -293,7 +306,7 @@ class TargetSize(Callback):
         """
         log, resistance = [dict(entry) for entry in state["log"]], dict(state["resistance"])
         growth = {name: float(value) for name, value in dict(state["growth"]).items()}
-        if any({*entry} != {"epoch", "strength", "left"} for entry in log):
+        if any({*entry} != {"epoch", "strength", "left", "expected"} for entry in log):
             raise TypeError("TargetSize got the state of another callback.")
         if not all(map(math.isfinite, growth.values())):
             raise ValueError("TargetSize got a state with numbers that are not finite.")

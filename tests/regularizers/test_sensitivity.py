@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 
 from pruning_lib.regularizers import SeReNe
-from pruning_lib.regularizers._sensitivity import reduce_slopes
+from pruning_lib.regularizers._sensitivity import _behind_pools, reduce_slopes
 from tests.regularizers.observed import CLASSES, EXAMPLES, jacobian_of_conv, make
 
 
@@ -204,6 +205,57 @@ def test_a_network_that_treats_places_alone_has_the_sensitivities_of_single_plac
             assert torch.allclose(value, on_pixels.sensitivity()[name], rtol=1e-5)
             assert value.max() > 0.01
     assert torch.allclose(on_maps.sensitivity()["4"], torch.ones(2))
+
+
+class Pooled(nn.Module):
+    """A convolution whose pre-activation a max pooling takes up, alone or beside something else."""
+
+    def __init__(self, pool: nn.Module, taken: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.pool, self.taken, self.head = nn.Conv2d(1, 4, 3, padding=1), pool, taken, nn.LazyLinear(3)
+
+    def rest(self, p: torch.Tensor) -> torch.Tensor:
+        before = torch.relu(p) if self.taken == "behind an activation" else p
+        pooled = torch.relu_(self.pool(before)).flatten(1)
+        beside = [torch.tanh(p).flatten(1)] if self.taken == "twice" else []
+        return self.head(torch.cat([pooled, *beside], 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rest(self.first(x))
+
+
+POOLS = {
+    "apart": (nn.MaxPool2d(2), True),
+    "apart, with gaps and a rest": (nn.MaxPool2d((2, 1), stride=(3, 2)), True),
+    "apart, padded": (nn.MaxPool2d(3, padding=1, ceil_mode=True), True),
+    "apart, dilated": (nn.MaxPool2d(2, stride=3, dilation=2), True),
+    "overlapping": (nn.MaxPool2d(3, stride=2), False),
+    "interleaved by dilation": (nn.MaxPool2d(2, stride=2, dilation=2), False),
+}
+
+
+@pytest.mark.parametrize("taken", ["alone", "twice", "behind an activation"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_slopes_of_all_places_count_where_a_max_pooling_follows(pool, taken):
+    kind, apart = POOLS[pool]
+    model, x = Pooled(kind, taken).double(), torch.randn(EXAMPLES, 1, 7, 8, dtype=torch.float64)
+    jacobian = slopes_of_all_outputs(model, x, 1)
+    assert jacobian.shape[3] == 7 * 8
+    reach = {
+        "mean": np.abs(jacobian).mean(3),
+        "sum": np.abs(jacobian).sum(3),
+        "abs-of-sum": np.abs(jacobian.sum(3)),
+    }
+    for space, felt in reach.items():
+        reg = SeReNe(model, estimator="exact", space=space)
+        reg.penalty(model(x))
+        assert np.allclose(reg.sensitivity()["first"].numpy(), felt.mean((0, 1)), rtol=1e-5), space
+        reg.remove()
+    p = model.first(x)
+    edge = get_gradient_edge(p)
+    (moved,) = _behind_pools([edge], model.rest(p).grad_fn)
+    assert (moved.node is not edge.node) == (apart and taken == "alone")
 
 
 def test_output_layer_has_sensitivity_one_over_classes():

@@ -1,7 +1,8 @@
 """Question one, whether the published claim is met.
 
 The test error of the small network is compared with that of its own dense network before the cut, and with that of a
-dense network trained as long as everything that was done to the small one. With d the larger mean difference in points,
+dense network trained for the epochs of training and fine-tuning together. (A claim whose own pipeline is longer or
+shorter says so in `departs`.) With d the larger mean difference in points,
 `loss` the published one (0 where there is none) and m = 2 standard deviations of the dense networks over seeds:
 
     met                     d ≤ loss + m
@@ -196,8 +197,8 @@ def _removed(rows: list[Row], target: str, whole: list[int]) -> float:
 def dense_errors(rows: Iterable[Row]) -> tuple[list[float], tuple[str, ...]]:
     """Return the test errors of the dense networks of a suite, one a seed, and how they depart from the rule.
 
-    They are those trained as long as all that is done to the small ones, their weight decay chosen on validation data;
-    where a suite has none of these, or fewer than three, those before the cut of the runs without a penalty.
+    They are those trained for the epochs of training and fine-tuning together, their weight decay chosen on validation
+    data; where a suite has none of these, or fewer than three, those before the cut of the runs without a penalty.
     """
     long: dict[float, list[Row]] = {}
     short: dict[int, float] = {}
