@@ -19,7 +19,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository's root, for tools
-from tools.veil import unveiled
+from tools.veil import uncaptioned, unveiled
 
 MINUS = r"(?<=[\s(])-(?=\d)"  # the sign of a number, behind a space or a bracket
 KEEP = ("tex-chtml-full.js", "output/chtml/fonts/")  # 1.8 MB of MathJax's 24
@@ -31,12 +31,14 @@ def one_search_box(app: Any, config: Any) -> None:
 
 
 def unveil(app: Any, name: str, text: list[str]) -> None:
-    """Bring back the gates and labels that a stored notebook keeps in comments."""
+    """Bring back the gates and labels that a stored notebook keeps in comments, and leave captions to Sphinx."""
     if app.env.doc2path(name).endswith(".ipynb"):
         notebook = json.loads(text[0])
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = unveiled("".join(cell["source"]))
+            elif cell["cell_type"] == "code":
+                uncaptioned(cell)
         text[0] = json.dumps(notebook)
 
 

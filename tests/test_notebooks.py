@@ -147,7 +147,45 @@ def test_marks_of_the_book_are_comments_in_the_notebook_and_come_back(source: st
 def test_a_chapter_comes_back_as_it_was_written(slug: str) -> None:
     cells = jupytext.reads((chapters.TEXT / f"{slug}.md").read_text(encoding="utf-8"), fmt="md:myst").cells
     written = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    assert [veil.unveiled(veil.veiled(source)) for source in written] == written
+    kept = [cell.source for cell in chapters.chapter(slug).cells if cell.cell_type == "markdown"]
+    assert [veil.unveiled(source) for source in kept] == written
+
+
+@each_chapter
+def test_a_figure_bears_its_caption_in_the_notebook_and_the_book_takes_it_out(slug: str) -> None:
+    stored_cells = [cell for cell in notebooks.stored(slug).cells if cell.cell_type == "code"]  # type: ignore[union-attr]
+    with_caption = [cell for cell in stored_cells if cell.metadata.get("mystnb", {}).get("figure", {}).get("caption")]
+    assert with_caption
+    for cell in with_caption:
+        assert "plotting.caption(" in cell.source
+        kinds = [kind for output in cell.outputs for kind in output.data if kind in ("image/png", "text/html")]
+        assert kinds == ["image/png", "text/html"], "the picture, then what is written under it"
+        veil.uncaptioned(cell)
+        assert "plotting.caption(" not in cell.source
+        assert [kind for output in cell.outputs for kind in output.data if kind != "text/plain"] == ["image/png"]
+
+
+def test_the_first_line_of_folded_code_gives_no_solution_away_and_is_short() -> None:
+    assert chapters.opened("x = 16", {}, in_solution=True).startswith("# Solution\n")
+    assert chapters.opened("x = 16", {"tags": ["hide-input"]}, in_solution=False) == "x = 16"
+    assert chapters.opened("x" * 101, {"tags": ["remove-cell"]}, in_solution=False).startswith("# Folded\n")
+    assert chapters.opened("x" * 101, {}, in_solution=False) == "x" * 101
+
+
+def test_an_equation_that_is_cited_by_its_number_bears_it_in_the_notebook_alone() -> None:
+    text = "as in [(2)](#eq-b)\n\n$$\nx\n$$ (eq-a)\n\n$$\ny\n$$ (eq-b)"
+    kept = veil.veiled(veil.numbered(text, text))
+    assert kept.count("\\tag") == 1
+    assert "y\n\\tag{2}\n$$ <!-- (eq-b) -->" in kept
+    assert veil.unveiled(kept) == text
+
+
+@each_chapter
+def test_the_number_by_which_an_equation_is_cited_is_the_one_that_the_book_gives_it(slug: str) -> None:
+    source = (chapters.TEXT / f"{slug}.md").read_text(encoding="utf-8")
+    labels = re.findall(r"^\$\$ \((eq-[\w-]+)\)$", source, re.MULTILINE)
+    for number, label in veil.CITED.findall(source):
+        assert labels[int(number) - 1] == label
 
 
 def test_two_solutions_in_a_row_leave_two_empty_cells() -> None:

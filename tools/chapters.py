@@ -13,12 +13,15 @@ import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tools.veil import folded, veiled
+from tools.veil import captioned, folded, numbered, veiled
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 TEXT = NOTEBOOKS / "text"
 STUDENTS = ROOT / "_build" / "students"
+
+HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+FOLDED_LINE = 100  # characters of a collapsed cell's first line that JupyterLab's box has room for
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
@@ -37,9 +40,12 @@ def chapter(slug: str) -> NotebookNode:
     seen: Counter[str] = Counter()
     solution = solutions(cells)
     for number, cell in enumerate(cells):
+        if cell.cell_type == "code":
+            cell.source = opened(captioned(cell.source, cell.metadata), cell.metadata, in_solution=number in solution)
         cell.metadata = collapsed(cell, in_solution=number in solution)
         if cell.cell_type == "markdown":
-            cell.source = veiled(folded(cell.source) if number in solution else cell.source)
+            text = numbered(cell.source, source)
+            cell.source = veiled(folded(text) if number in solution else text)
         seen[cell.source] += 1
         key = f"{cell.cell_type} {seen[cell.source]} {cell.source}"
         cell.id = hashlib.sha256(key.encode()).hexdigest()[:8]
@@ -57,10 +63,18 @@ def collapsed(cell: NotebookNode, *, in_solution: bool) -> dict[str, Any]:
     metadata = dict(cell.metadata)
     if cell.cell_type != "code":
         return metadata
-    if in_solution or {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(metadata.get("tags", ())):
+    if in_solution or HIDDEN & set(metadata.get("tags", ())):
         metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if in_solution else {})
         metadata["cellView"] = "form"
     return metadata
+
+
+def opened(source: str, metadata: dict[str, Any], *, in_solution: bool) -> str:
+    """Return code whose first line may be seen, as that of a collapsed cell is: no solution, and nothing too long."""
+    if in_solution:
+        return f"# Solution\n{source}"
+    wide = len(source.partition("\n")[0]) > FOLDED_LINE
+    return f"# Folded\n{source}" if wide and HIDDEN & set(metadata.get("tags", ())) else source
 
 
 def gates(cells: list[NotebookNode]) -> Iterator[tuple[int, str, str]]:

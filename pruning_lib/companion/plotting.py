@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -279,6 +280,29 @@ def slider(
         f'style="width:100%;max-width:36rem" data-labels="{html.escape(json.dumps(list(labels)))}" '
         f'aria-valuetext="{first}" onkeydown="event.stopPropagation()" oninput="{html.escape(move)}"></p></div>'
     )
+
+
+def caption(text: str) -> None:
+    """Show the figures of this cell and what is written under them; a notebook's metadata is not shown by JupyterLab.
+
+    Parameters
+    ----------
+    text : str
+        Of one paragraph, in Markdown: `code`, *emphasis*, **bold** and $formulas$.
+
+    Examples
+    --------
+    >>> caption("*Dots*: three seeds of `LeNet5`.")
+    <IPython.core.display.HTML object>
+    """
+    from IPython.display import HTML, display  # notebooks have it; the library does without
+
+    plt.show()
+    pieces = re.split(r"(\$[^$]*\$|`[^`]*`)", html.escape(text, quote=False))
+    for i in range(0, len(pieces), 2):  # what is neither formula nor code
+        pieces[i] = re.sub(r"\*(.+?)\*", r"<em>\1</em>", re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", pieces[i]))
+    written = "".join(f"<code>{piece[1:-1]}</code>" if piece[:1] == "`" else piece for piece in pieces)
+    display(HTML(f'<p class="figure-caption" style="max-width:44rem">{written}</p>'))  # type: ignore[no-untyped-call]
 
 
 def _small_png(figure: Figure) -> bytes:

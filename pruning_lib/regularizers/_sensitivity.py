@@ -48,8 +48,6 @@ class Use(NamedTuple):
 
     edge: GradientEdge
     """The place of its pre-activation in the graph."""
-    places: int
-    """How many places of space the pre-activation has."""
     slope: Tensor | None
     """E|φ′(p)| where it is asked for."""
 
@@ -91,17 +89,27 @@ class Estimator:
 
     def _global(self, outputs: Tensor, seen: Seen) -> dict[str, Tensor]:
         """Return S of every layer, from as many backward passes as the estimator takes."""
-        uses = [(name, use) for name, its in seen.items() for use in its]
-        edges = _behind_pools([use.edge for _, use in uses], outputs.grad_fn)
+        uses = [(name, use.edge) for name, its in seen.items() for use in its]
+        edges = [edge for _, edge in uses]
+        # Only the last axes of maps are places; a graph whose nodes Python has met is deleted by recursion.
+        maps = [
+            i for i, (name, edge) in enumerate(uses) if len(_shape(edge)) == 4 and _unit_axis(self.layers[name]) == 1
+        ]
+        if maps:
+            for i, edge in zip(maps, _behind_pools([edges[i] for i in maps], outputs.grad_fn), strict=True):
+                edges[i] = edge
         total: dict[str, Tensor] = {}
         space = self.space or ("mean" if outputs.ndim <= 2 else "sum")
         for seed in self._seeds(outputs.detach()):
             slopes = torch.autograd.grad(outputs, edges, seed, retain_graph=True, allow_unused=True)
-            for (name, use), slope in zip(uses, slopes, strict=True):
+            for (name, edge), slope in zip(uses, slopes, strict=True):
                 if slope is not None:
-                    # A slope is ours to overwrite, unless it is the seed itself, as at the output layer.
-                    mine = slope.data_ptr() != seed.data_ptr()
-                    value = reduce_slopes(slope, space, _unit_axis(self.layers[name]), use.places, overwrite=mine)
+                    # A slope is ours to overwrite, unless it is the seed itself, as at the output layer, or its signs
+                    # are needed: two layers may share it, as before a sum.
+                    mine = slope.data_ptr() != seed.data_ptr() and space != "abs-of-sum"
+                    axis, shape = _unit_axis(self.layers[name]), _shape(edge)
+                    places = math.prod(shape[other] for other in _places(len(shape), axis))
+                    value = reduce_slopes(slope, space, axis, places, overwrite=mine)
                     total[name] = total[name] + value if name in total else value
         if not total:
             raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
@@ -158,9 +166,14 @@ def _unit_axis(layer: Weighted) -> int:
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
-def _places(of: Tensor, units: int) -> list[int]:
+def _places(ndim: int, units: int) -> list[int]:
     """Return the axes that are neither examples nor units."""
-    return [axis for axis in range(1, of.ndim) if axis != units % of.ndim]
+    return [axis for axis in range(1, ndim) if axis != units % ndim]
+
+
+def _shape(edge: GradientEdge) -> tuple[int, ...]:
+    """Return the shape of the tensor at a place of the graph."""
+    return tuple(edge.node._input_metadata[edge.output_nr].shape)
 
 
 def _first_of(wanted: set[Any], node: Any) -> Any:
@@ -193,9 +206,14 @@ def _is_apart(node: Any) -> bool:
     """Whether a node of the graph is a max pooling whose windows share no place."""
     if node.name() != "MaxPool2DWithIndicesBackward0":
         return False
-    windows, dilations = node._saved_kernel_size, node._saved_dilation
-    strides = node._saved_stride or windows
+    windows, dilations = _pair(node._saved_kernel_size), _pair(node._saved_dilation)
+    strides = _pair(node._saved_stride) or windows
     return all(d * (w - 1) < s for w, s, d in zip(windows, strides, dilations, strict=True))
+
+
+def _pair(given: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a number for each axis; a tuple of one number stands for both."""
+    return given * 2 if len(given) == 1 else given
 
 
 def reduce_slopes(
@@ -216,7 +234,7 @@ def reduce_slopes(
     overwrite : bool
         `slope` is not needed any more. Two layers may share it, as before a sum: |·| of |·| is |·|.
     """
-    axes = _places(slope, units)
+    axes = _places(slope.ndim, units)
     if space == "abs-of-sum" and axes:
         return slope.sum(axes, dtype=torch.float32).abs().mean(0)
     # A fresh array of a convolution's size costs more than its absolute values.
@@ -306,9 +324,7 @@ class Probe:
         else:
             name = self._names[module]
             self._writer[output.grad_fn] = name
-        axis = self._axes[name]
-        places = math.prod(output.shape[other] for other in _places(output, axis))
-        self._seen.setdefault(name, []).append(Use(get_gradient_edge(output), places, self._slope(output, axis)))
+        self._seen.setdefault(name, []).append(Use(get_gradient_edge(output), self._slope(output, self._axes[name])))
 
     def _slope(self, output: Tensor, axis: int) -> Tensor | None:
         """Return E|φ′(p)| of every unit, or None where no activation is asked for."""

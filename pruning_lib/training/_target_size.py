@@ -34,10 +34,9 @@ from pruning_lib.units import Chosen, Units, fitting, unit_axis
 MOST = 3.0  # times the strength of the epoch before
 MEMORY = 0.5  # the weight of what was measured before, against the last epoch
 PART = 0.6  # of what is missing that one epoch may take
-FASTER = {
-    0.25: 1.5,
-    0.5: 1.3,
-}  # times the strength of an epoch that took less than this part of what was expected of it
+# Times the strength of an epoch that took less than this part of what was expected of it.
+FASTER = {0.25: 1.5, 0.5: 1.3}
+LITTLE = 0.05  # of what is missing: an epoch of which no more was expected tells nothing
 
 
 class TargetSize(Callback):
@@ -200,7 +199,8 @@ class TargetSize(Callback):
                 strength = min(strength, self._smallest(self._drifts[done], left - PART * (left - self._target)))
             # Near zero, the noise of the batches revives units that would have gone by their mean speed.
             if done and soon < half and not in_gradient(self._reg):
-                strength = max(strength, self._haste(left) * self._reg.strength)
+                most = self._smallest(self._drifts[done], self._target / 2)
+                strength = max(strength, min(self._haste(left) * self._reg.strength, most))
             last = next((entry["strength"] for entry in reversed(self.log) if entry["strength"]), math.inf)
             strength = max(min(strength, MOST * last), 0.0)
             expected = self._left({name: need <= strength for name, need in self._needed(self._drifts[done]).items()})
@@ -211,8 +211,8 @@ class TargetSize(Callback):
     def _haste(self, left: float) -> float:
         """Return by what to multiply the strength of an epoch that took too little of what was expected and missing."""
         last = self.log[-1]
-        took, expected = last["left"] - left, last["left"] - last["expected"]
-        if took >= PART * (left - self._target):
+        took, expected, missing = last["left"] - left, last["left"] - last["expected"], last["left"] - self._target
+        if took >= PART * (left - self._target) or expected < LITTLE * missing:
             return 0.0
         return next((times for part, times in FASTER.items() if took < part * expected), 0.0)
 
@@ -308,7 +308,7 @@ class TargetSize(Callback):
         growth = {name: float(value) for name, value in dict(state["growth"]).items()}
         if any({*entry} != {"epoch", "strength", "left", "expected"} for entry in log):
             raise TypeError("TargetSize got the state of another callback.")
-        if not all(map(math.isfinite, growth.values())):
+        if not all(map(math.isfinite, [*growth.values(), *(value for entry in log for value in entry.values())])):
             raise ValueError("TargetSize got a state with numbers that are not finite.")
         self.log, self._resistance, self._growth = log, resistance, growth
 

@@ -149,3 +149,12 @@ def test_the_legend_of_seven_fields_covers_no_dot() -> None:
     assert figure.bbox.x0 <= box.x0
     assert box.x1 <= figure.bbox.x1
     plt.close(figure)
+
+
+def test_a_caption_is_written_as_the_book_writes_it(monkeypatch):
+    said = []
+    monkeypatch.setattr("IPython.display.display", lambda shown: said.append(shown.data))
+    plotting.caption("*Dots*: `a*b` < $x*y*z$, **all** & more.")
+    (page,) = said
+    assert page.startswith("<p")
+    assert "<em>Dots</em>: <code>a*b</code> &lt; $x*y*z$, <strong>all</strong> &amp; more.</p>" in page

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
@@ -227,6 +228,8 @@ class Pooled(nn.Module):
 
 POOLS = {
     "apart": (nn.MaxPool2d(2), True),
+    "apart, one number in brackets": (nn.MaxPool2d((2,)), True),
+    "apart, one stride in brackets": (nn.MaxPool2d(2, stride=(3,)), True),
     "apart, with gaps and a rest": (nn.MaxPool2d((2, 1), stride=(3, 2)), True),
     "apart, padded": (nn.MaxPool2d(3, padding=1, ceil_mode=True), True),
     "apart, dilated": (nn.MaxPool2d(2, stride=3, dilation=2), True),
@@ -256,6 +259,74 @@ def test_slopes_of_all_places_count_where_a_max_pooling_follows(pool, taken):
     edge = get_gradient_edge(p)
     (moved,) = _behind_pools([edge], model.rest(p).grad_fn)
     assert (moved.node is not edge.node) == (apart and taken == "alone")
+
+
+class Taken(nn.Module):
+    """A first layer whose pre-activation a function takes up."""
+
+    def __init__(self, first: nn.Module, take) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.take, self.head = first, take, nn.LazyLinear(3)
+
+    def rest(self, p: torch.Tensor) -> torch.Tensor:
+        return self.head(self.take(p).flatten(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rest(self.first(x))
+
+
+@pytest.mark.parametrize(
+    ("first", "window", "units"),
+    [
+        (nn.Conv1d(5, 4, 3, padding=1), (2, 1), 1),
+        (nn.Linear(6, 4), (1, 2), 2),
+        (nn.Linear(6, 4), (2, 1), 2),
+    ],
+)
+def test_a_pooling_that_joins_units_is_not_taken_for_one_of_places(first, window, units):
+    model = Taken(first, lambda p: F.max_pool2d(p, window)).double()
+    x = torch.randn(EXAMPLES, 5, 6, dtype=torch.float64)
+    model(x)
+    found = []
+    for example in x:
+        p = model.first(example[None]).detach()
+        jacobian = torch.autograd.functional.jacobian(lambda q: model.rest(q)[0], p)[:, 0]
+        found.append(jacobian.movedim(units, 1).abs().flatten(2).mean(2).mean(0))
+    reg = SeReNe(model, 0.5, estimator="exact", space="mean")
+    reg.penalty(model(x))
+    assert torch.allclose(reg.sensitivity()["first"].double(), torch.stack(found).mean(0), rtol=1e-5)
+    reg.update(torch.optim.SGD(model.parameters(), 0.1))
+
+
+@pytest.mark.parametrize("pool", [2, 1])
+def test_slopes_that_two_layers_share_keep_their_signs_where_these_count(pool):
+    """A linear layer and a convolution that are added get the same slopes; only the convolution has places."""
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.c, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(64, 256 // pool**2)
+            self.h = nn.Linear(256 // pool**2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            maps = self.c(x)
+            return self.h(self.fc(x.flatten(1)) + (F.max_pool2d(maps, 2) if pool == 2 else maps).flatten(1))
+
+    model = Sum()
+    x = torch.randn(EXAMPLES, 1, 8, 8)
+    reg = SeReNe(model, estimator="exact", space="abs-of-sum")
+    reg.penalty(model(x))
+    felt = model.h.weight.detach().view(3, 4, -1).sum(2).abs().mean(0)  # linear: the same for all examples
+    assert torch.allclose(reg.sensitivity()["c"], felt, rtol=1e-5)
+
+
+def test_an_observed_model_can_be_traced():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    SeReNe(model)
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(torch.jit.trace(model, x)(x), model(x))
 
 
 def test_output_layer_has_sensitivity_one_over_classes():

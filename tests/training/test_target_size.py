@@ -215,6 +215,37 @@ def test_there_is_no_haste_while_the_units_come_down_as_expected():
     assert abs(size.log[-1]["left"] - 0.5) <= 0.05
 
 
+def test_haste_does_not_expect_to_take_more_than_half_of_what_shall_stay():
+    torch.manual_seed(0)
+    model, units = bare(1 + 0.01 * torch.rand(200))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg = prl.GroupLasso(model, 0.0, units=units)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.6, within=0.2, epochs=10, steps=100)
+    for _ in range(8):  # nothing moves, as if noise held every unit; they all lie close together
+        size.step()
+    assert min(entry["expected"] for entry in size.log) == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("expected", "left", "times"),
+    [
+        (0.998, 1.0, 0.0),  # a unit or two of a thousand: too little to tell anything
+        (0.7, 0.95, 1.5),
+        (0.7, 0.89, 1.3),
+        (0.7, 0.84, 0.0),  # about half of what was expected
+        (0.1, 0.65, 0.0),  # much less than was expected, but what is missing now takes less than another such epoch
+    ],
+)
+def test_haste_needs_an_epoch_of_which_more_was_expected(expected, left, times):
+    model, units = bare(torch.ones(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    size = prl.TargetSize(
+        model, prl.GroupLasso(model, 0.0, units=units), optimizer, units, units_left=0.5, epochs=9, steps=9
+    )
+    size.log = [{"epoch": 0, "strength": 1.0, "left": 1.0, "expected": expected}]
+    assert size._haste(left) == times
+
+
 def test_a_method_without_exact_zeros_needs_a_threshold_and_then_reaches_the_size():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 2))
