@@ -105,8 +105,15 @@ def run(case: Case, method: str, strength: float | None, seed: int) -> dict[str,
     }
 
 
-def _rounded(entry: dict[str, float]) -> dict[str, float]:
-    return {key: round(value, 5) for key, value in entry.items()}
+def _rounded(entry: dict[str, float]) -> list[float]:
+    """Return what an epoch was given and had: strength, share left before it, share expected after it."""
+    return [round(entry[key], 5) for key in ("strength", "left", "expected")]
+
+
+def _write(held: dict[str, dict[str, Any]]) -> None:
+    """Write the record, a line a run."""
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(run)}" for name, run in held.items())
+    records.write_text(RECORD, f"{{\n{lines}\n}}\n")
 
 
 def _prepared(
@@ -201,7 +208,7 @@ def main() -> None:
         if name not in held:
             held[name] = run(CASES[network], method, strength, seed)
             sys.stderr.write(f"{name}: {held[name]}\n")
-            records.write_text(RECORD, json.dumps(held, indent=1) + "\n")
+            _write(held)
     print(table(held))
 
 

@@ -109,7 +109,7 @@ def _steered(runs: dict[str, dict[str, Any]]) -> str:
             own = {n.split()[3]: run for n, run in runs.items() if n.startswith(f"{network} {method} steered ")}
             if not own:
                 continue
-            taken = [value for run in own.values() for value in run["log"] if value]
+            taken = [strength for run in own.values() for strength, _, _ in run["log"] if strength]
             lines.append(
                 _line(
                     [

@@ -23,13 +23,17 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         runs = measured("target-size").items()
         left = [100 * run["left"] for name, run in runs if name.startswith(f"{network} {method} steered ")]
         assert len(left) == 3
-        return f"{min(left):.0f} to {max(left):.0f} %"
+        low, high = f"{min(left):.0f}", f"{max(left):.0f}"
+        return f"{low} %" if low == high else f"{low} to {high} %"
 
-    lenet300, lenet5 = (
-        [span(name, method) for method in ("group-lasso", "slimming")] for name in ("lenet300", "lenet5")
+    lenet300, lenet5, vgg16 = (
+        [span(name, method) for method in ("group-lasso", "slimming")]
+        for name in ("lenet300", "lenet5", "vgg16-quarter")
     )
     assert f"group lasso left {lenet300[0]}, and the penalty on scales of BatchNorm {lenet300[1]}" in text
     assert f"on LeNet-5, {lenet5[0]} and {lenet5[1]}" in text
+    assert f"a quarter of the width, {vgg16[0]} and {vgg16[1]}" in text
+    assert f"on ResNet-18, the group lasso left {span('resnet18', 'group-lasso')}" in text
 
 
 def test_the_code_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):

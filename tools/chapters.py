@@ -21,6 +21,16 @@ TEXT = NOTEBOOKS / "text"
 STUDENTS = ROOT / "_build" / "students"
 
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+SAYS_LITTLE = (
+    "#",
+    "assert ",
+    "class ",
+    "def ",
+    "import ",
+    "sol_model = ",
+    "sol_net = ",
+    "sol_taylor = ",
+)  # of a solution
 FOLDED_LINE = 100  # characters of a collapsed cell's first line that JupyterLab's box has room for
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -71,7 +81,7 @@ def collapsed(cell: NotebookNode, *, in_solution: bool) -> dict[str, Any]:
 
 def opened(source: str, metadata: dict[str, Any], *, in_solution: bool) -> str:
     """Return code whose first line may be seen, as that of a collapsed cell is: no solution, and nothing too long."""
-    if in_solution:
+    if in_solution and not source.startswith(SAYS_LITTLE):
         return f"# Solution\n{source}"
     wide = len(source.partition("\n")[0]) > FOLDED_LINE
     return f"# Folded\n{source}" if wide and HIDDEN & set(metadata.get("tags", ())) else source
