@@ -143,6 +143,15 @@ def slopes_of_all_outputs(model: nn.Module, x: torch.Tensor, units: int) -> np.n
     return torch.stack(found).numpy()
 
 
+def check_every_space(model: nn.Module, x: torch.Tensor, reach: dict[str | None, np.ndarray]) -> None:
+    """Compare S of the first layer with what the slopes of each example and output say, by how places are joined."""
+    for space, felt in reach.items():
+        reg = SeReNe(model, estimator="exact", space=space)
+        reg.penalty(model(x))
+        assert np.allclose(reg.sensitivity()["first"].numpy(), felt.mean((0, 1)), rtol=1e-5), space
+        reg.remove()
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_other_heads_count_every_number_that_an_example_gives(head):
     make_head, shape, units = HEADS[head]
@@ -155,11 +164,7 @@ def test_other_heads_count_every_number_that_an_example_gives(head):
         "sum": np.abs(jacobian).sum(3),
         "abs-of-sum": np.abs(jacobian.sum(3)),
     }
-    for space, felt in reach.items():
-        reg = SeReNe(model, estimator="exact", space=space)
-        reg.penalty(model(x))
-        assert np.allclose(reg.sensitivity()["first"].numpy(), felt.mean((0, 1)), rtol=1e-5), space
-        reg.remove()
+    check_every_space(model, x, reach)
     bound = SeReNe(model, estimator="lower-bound", space="sum")
     bound.penalty(model(x))
     expected = np.abs(jacobian.sum(1)).sum(2).mean(0) / jacobian.shape[1]
@@ -250,11 +255,7 @@ def test_slopes_of_all_places_count_where_a_max_pooling_follows(pool, taken):
         "sum": np.abs(jacobian).sum(3),
         "abs-of-sum": np.abs(jacobian.sum(3)),
     }
-    for space, felt in reach.items():
-        reg = SeReNe(model, estimator="exact", space=space)
-        reg.penalty(model(x))
-        assert np.allclose(reg.sensitivity()["first"].numpy(), felt.mean((0, 1)), rtol=1e-5), space
-        reg.remove()
+    check_every_space(model, x, reach)
     p = model.first(x)
     edge = get_gradient_edge(p)
     (moved,) = _behind_pools([edge], model.rest(p).grad_fn)
