@@ -69,7 +69,9 @@ def test_the_code_of_the_landing_page_runs_as_it_stands(tmp_path: Path, monkeypa
     model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
     images = torch.randn(8, 64)
     printed: list[object] = []
-    room = {"model": model, "images": images, "loader": [(images, torch.zeros(8).long())], "print": printed.append}
+    loader = [(images, torch.randint(10, (8,)))]
+    loss_fn = torch.nn.functional.cross_entropy
+    room = {"model": model, "images": images, "loader": loader, "loss_fn": loss_fn, "print": printed.append}
     exec(code, room)
     whole = prl.measure(model, images).macs
     assert [getattr(each, "macs", None) for each in printed] == [whole // 2]
