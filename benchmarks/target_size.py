@@ -2,6 +2,7 @@
 
     steered     `TargetSize` with half of the units left, once a network, method and seed
     grid        the same training at fixed strengths, each a factor of √10 from the next, none of them chosen
+    dense       the same training at the strength 0: what the smaller size costs without any fine-tuning
     held        the record: share of units left, counted before any selection (rows or scales that are exactly zero, of
                 which all that a unit has must be), and validation error after the same number of epochs
 
@@ -61,7 +62,8 @@ class Case:
     examples: int
     epochs: int
     rate: float
-    grids: dict[str, tuple[float, ...]]  # by method; what has BatchNorm in either case takes coupled groups
+    grids: dict[str, tuple[float, ...]]  # by method
+    normalized: bool = False  # has BatchNorm in either case: then the group lasso takes coupled groups
 
 
 CASES = {
@@ -75,11 +77,11 @@ CASES = {
     ),
     "vgg16-quarter": Case(
         lambda bn: VGG16(10, 0.25, 3), cifar10, 10_000, 15, 0.05,
-        {"group-lasso": (1e-2, 3e-2, 1e-1, 3e-1), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
+        {"group-lasso": (1e-2, 3e-2, 1e-1, 3e-1), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)}, normalized=True,
     ),
     "resnet18": Case(
         lambda bn: torchvision.models.resnet18(num_classes=10), cifar10, 10_000, 15, 0.05,
-        {"group-lasso": (3e-2, 1e-1, 3e-1, 1.0), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)},
+        {"group-lasso": (3e-2, 1e-1, 3e-1, 1.0), "slimming": (3e-3, 1e-2, 3e-2, 1e-1)}, normalized=True,
     ),
 }  # fmt: skip
 
@@ -104,6 +106,11 @@ def run(case: Case, method: str, strength: float | None, seed: int) -> dict[str,
         "log": [_rounded(entry) for entry in steering[0].log] if steering else [],  # type: ignore[attr-defined]
         "seconds": round(sum(history["seconds"]), 1),
     }
+
+
+def dense(network: str, method: str) -> str:
+    """Return the name of the training without a penalty that belongs to a method's, but for the seed."""
+    return f"{network} {'group-lasso' if CASES[network].normalized else method} {0.0}"
 
 
 def _rounded(entry: dict[str, float]) -> list[float]:
@@ -159,8 +166,8 @@ def _regularizer(model: nn.Module, method: str, strength: float, units: Units) -
 def table(runs: dict[str, dict[str, Any]]) -> str:
     """Return what was held as a table in Markdown, a row a network, method and seed."""
     lines = [
-        "| network | method | seed | units left, steered | validation error | best strength | its units | its error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | method | seed | units left, steered | validation error | best λ | its units | its error | dense |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, steered in runs.items():
         network, method, strength, seed = name.split()
@@ -171,6 +178,8 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
         best = min(small, key=lambda n: small[n]["val_error"]) if small else None
         cells = [best, f"{small[best]['left']:.1%}", f"{small[best]['val_error']:.2f}"] if best else ["none", "", ""]
         own = [network, method, seed, f"{steered['left']:.1%}", f"{steered['val_error']:.2f}"]
+        without = runs.get(f"{dense(network, method)} {seed}")
+        cells.append(f"{without['val_error']:.2f}" if without else "")
         lines.append(f"| {' | '.join([*own, *cells])} |")
     return "\n".join(lines)
 
@@ -198,10 +207,11 @@ def main() -> None:
         for seed in options.seeds
         for network in options.networks
         for method in options.methods
-        for strength in (None, *CASES[network].grids[method])
+        for strength in (None, 0.0, *CASES[network].grids[method])
         if strength is None or options.strengths is None or strength in options.strengths
+        if strength != 0 or dense(network, method).split()[1] == method
     ]
-    wanted.sort(key=lambda each: each[2] is not None)  # what is steered first, then the grids
+    wanted.sort(key=lambda each: (each[2] is not None, each[2] != 0))  # what is steered, what is dense, then the grids
     for network, method, strength, seed in [] if options.table else wanted:
         name = f"{network} {method} {'steered' if strength is None else strength} {seed}"
         if name not in held:

@@ -31,7 +31,8 @@ STEERED = (
     "0.1 (LeNet-300) or 0.05 along a cosine, weight decay 0.0005, 15 epochs, nothing after them. Values are in "
     "percent, one a seed. Networks under slimming have a BatchNorm behind every layer. *Units left* counts units that "
     "training itself made removable. *Best of a grid* is the fixed strength with the lowest validation error among "
-    "those that leave at most 55 %. `python -m benchmarks.target_size` repeats the runs."
+    "those that leave at most 55 %. *Dense* is the same training without a penalty. `python -m benchmarks.target_size` "
+    "repeats the runs."
 )
 NETWORKS = {
     "lenet300": "LeNet-300",
@@ -100,10 +101,13 @@ def _steered(runs: dict[str, dict[str, Any]]) -> str:
     """Return what `TargetSize` took, a row a network and method, seeds in order, beside the best of the grid."""
     lines = [
         _line(
-            ["network", "method", "units left", "λ, least to most", "validation error", "best of a grid", "its error"]
+            [
+                *("network", "method", "units left", "λ, least to most", "validation error"),
+                *("best of a grid", "its error", "dense"),
+            ]
         )
     ]
-    lines.append("| --- " * 7 + "|")
+    lines.append("| --- " * 8 + "|")
     for network, title in NETWORKS.items():
         for method, name in METHODS.items():
             own = {n.split()[3]: run for n, run in runs.items() if n.startswith(f"{network} {method} steered ")}
@@ -117,10 +121,18 @@ def _steered(runs: dict[str, dict[str, Any]]) -> str:
                         f"{_number(min(taken))} to {_number(max(taken))}",
                         ", ".join(f"{run['val_error']:.2f}" for run in own.values()),
                         *_grid(runs, network, method, list(own)),
+                        ", ".join(_dense(runs, network, method, seed) for seed in own),
                     ]
                 )
             )
     return "\n".join(lines)
+
+
+def _dense(runs: dict[str, dict[str, Any]], network: str, method: str, seed: str) -> str:
+    """Return the validation error without a penalty; a network with BatchNorm in either case was trained once."""
+    found = [runs.get(f"{network} {its} 0.0 {seed}") for its in (method, "group-lasso")]
+    run = next(filter(None, found if network in ("vgg16-quarter", "resnet18") else found[:1]), None)
+    return f"{run['val_error']:.2f}" if run else "not run"
 
 
 def _grid(runs: dict[str, dict[str, Any]], network: str, method: str, seeds: list[str]) -> tuple[str, str]:
@@ -134,7 +146,7 @@ def _grid(runs: dict[str, dict[str, Any]], network: str, method: str, seeds: lis
         }
         small = [name for name, run in grid.items() if run["left"] <= 0.55]
         found = min(small, key=lambda name: grid[name]["val_error"]) if small else None
-        best.append(_number(float(found)) if found else "none" if grid else "not run")
+        best.append(_number(float(found)) if found else "none" if grid.keys() - {"0.0"} else "not run")
         errors.append(f"{grid[found]['val_error']:.2f}" if found else "–")
     return ", ".join(best), ", ".join(errors)
 

@@ -27,7 +27,8 @@ from pruning_lib.regularizers._base import (
     regularized_layers,
     snap,
 )
-from pruning_lib.regularizers._sensitivity import COMPILED, Activation, Estimator, Probe, check_eager, mean_over_ranks
+from pruning_lib.regularizers._probe import COMPILED, Activation, Probe, check_eager
+from pruning_lib.regularizers._sensitivity import Estimator, mean_over_ranks
 from pruning_lib.units import BatchNorm, Units, bounded_scale, rows, unwrapped
 
 
@@ -46,7 +47,8 @@ class SeReNe(Regularizer):
     estimator : {"sampled", "exact", "lower-bound", "local"}
         How S is measured: from one backward pass, with an output drawn for each example (unbiased); from as many
         backward passes as there are outputs, the definition; from one, a bound that signs make smaller; or from the
-        unit's own activation alone.
+        unit's own activation alone. The definition takes several outputs of small layers together (`torch.vmap`): hooks
+        on tensors then see them together, too.
     space : {"mean", "sum", "abs-of-sum"}, optional
         Convolutions, and linear layers along a sequence: mean of |·| over the places of p (the released code), its sum,
         or |sum of ·| (the map moved as one). ``"local"`` knows the mean alone. Default: ``"mean"``; for outputs with

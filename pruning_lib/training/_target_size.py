@@ -1,14 +1,20 @@
 """Steer a strength toward a size: once an epoch, from where units will be, not from how many are zero now.
 
 A penalty that pulls on every unit alike moves it by c λ − g_i for each unit of Σ_t η_t, where c is 1, or 1/(1 − m) in
-the gradient, and g_i is what the loss resists with, as measured in the last epochs. At distance d_i from zero it is
-gone after F more of Σ_t η_t if
+the gradient, and g_i is what the loss resists with: as measured in the last epochs and, after a proximal step, with
+what it grows by until then. At distance d_i from zero it is gone after F more of Σ_t η_t if
 
     λ ≥ λ_i = (d_i / F + g_i) / c
 
 Nothing is zero until Σ_t η_t λ reaches the first distance, so a strength steered by a count of zeros would come too
-late. The next strength is the smallest λ for which enough of the λ_i lie below it, with F up to the time given; or, if
-that is smaller, the one by which the next epoch takes no more than a part of what is missing: what has gone stays gone.
+late. The next strength is the smallest λ for which enough of the λ_i lie below it, with F up to the time given, later
+half of what is left; or, if that is smaller, the one by which the next epoch takes no more than a part of what is
+missing: what has gone stays gone.
+
+Near zero, the noise of the batches revives units that would have gone by their mean speed. So later in the training,
+the strength of a proximal step that took much less than was expected of it grows faster than the λ_i say. Where the
+learning rate falls it makes up for that, too, until the target is expected. But such an epoch is never given what is
+expected to take half of what shall stay, and none more than three times the strength of the one before.
 """
 
 from __future__ import annotations
@@ -197,16 +203,24 @@ class TargetSize(Callback):
             strength = self._smallest(max(soon, half), self._target)
             if done + 1 < len(self._drifts):
                 strength = min(strength, self._smallest(self._drifts[done], left - PART * (left - self._target)))
-            # Near zero, the noise of the batches revives units that would have gone by their mean speed.
             if done and soon < half and not in_gradient(self._reg):
-                most = self._smallest(self._drifts[done], self._target / 2)
-                strength = max(strength, min(self._haste(left) * self._reg.strength, most))
+                strength = max(strength, self._hurried(self._haste(left)))
             last = next((entry["strength"] for entry in reversed(self.log) if entry["strength"]), math.inf)
             strength = max(min(strength, MOST * last), 0.0)
             expected = self._left({name: need <= strength for name, need in self._needed(self._drifts[done]).items()})
         self._reg.strength = strength
         self.log.append({"epoch": done, "strength": strength, "left": left, "expected": expected})
         return strength
+
+    def _hurried(self, times: float) -> float:
+        """Return the strength after an epoch that took too little: so many times its own, at most what may be expected.
+
+        Where the rate falls, the same strength moves less. What makes up for that is given too, up to the target.
+        """
+        done, pull = len(self.log), times * self._reg.strength
+        drift = self._drifts[done]
+        level = pull * self._drifts[done - 1] / max(drift, 1e-12)
+        return max(min(pull, self._smallest(drift, self._target / 2)), min(level, self._smallest(drift, self._target)))
 
     def _haste(self, left: float) -> float:
         """Return by what to multiply the strength of an epoch that took too little of what was expected and missing."""

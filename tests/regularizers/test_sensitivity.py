@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
-from pruning_lib.regularizers import SeReNe
-from pruning_lib.regularizers._sensitivity import _behind_pools, reduce_slopes
+from pruning_lib.regularizers import SeReNe, _sensitivity
+from pruning_lib.regularizers._slopes import behind_pools, reduce_slopes
 from tests.regularizers.observed import CLASSES, EXAMPLES, jacobian_of_conv, make
 
 
@@ -152,6 +152,62 @@ def check_every_space(model: nn.Module, x: torch.Tensor, reach: dict[str | None,
         reg.remove()
 
 
+class Doubled(torch.autograd.Function):
+    """Twice its input; its backward reads the numbers of the slope, which a pass of several outputs cannot."""
+
+    @staticmethod
+    def forward(context, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(context, slope):
+        return torch.from_numpy(2 * slope.numpy())
+
+
+class Halved(torch.autograd.Function):
+    """Half its input; its backward changes the slope that it is given and leaves the graph by `.data`."""
+
+    @staticmethod
+    def forward(context, x):
+        return x / 2
+
+    @staticmethod
+    def backward(context, slope):
+        return slope.data.mul_(0.5)
+
+
+class Calling(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function.apply(x)
+
+
+@pytest.mark.parametrize("middle", [nn.Tanh(), Calling(Doubled), Calling(Halved)])
+@pytest.mark.parametrize("space", ["mean", "sum", "abs-of-sum"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_outputs_taken_at_once_give_what_they_give_one_by_one(middle, space, norm, monkeypatch):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4) if norm else nn.Identity(), middle, nn.MaxPool2d(2)]
+    model = nn.Sequential(*layers, nn.Conv2d(4, 3, 3), nn.Flatten(), nn.Linear(12, 7))
+    x, found = torch.randn(5, 1, 10, 10), []
+    passes, backward = [], _sensitivity.backward
+    monkeypatch.setattr(_sensitivity, "backward", lambda *its: passes.append(len(its[2])) or backward(*its))
+    for at_once in (1, 3 * 5 * 4 * 64, _sensitivity.AT_ONCE):
+        monkeypatch.setattr(_sensitivity, "AT_ONCE", at_once)
+        reg = SeReNe(model, estimator="exact", space=space, seed=0)
+        reg.penalty(model(x))
+        found.append(reg.sensitivity())
+        reg.remove()
+    ones = [1] * 7
+    assert passes == [*ones, *([3, 3, 1, 7] if isinstance(middle, nn.Tanh) else [3, *ones, 7, *ones])]
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_other_heads_count_every_number_that_an_example_gives(head):
     make_head, shape, units = HEADS[head]
@@ -258,7 +314,7 @@ def test_slopes_of_all_places_count_where_a_max_pooling_follows(pool, taken):
     check_every_space(model, x, reach)
     p = model.first(x)
     edge = get_gradient_edge(p)
-    (moved,) = _behind_pools([edge], model.rest(p).grad_fn)
+    (moved,) = behind_pools([edge], model.rest(p).grad_fn)
     assert (moved.node is not edge.node) == (apart and taken == "alone")
 
 

@@ -227,6 +227,26 @@ def test_haste_does_not_expect_to_take_more_than_half_of_what_shall_stay():
 
 
 @pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (10, 26),  # 1.3 times as far in an epoch of half the rate
+        (20, 30),  # 52 would be that, and at 30 the target is expected
+        (24, 31.2),  # 1.3 times the strength, whatever is expected
+        (28, 35),  # but never more than half of what shall stay
+    ],
+)
+def test_haste_makes_up_for_a_falling_rate_until_the_target_is_expected(before, after):
+    model, units = bare(1 + torch.arange(1, 101) / 100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    reg = prl.GroupLasso(model, 0.0, units=units)
+    falling = {"schedule": lambda progress: 1.0 if progress < 0.5 else 0.5}
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=4, steps=8, **falling)
+    size.log = size.log * 2  # two epochs of Σ η = 0.1 are over, one of 0.05 follows: λ of 20 to 40 bring units to zero
+    reg.strength = before
+    assert size._hurried(1.3) == pytest.approx(after, rel=1e-3)
+
+
+@pytest.mark.parametrize(
     ("expected", "left", "times"),
     [
         (0.998, 1.0, 0.0),  # a unit or two of a thousand: too little to tell anything
