@@ -23,13 +23,11 @@ STUDENTS = ROOT / "_build" / "students"
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 SAYS_LITTLE = (
     "#",
-    "assert ",
     "class ",
     "def ",
     "import ",
     "sol_model = ",
     "sol_net = ",
-    "sol_taylor = ",
 )  # of a solution
 FOLDED_LINE = 100  # characters of a collapsed cell's first line that JupyterLab's box has room for
 
