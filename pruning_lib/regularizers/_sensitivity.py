@@ -92,13 +92,15 @@ class Estimator:
         if maps:
             for i, edge in zip(maps, behind_pools([edges[i] for i in maps], outputs.grad_fn), strict=True):
                 edges[i] = edge
-        signs = None
-        if self.probe.mixes_examples():
-            signs = 2.0 * torch.randint(2, (len(outputs), 1), generator=self.generator) - 1
+        at_once, state = self._at_once(outputs, edges), self.generator.get_state()
         try:
-            total = self._sum(outputs, uses, edges, signs, self._at_once(outputs, edges))
-        except RuntimeError:  # a backward that reads its numbers, by `.item()` or NumPy, takes one output at a time
-            total = self._sum(outputs, uses, edges, signs, 1)
+            total = self._sum(outputs, uses, edges, at_once)
+        except RuntimeError:
+            if at_once == 1:
+                raise
+            # A backward that reads its numbers, by `.item()` or NumPy, takes one output at a time; signs as before.
+            self.generator.set_state(state)
+            total = self._sum(outputs, uses, edges, 1)
         if not total:
             raise ValueError("SeReNe got outputs that do not come from the model's last forward pass; pass those.")
         share = 1.0 if self.kind == "sampled" else 1 / _numbers(outputs)
@@ -110,17 +112,12 @@ class Estimator:
         return {name: total[name] * share for name in seen}
 
     def _sum(
-        self,
-        outputs: Tensor,
-        uses: list[tuple[str, GradientEdge]],
-        edges: list[GradientEdge],
-        signs: Tensor | None,
-        at_once: int,
+        self, outputs: Tensor, uses: list[tuple[str, GradientEdge]], edges: list[GradientEdge], at_once: int
     ) -> dict[str, Tensor]:
         """Return the sum of E|slope| over the seeds, of each layer that an output feels."""
         total: dict[str, Tensor] = {}
         space = self.space or ("mean" if outputs.ndim <= 2 else "sum")
-        for seeds in self._seeds(outputs.detach(), signs, at_once):
+        for seeds in self._seeds(outputs.detach(), at_once):
             for (name, edge), slope in zip(uses, backward(outputs, edges, seeds), strict=True):
                 if slope is not None:
                     # A slope is ours to overwrite, unless it is the seed itself, as at the output layer, or its signs
@@ -139,7 +136,7 @@ class Estimator:
         # Counted at the layers; what lies between them, an upsampling say, may be larger.
         return max(1, AT_ONCE // max(outputs.numel(), *(math.prod(shape_of(edge)) for edge in edges)))
 
-    def _seeds(self, outputs: Tensor, signs: Tensor | None, at_once: int) -> Iterator[Tensor]:
+    def _seeds(self, outputs: Tensor, at_once: int) -> Iterator[Tensor]:
         """Yield what backward passes multiply the outputs with, some at once: each of shape (some, *outputs.shape)."""
         examples, count = len(outputs), _numbers(outputs)
         seeds: Iterable[Tensor]
@@ -154,6 +151,9 @@ class Estimator:
                 _one_hot(numbers, outputs.new_zeros(len(numbers), 1, count)).expand(-1, examples, -1)
                 for numbers in torch.split(torch.arange(count, device=outputs.device), at_once)
             )
+        signs = None
+        if self.probe.mixes_examples():
+            signs = 2.0 * torch.randint(2, (examples, 1), generator=self.generator) - 1
         for several in seeds:
             yield (several if signs is None else several * signs.to(several)).reshape(-1, *outputs.shape)
 
