@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.methods import METHODS, Config
+from experiments.runner import Runner
 from experiments.suites import SUITES, Claim, Suite
+from experiments.suites._papers import ABSENT
 from experiments.tables import Head, called, markdown, plus_minus
 from experiments.targets import LOOP, is_budget, label
 from pruning_lib.companion.records import Row, load
-from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, reason
+from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, dense_of, reason
 
 FIRST = ["claim met?", "seeds", "units gone", "− before the cut", "− dense", "margin"]
 SECOND = ["the method the reason?", "decided by", "− that", "could have shown", "its work", "not at the same work"]
-NO_CLAIM = "no claim"
+NO_CLAIM, NOT_HERE = "no claim", "not tested here"
 WORK = (
     "*Decided by*: the control that the method compares worst with. *Its work*: its multiply-adds, the method's = 1. "
     "*Not at the same work*: standard controls that are not there on three seeds, or not within a tenth of the "
     "method's multiply-adds; in brackets theirs, the method's = 1."
 )
 RULE = (
-    "Points of test error; ± is the 95 % interval. The margin is twice the standard deviation of dense networks over "
-    f"seeds. Controls are compared by Welch's tests, corrected by Holm ({100 * LEVEL:g} %); *could have shown* is the "
+    "Points of test error; ± is the 95 % interval. The margin, twice the standard deviation of dense networks over "
+    "seeds, is our rule, and so are the points that count as slight: no paper gives either. Controls are "
+    f"compared by Welch's tests, corrected by Holm ({100 * LEVEL:g} %); *could have shown* is the "
     "smallest difference that these seeds find with a power of 80 %. Fewer than three seeds are reported, never judged."
 )
 
@@ -81,10 +85,17 @@ def ledger(records: Path) -> str:
             line = _answers(names, rows, suite, claim.method, claim.target, claim)
             line.notes.extend(missing(suite, claim, records))
             lines.append(line)
+    lines += [
+        Line([it.paper, it.says, ""], _blank(NOT_HERE, FIRST), _blank("", SECOND), [it.lacks], []) for it in ABSENT
+    ]
     number, notes = _numbered([it.notes + it.doubts for it in lines])
     columns = ["arXiv", "claim", "tested on", *_answers_first(FIRST, SECOND), "notes"]
     cells = [[*it.names, *_answers_first(it.first, it.second), number(it.notes + it.doubts)] for it in lines]
     return "\n\n".join([RULE, markdown(columns, cells), WORK, *notes])
+
+
+def _blank(word: str, columns: list[str]) -> list[str]:
+    return [word, *[""] * (len(columns) - 1)]
 
 
 def _answers_first(first: list[str], second: list[str]) -> list[str]:
@@ -109,16 +120,26 @@ def missing(suite: Suite, claim: Claim, records: Path) -> list[str]:
     others = {
         name
         for name, config in configs.items()
-        if config["method"] == "dense-long"
+        if config["method"] == dense_of(asdict(claim))
         or (config["recipe"] == "prune" and config["method"] == "dense")
         or (config["recipe"] == "control" and config["target"] == claim.target)
     }
-    parts = []
+    parts, seconds, least = [], 0.0, 0.0
     for names, what in ((ours, "its runs"), (others - ours, "the runs that it is compared with")):
         left = [name for name in names if not (records / suite.name / f"{name}.json").exists()]
         if left:
             parts.append(f"{len(left)} of {len(names)} of {what} are missing")
-    return [f"{', '.join(parts)}."] if parts else []
+            seconds += Runner(suite, records).seconds(left)
+            least += sum(configs[name]["epochs"] for name in left) * (suite.epoch_seconds or math.nan)
+    return [f"{', '.join(parts)}: {_price(seconds, least)}."] if parts else []
+
+
+def _price(seconds: float, least: float) -> str:
+    """Return what runs cost, in words: estimated from others of their suite, or at least the epochs of training."""
+    if math.isnan(seconds) and math.isnan(least):
+        return "nobody measured how long they take"
+    about, known = ("at least", least) if math.isnan(seconds) else ("about", seconds)
+    return f"{about} {max(1, round(known / 3600))} h on one core"
 
 
 def _cuts(config: Config, target: str) -> bool:
@@ -151,13 +172,16 @@ def _answers(names: list[str], rows: list[Row], suite: Suite, method: str, targe
         "removed": None,
         "loss": None,
         "slight": 0.0,
+        "criterion": "own",
     }
     if claim:
         asked = asdict(claim)
     first = claim_met(rows, asked)
-    second = reason(rows, method, target, removed=asked["removed"], stage=asked["stage"])
+    about = {name: asked[name] for name in ("removed", "stage", "criterion")}
+    second = reason(rows, method, target, **about)
     said = [claim.departs if claim else departure(suite, method, target)]
-    said += [first.why, *first.departs] if claim and first.seeds else []
+    said += [first.why] if claim and first.seeds else []
+    said += first.departs if (claim or target == LOOP) and first.seeds else ()
     notes, doubts = (
         [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in texts if text] for texts in (said, second.departs)
     )
@@ -169,6 +193,10 @@ def departure(suite: Suite, method: str, target: str) -> str:
     if told := suite.departs.get(method):
         return told
     of = METHODS[method]
+    if target == LOOP:
+        loop = next(it for it in suite.configs() if it["recipe"] == LOOP and it["method"] == method)
+        stops = f"{loop['epochs']} epochs, and a plateau after {loop['patience']}"
+        return f"{of.departs} {stops}; the paper trains until thresholds take nothing more.".strip()
     return " ".join(filter(None, [of.departs, of.uncut if is_budget(target) else ""]))
 
 

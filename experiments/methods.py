@@ -130,6 +130,8 @@ GENTLY, GUIDANCE = {"temperature": 0.1}, {"guidance": "linear"}
 METHODS: dict[str, Method] = {
     "dense": Method("no penalty", _nothing),
     "dense-long": Method("no penalty, trained as long as the pipeline", _nothing, decayed=True),
+    "dense-twice": Method("no penalty, trained twice as long", _nothing, decayed=True),
+    "dense-loop": Method("no penalty, trained as long as the loop", _nothing, decayed=True),
     "decay": Method("weight decay", _nothing, decayed=True),
     "l2": Method("L2", lambda model, config, units: L2(model, config["strength"])),
     "l1": Method("L1", lambda model, config, units: L1(model, config["strength"])),
@@ -192,6 +194,12 @@ DEPARTURES = {
     "stochastic": ("Probability, temperature and decay are our reading.", "In the paper units die by themselves."),
     "guided": ("Guidance and penalty are our reading of an abstract.", "The paper thresholds, and does not fine-tune."),
     "serene": ("", "The paper thresholds weights at plateaus of the training, again and again."),
+    "rni": ("The paper trains for 160 epochs, and retrains as long at the same rate.", ""),
+    "slimming": ("Its paper trains for 160 epochs, and fine-tunes as long.", ""),
+    "polarization": (
+        "Its paper trains for 200 epochs, and fine-tunes as long.",
+        "There units go whose scales lie below a gap, not as many as a budget says.",
+    ),
 }
 
 
@@ -272,8 +280,9 @@ def label(name: str) -> str:
 
 CONTROLS = {
     "uniform": "uniform width",
+    "random": "random units",
     "scratch-e": "Scratch-E",
     "scratch-b": "Scratch-B",
     "scratch": "published widths from the first step",
 }
-"""Small networks trained from their first step, by the beginnings of their names."""
+"""Small networks that anybody could have had instead, by the beginnings of their names."""

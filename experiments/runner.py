@@ -130,24 +130,24 @@ class Runner:
         done = f"{len(wanted) - len(left)}/{len(wanted)} done"
         if not left:
             return done
-        minutes = self.seconds_left(left) / 60
+        minutes = self.seconds(left) / 60 / max(1, len(self.running()))
         left_over = f"about {minutes:.0f} min left" if math.isfinite(minutes) else "time left not known yet"
         return f"{done}, {len(self.running())} running, {left_over}"
 
-    def seconds_left(self, names: list[str]) -> float:
-        """Estimate from the runs that are done how long these take on the processes at work now."""
-        spent: dict[tuple[str, str], list[float]] = {}
+    def seconds(self, names: list[str]) -> float:
+        """Estimate from the runs that are done how long these take one after another; NaN if none is."""
+        spent: dict[str, list[float]] = {}
         for name, config in self.configs.items():
             if self.path(name).exists():
                 seconds = read_one(self.path(name))["provenance"]["seconds"]
-                spent.setdefault((config["recipe"], config["method"]), []).append(seconds)
+                spent.setdefault(config["recipe"], []).append(seconds / config["epochs"])
         if not spent:
             return float("nan")
-        mean = {key: statistics.fmean(values) for key, values in spent.items()}
-        usual = statistics.fmean(mean.values())
+        # Some runs were suspended for hours.
+        usual = {recipe: statistics.median(values) for recipe, values in spent.items()}
+        most = max(usual.values())
         wanted = [self.configs[name] for name in names]
-        total = sum(mean.get((config["recipe"], config["method"]), usual) for config in wanted)
-        return total / max(1, len(self.running()))
+        return float(sum(config["epochs"] * usual.get(config["recipe"], most) for config in wanted))
 
     def faults(self) -> list[str]:
         """Return what is wrong with the suite's records, a sentence each."""

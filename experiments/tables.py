@@ -31,9 +31,13 @@ STAGES = {
 
 
 def cases(rows: list[Row]) -> dict[Case, list[Row]]:
-    """Return the chosen rows of each case, one row a seed."""
+    """Return the rows of each case, one row a seed: at budgets, of the strength that validation data chose.
+
+    Where units die by themselves each strength ends at a size of its own, and is a case.
+    """
     found: dict[Case, list[Row]] = {}
-    for row in choose(rows):
+    died = [row for row in rows if row["recipe"] == "natural" and row["target"]]
+    for row in [*died, *choose(row for row in rows if row["recipe"] != "natural" or not row["target"])]:
         case = (row["recipe"], row["method"], row["criterion"], row["target"], row["strength"])
         found.setdefault(case, []).append(row)
     return found

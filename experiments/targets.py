@@ -76,6 +76,8 @@ def label(target: str | None) -> str:
     """Return what people call a target, or the end of SeReNe's loop, which has none."""
     if target is None:
         return "end of the loop"
+    if target == LOOP:  # of its controls
+        return "as small as at the end of the loop"
     if target == NATURAL:
         return "units that died"
     if target.startswith(EPSILON):

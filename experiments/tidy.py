@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from experiments.methods import label
 from experiments.suites import Claim, Suite
 from experiments.tables import cases
-from pruning_lib.companion.pictures import Columns, plot_forest, plot_heatmap, plot_lines
-from pruning_lib.companion.records import Record, Row, interval, load, read
-from pruning_lib.companion.verdicts import claim_met, compare, dense_errors, opponents, reason, runs_of
+from pruning_lib.companion.pictures import MOST, Columns, plot_forest, plot_heatmap, plot_lines
+from pruning_lib.companion.records import Record, Row, choose, interval, load, read
+from pruning_lib.companion.verdicts import claim_met, compare, dense_errors, dense_of, opponents, reason, runs_of
 
 MAIN = ("dense", "uniform", "group-lasso", "stochastic-l2", "guided-group-lasso", "serene-sampled", "rni")
 """What is drawn where no methods are named: as many as there are colours."""
@@ -34,11 +34,11 @@ def _columns(entries: Iterable[dict[str, Any]]) -> Columns:
     return {name: [entry[name] for entry in listed] for name in (listed[0] if listed else ())}
 
 
-def _chosen(suite: Suite, records: Path, methods: Sequence[str]) -> list[list[Row]]:
-    """Return the rows of some methods by their own importance, a list a size, at strengths that validation chose."""
+def _chosen(rows: list[Row], methods: Sequence[str]) -> list[list[Row]]:
+    """Return the rows of some methods by their own importance, a list a case."""
     found = [
         its
-        for (_, method, criterion, target, _), its in cases(load(suite.name, folder=records)).items()
+        for (_, method, criterion, target, _), its in cases(rows).items()
         if method in methods and criterion in ("own", None) and target is not None
     ]
     return sorted(found, key=lambda its: methods.index(its[0]["method"]))
@@ -53,7 +53,7 @@ def fronts(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Co
     def entries() -> Iterator[dict[str, Any]]:
         for suite in suites:
             whole = max(record["stages"]["trained"]["macs"] for record in read(suite.name, records))
-            for its in _chosen(suite, records, methods):
+            for its in _chosen(load(suite.name, folder=records), methods):
                 share = round(100 * statistics.fmean(row["macs"] for row in its) / whole, 2)
                 name = label(its[0]["method"])
                 for row in its:
@@ -63,15 +63,32 @@ def fronts(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Co
 
 
 def _logged(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Iterator[tuple[Suite, Record, str]]:
-    """Return the runs of some methods with the names of their curves: the method, and λ where there are several."""
+    """Return the runs of some methods with the names of their curves: the method, and λ where there are several.
+
+    Where these would be more curves than can be told apart, each method has the strength that validation data choose.
+    """
+    found: list[tuple[Suite, Record]] = []
     for suite in suites:
         its = [record for record in read(suite.name, records) if record["config"]["method"] in methods]
-        its = [record for record in its if record["config"]["recipe"] in ("prune", "natural")]
-        for record in sorted(its, key=lambda it: (methods.index(it["config"]["method"]), it["config"]["strength"])):
-            config = record["config"]
-            strengths = {it["config"]["strength"] for it in its if it["config"]["method"] == config["method"]}
-            name = label(config["method"])
-            yield suite, record, f"{name}, λ = {config['strength']:g}" if len(strengths) > 1 else name
+        found += [(suite, record) for record in its if record["config"]["recipe"] in ("prune", "natural")]
+    curves: dict[tuple[str, float], list[float]] = {}
+    for _, record in found:
+        error = 1 - record["history"][-1][2]
+        curves.setdefault((record["config"]["method"], record["config"]["strength"]), []).append(error)
+    best = {
+        method: min(
+            (key for key in curves if key[0] == method),
+            key=lambda key: (-len(curves[key]), statistics.fmean(curves[key])),
+        )
+        for method, _ in curves
+    }
+    drawn = set(curves) if len(curves) <= MOST else set(best.values())
+    several = {method for method, _ in drawn if sum(key[0] == method for key in drawn) > 1}
+    found.sort(key=lambda it: (methods.index(it[1]["config"]["method"]), it[1]["config"]["strength"]))
+    for suite, record in found:
+        method, strength = record["config"]["method"], record["config"]["strength"]
+        if (method, strength) in drawn:
+            yield suite, record, f"{label(method)}, λ = {strength:g}" if method in several else label(method)
 
 
 def epochs(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Columns:
@@ -101,9 +118,10 @@ def gaps(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Colu
 
     def entries() -> Iterator[dict[str, Any]]:
         for suite in suites:
-            dense, _ = dense_errors(load(suite.name, folder=records))
+            rows = load(suite.name, folder=records)
+            dense, _ = dense_errors(rows)
             labels = suite.all_labels()
-            for row in (row for its in _chosen(suite, records, methods) if dense for row in its):
+            for row in (row for its in _chosen(choose(rows), methods) if dense for row in its):
                 where = f"{suite.title}\n{labels[row['target']]}"
                 gap = row["test_error"] - statistics.fmean(dense)
                 yield {GAP: gap, "method": label(row["method"]), "network": where}
@@ -130,12 +148,15 @@ def _of_claim(rows: list[Row], claim: Claim) -> Iterator[dict[str, Any]]:
     before = [e - row["trained_test_error"] for e, row in zip(stage, ours, strict=True)]
     says = {"claim": f"{claim.paper}: {claim.says}", "margin": claim_met(rows, asdict(claim)).margin}
     yield says | {"against": "itself before the cut", "points": before, "half": interval(before)[1]}
-    if dense := dense_errors(rows)[0]:
+    if dense := dense_errors(rows, dense_of(asdict(claim)))[0]:
         yield says | {"against": "dense", **_difference(stage, dense)}
-    if deciding := reason(rows, claim.method, claim.target, removed=claim.removed, stage=claim.stage).deciding:
+    found = reason(
+        rows, claim.method, claim.target, removed=claim.removed, stage=claim.stage, criterion=claim.criterion
+    )
+    if deciding := found.deciding:
         control = opponents(rows, claim.method, claim.target, claim.removed)[deciding]
-        found = _difference(last, [row["test_error"] for row in control])
-        yield says | {"against": "the control that decides", "margin": None, **found}
+        points = _difference(last, [row["test_error"] for row in control])
+        yield says | {"against": "the control that decides", "margin": None, **points}
 
 
 def _difference(ours: list[float], theirs: list[float]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from experiments import criteria
 from experiments.bench import EXAMPLES, Bench
 from experiments.criteria import Shift
 from experiments.methods import INPUTS, Config, prepare, regularizer_of
+from experiments.recipes._watch import Watch
 from experiments.targets import Target, kinds, prunable
 from pruning_lib._measure import recalibrate
 from pruning_lib.channels import find_units, shrink
@@ -30,12 +31,14 @@ def run_prune(bench: Bench) -> Record:
     prepare(model, config)
     units = find_units(model, bench.example)
     regularizer = regularizer_of(model, config, units)
+    watch = Watch(units)
     history = bench.train(
         model,
         config["epochs"],
         config["lr"],
         regularizer,
         schedule=bench.schedule,
+        callbacks=[watch],
         # All other pulls are multiplied by the learning rate; SeReNe's, which is not, would outlast it.
         strength_schedule=cosine if isinstance(regularizer, SeReNe) else constant,
         checkpoint=bench.work / "trained.pt",
@@ -49,7 +52,7 @@ def run_prune(bench: Bench) -> Record:
         own_basis = criteria.parts(criterion)[0] == criteria.OWN
         ranks = own if own_basis else criteria.ranks(criterion, model, units, examples, config["seed"])
         prunings += [_prune(bench, model, units, ranks, criterion, target) for target in config["targets"]]
-    return bench.record(stages, prunings, history)
+    return bench.record(stages, prunings, history, log=watch.log)
 
 
 def _prune(

@@ -7,13 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments import criteria, methods, targets
 from experiments.methods import METHODS, Config
-from experiments.targets import NATURAL
+from experiments.targets import LOOP, NATURAL
 from pruning_lib.companion.data import DATA_SETS
 from pruning_lib.companion.records import identifier
+
+
+class Matched(NamedTuple):
+    """A run in which units go by themselves, whose widths and whose multiply-adds controls take.
+
+    Parameters
+    ----------
+    method, strength : str and float
+        Of the run.
+    target : str
+        Which of its small networks: ``"natural"``, ``"epsilon-…"``, or ``"loop"`` for the end of SeReNe's loop.
+    decays : tuple of float or None
+        Weight decay of the controls; None for all of the suite's.
+    """
+
+    method: str
+    strength: float
+    target: str = NATURAL
+    decays: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,8 +51,8 @@ class Protocol:
         Strengths by method of the recipe natural: units die by themselves, and nothing is ranked.
     cuts : dict of str to tuple of str
         What else a method of that recipe may zero at its end, as in `experiments.recipes`.
-    matched : tuple of (str, float)
-        Natural runs, by method and strength, whose widths and whose multiply-adds controls take.
+    matched : tuple of Matched
+        Runs in which units go by themselves, for which there are controls.
     seeds, loop_seeds : tuple of int
         Of prune and its controls, and of loop, which comes last.
     more : dict
@@ -52,7 +71,7 @@ class Protocol:
     loop_strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
     natural: dict[str, tuple[float, ...]] = field(default_factory=dict)
     cuts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    matched: tuple[tuple[str, float], ...] = ()
+    matched: tuple[Matched, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     loop_seeds: tuple[int, ...] = (0, 1, 2)
     targets: tuple[str, ...] = ("fraction-0.5", "macs-0.25", "macs-0.10", "macs-0.05")
@@ -97,9 +116,13 @@ class Protocol:
         controls = [control for decay in self.decays for control in self._controls(base, decay)]
         return [*natural, *pruned, *controls]
 
-    def _controls(self, base: Config, decay: float) -> list[Config]:
+    def _scratch(self, base: Config, decay: float) -> Config:
+        """Return what all controls of a seed share: trained for as long as all that is done to the others."""
         scratch = base | {"recipe": "control", "strength": decay, "epochs": self.epochs + self.finetune_epochs}
-        scratch |= {"weight_decay": decay} if decay else {}
+        return scratch | ({"weight_decay": decay} if decay else {})
+
+    def _controls(self, base: Config, decay: float) -> list[Config]:
+        scratch = self._scratch(base, decay)
         # Widths that a suite names are not uniform.
         names = {target: "scratch" if target.startswith("widths") else "uniform" for target in self.targets}
         controls = [scratch | {"method": name, "target": target} for target, name in names.items()]
@@ -110,26 +133,45 @@ class Protocol:
                 source = identifier({"recipe": "prune", "method": method, "strength": strength, "seed": base["seed"]})
                 more = {"target": target, "source": source, "most": 2}
                 controls += [scratch | more | {"method": f"scratch-{kind}-{method}"} for kind in ("e", "b")]
-        for method, strength in self.matched:
-            source = identifier({"recipe": "natural", "method": method, "strength": strength, "seed": base["seed"]})
-            more = {"target": NATURAL, "source": source, "most": 2}
-            matched = (f"uniform-{method}", f"scratch-e-{method}", f"scratch-b-{method}")
-            controls += [scratch | more | {"method": name} for name in matched]
-        return controls
+        matched = [it for it in self.matched if it.target != LOOP and decay in (it.decays or self.decays)]
+        return controls + [control for it in matched for control in self._matching(scratch, it)]
+
+    def _matching(self, scratch: Config, it: Matched) -> list[Config]:
+        """Return the controls of a run in which units go by themselves, at one weight decay."""
+        recipe = LOOP if it.target == LOOP else NATURAL
+        run = {"recipe": recipe, "method": it.method, "strength": it.strength, "seed": scratch["seed"]}
+        control = scratch | {"target": it.target, "source": identifier(run), "most": 2}
+        if it.target == LOOP:
+            control |= {"epochs": self.loop_epochs}
+        found = [control | {"method": f"{kind}-{it.method}"} for kind in ("uniform", "scratch-e", "scratch-b")]
+        if it.target != NATURAL:  # there, random units are a matter of the budget that the claim names
+            cut = {"finetune_epochs": self.finetune_epochs, "finetune_lr": self.finetune_lr}
+            found.append(control | {"method": f"random-{it.method}"} | cut)
+        return found
 
     def _loops(self, seed: int) -> list[Config]:
         base = self._base(seed)
         loop = {"recipe": "loop", "epochs": self.loop_epochs, "patience": self.patience, "tolerance": self.tolerance}
-        return [
+        loops = [
             base | loop | {"method": method, "strength": strength, "lr": self.loop_lr} | METHODS[method].settings
             for method, values in self.loop_strengths.items()
             for strength in values
         ]
+        for it in self.matched:
+            for decay in (it.decays or self.decays) if it.target == LOOP else ():
+                loops.append(base | self._natural("dense-loop", decay))
+                loops += self._matching(self._scratch(base, decay), it)
+        return loops
 
     def _natural(self, method: str, strength: float) -> Config:
         common = {"recipe": "natural", "method": method, "strength": strength, "finetune_lr": self.finetune_lr}
-        if method == "dense-long":  # as long as everything that is done to others
-            return common | {"cuts": [], "epochs": self.epochs + self.finetune_epochs, "finetune_epochs": 0}
+        whole = {
+            "dense-long": self.epochs + self.finetune_epochs,  # as long as everything that is done to others
+            "dense-loop": self.loop_epochs,
+            "dense-twice": 2 * self.epochs,
+        }
+        if method in whole:
+            return common | {"cuts": [], "epochs": whole[method], "finetune_epochs": 0}
         cuts = [NATURAL, *self.cuts.get(method, ())]
         return common | {"cuts": cuts, "epochs": self.epochs, "finetune_epochs": self.finetune_epochs}
 
@@ -171,6 +213,10 @@ class Claim:
         The runs that test it: a budget, ``"natural"`` or ``"epsilon-…"`` where units die by themselves, or ``"loop"``.
     stage : {"shrunk", "finetuned"}
         The network that the claim is about.
+    criterion : str
+        By what its units are ranked: ``"own"``, or ``"own-retrained"`` where it is then retrained as long.
+    rival : str or None
+        A method that the claim says loses more, at the same size and in the same way.
     removed : float or None
         The share of units that goes at least; None where the paper's number could not be read.
     loss : float or None
@@ -190,6 +236,8 @@ class Claim:
     loss: float | None
     slight: float
     departs: str
+    criterion: str = "own"
+    rival: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +262,8 @@ class Suite:
         What people call a method, control, target or criterion here, if not what they call it everywhere.
     departs : dict of str to str
         How the runs of a method depart from its paper, in sentences, if more than everywhere.
+    epoch_seconds : float or None
+        Of one epoch of the whole network on a core, measured before any run: the price of runs that nobody made yet.
     """
 
     protocol: Protocol
@@ -224,6 +274,7 @@ class Suite:
     claims: tuple[Claim, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     departs: Mapping[str, str] = field(default_factory=dict)
+    epoch_seconds: float | None = None
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from experiments.suites._papers import READING, STOCHASTIC
-from experiments.suites._protocol import Claim, Protocol, Suite
+from experiments.suites._protocol import Claim, Matched, Protocol, Suite
 
 # Strengths by the rule of CIFAR-10. What some methods cannot rank none may prune: the transposed convolutions have
 # no BatchNorm.
@@ -61,7 +61,7 @@ NUCLEI_DEATHS = replace(
     suite="nuclei-deaths",
     strengths={"dense": (0.0,), "rni": (3e-2,), "group-lasso": (3e-3,)},
     natural={"dense-long": (0.0, 1e-3), "decay": (3e-3,), "stochastic-decay-scales": (1e-3, 3e-3, 1e-2)},
-    matched=(("stochastic-decay-scales", 3e-3),),
+    matched=(Matched("stochastic-decay-scales", 3e-3),),
     sources={"group-lasso": (3e-3, 3e-3)},
     targets=("fraction-0.5", "fraction-0.6"),
     epochs=60,
@@ -72,7 +72,7 @@ XRAYS_DEATHS = replace(
     suite="covid-deaths",
     strengths={"dense": (0.0,), "rni": (1.5e-1,), "group-lasso": (1.5e-2,)},
     natural={"dense-long": (0.0, 1e-3), "decay": (3e-3,), "stochastic-decay-scales": (1e-3, 3e-3, 1e-2)},
-    matched=(("stochastic-decay-scales", 3e-3),),
+    matched=(Matched("stochastic-decay-scales", 3e-3),),
     sources={"group-lasso": (1.5e-2, 1.5e-2)},
     seeds=(0, 1, 2),
     targets=("fraction-0.5", "fraction-0.6"),

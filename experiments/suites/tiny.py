@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from experiments.suites._protocol import Protocol, Suite
+from experiments.suites._protocol import Matched, Protocol, Suite
+from experiments.targets import LOOP
 
 TINY = Protocol(
     suite="digits-tiny",
@@ -26,9 +27,13 @@ DEATHS = replace(
     sources={},
     natural={"dense-long": (0.0,), "stochastic-l2": (3e-2,), "guided-group-lasso": (3e-2,)},
     cuts={"guided-group-lasso": ("epsilon-0.01",)},
-    matched=(("stochastic-l2", 3e-2),),
-    loop_strengths={},
+    matched=(
+        Matched("stochastic-l2", 3e-2),
+        Matched("guided-group-lasso", 3e-2, "epsilon-0.01"),
+        Matched("serene-sampled", 1e-3, LOOP),
+    ),
     seeds=(0,),
+    loop_seeds=(0,),
 )
 
 SUITES = (

@@ -140,3 +140,46 @@ def test_the_loop_has_no_target_and_its_strength_is_chosen_all_the_same() -> Non
     answer = claim_met(rows, CLAIM | {"target": "loop", "removed": None})
     assert (answer.word, answer.strength, answer.removed) == (MET, 1e-3, 0.5)
     assert claim_met(rows, CLAIM | {"target": "loop", "removed": 0.6}).strength == 1e-2
+
+
+def retrained(method: str, errors: list[float]) -> Rows:
+    """Return networks cut to half of their units and retrained as long as they were trained."""
+    more = {"recipe": "prune", "method": method, "target": "fraction-0.5", "criterion": "own-retrained"}
+    of = [{"finetuned_test_error": e, "finetuned_val_error": e, "trained_test_error": 1.6} for e in errors]
+    return [row | it for row, it in zip(natural(errors, **more), of, strict=True)]
+
+
+RETRAINED = CLAIM | {"method": "rni", "target": "fraction-0.5", "stage": "finetuned", "criterion": "own-retrained"}
+
+
+def test_what_is_retrained_is_asked_for_by_name_and_compared_with_dense_trained_twice_as_long() -> None:
+    rows = dense() + retrained("rni", [1.6, 1.6, 1.7])
+    assert claim_met(rows, RETRAINED | {"criterion": "own"}).word == NOT_TESTED
+    answer = claim_met(rows, RETRAINED)
+    assert (answer.word, len(answer.departs)) == (MET, 1)
+    assert "fewer epochs than the network" in answer.departs[0]
+    twice = dense([0.8, 0.9, 1.0], method="dense-twice")
+    answer = claim_met(rows + twice, RETRAINED)
+    assert (answer.word, answer.departs) == (NOT_MET, ())
+
+
+def test_a_rival_that_should_lose_more_has_to() -> None:
+    rows = dense() + retrained("rni", [1.6, 1.6, 1.7])
+    claim = RETRAINED | {"rival": "slimming"}
+    assert claim_met(rows, claim).word == REPORTED
+    assert "0 of 3 seeds of slimming" in claim_met(rows, claim).why
+    assert claim_met(rows + retrained("slimming", [1.7, 1.7, 1.8]), claim).word == MET
+    answer = claim_met(rows + retrained("slimming", [1.5, 1.6, 1.7]), claim)
+    assert answer.word == NOT_MET
+    assert "+0.03 ± " in answer.why
+
+
+def test_a_loop_is_compared_with_dense_trained_as_long() -> None:
+    loop = natural([1.7, 1.7, 1.7], recipe="loop", target=None, criterion=None)
+    claim = CLAIM | {"target": "loop"}
+    answer = claim_met(dense() + loop, claim)
+    assert (answer.word, answer.departs) == (MET, ("Dense was trained for fewer epochs than the loop takes.",))
+    answer = claim_met(dense() + dense([1.0, 1.1, 1.2], method="dense-loop") + loop, claim)
+    assert (answer.word, answer.departs) == (SLIGHT, ())
+    assert answer.dense is not None
+    assert answer.dense[0] == pytest.approx(0.6)

@@ -135,6 +135,30 @@ def test_units_that_die_are_compared_with_controls_matched_to_them_and_with_as_m
     assert reason(mine + matched, "l2", "natural").missing == ("random units",)
 
 
+@pytest.mark.parametrize("target", ["loop", "epsilon-0.01"])
+def test_random_units_are_as_many_of_each_layer_where_a_suite_has_such(target: str) -> None:
+    loop = target == "loop"
+    its = {"recipe": "loop", "criterion": None, "target": None} if loop else {"recipe": "natural", "criterion": "own"}
+    mine = rows("l2", [2.0, 2.1, 2.2], **{"target": target} | its)
+    small = [row for kind in ("uniform", "scratch-e", "scratch-b")
+             for row in rows(f"{kind}-l2", [4.0, 4.1, 4.2], target=target)]  # fmt: skip
+    others = rows("uniform-l1", [1.0] * 3, target=target) + random([1.0] * 3, target="fraction-0.5")
+    found = reason(mine + small + others, "l2", target)
+    assert (found.word, found.missing) == (UNDECIDED, ("random units",))
+    own = rows("random-l2", [5.0, 5.1, 5.2], target=target, criterion="random")
+    found = reason(mine + small + others + own, "l2", target)
+    assert (found.word, found.missing) == (BETTER, ())
+    assert set(found.controls) == {"uniform-l2", "scratch-e-l2", "scratch-b-l2", "random units"}
+
+
+def test_what_is_retrained_says_that_its_controls_trained_for_less() -> None:
+    mine = ours([2.0, 2.1, 2.2], criterion="own-retrained")
+    found = reason(mine + all_controls(), "rni", T, criterion="own-retrained")
+    assert found.word == BETTER
+    assert "fewer epochs" in found.departs[0]
+    assert reason(mine + all_controls(), "rni", T).seeds == 0
+
+
 def test_where_nothing_differs_something_is_seen_at_most_as_often_as_the_level_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -36,7 +36,7 @@ def without_timing(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "provenance"}
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(folder: Path, suite: str, *more: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
@@ -47,7 +47,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
         str(folder / "work"),
     ]
     return subprocess.Popen(
-        [*command, "run", "digits-tiny", *more], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+        [*command, "run", suite, *more], cwd=ROOT, text=True, stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -93,12 +93,31 @@ def test_controls_have_the_widths_they_were_told(done: Path) -> None:
             assert epochs == expected
 
 
+@pytest.fixture(scope="module")
+def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the whole suite of units that die once, in this process."""
+    folder = tmp_path_factory.mktemp("died")
+    assert main(["--records", str(folder), "--work", str(folder / "work"), "run", "digits-tiny-deaths"]) == 0
+    return folder
+
+
+KILLED = {
+    ("digits-tiny", "prune-serene-sampled-1e-03-s0"): ("trained", "own-fraction-0.5"),
+    ("digits-tiny", "loop-serene-sampled-1e-03-s0"): ("trained",),
+    ("digits-tiny-deaths", "natural-stochastic-l2-3e-02-s0"): ("trained", "natural"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["trained", "own-fraction-0.5"])
-def test_killed_at_any_moment_a_run_ends_in_the_same_record(done: Path, tmp_path: Path, moment: str) -> None:
-    name = "prune-serene-sampled-1e-03-s0"
-    arguments = ("--method", "serene-sampled", "--recipe", "prune", "--seeds", "0")
-    checkpoint = tmp_path / "work" / "digits-tiny" / name / f"{moment}.pt"
+@pytest.mark.parametrize(
+    ("suite", "name", "moment"), [(*run, moment) for run, moments in KILLED.items() for moment in moments]
+)
+def test_killed_at_any_moment_a_run_ends_in_the_same_record(
+    done: Path, died: Path, tmp_path: Path, suite: str, name: str, moment: str
+) -> None:
+    config = SUITES[suite].by_name()[name]
+    arguments = (suite, "--method", config["method"], "--recipe", config["recipe"], "--seeds", "0")
+    checkpoint = tmp_path / "work" / suite / name / f"{moment}.pt"
     process = start(tmp_path, *arguments)
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.001)
@@ -109,9 +128,35 @@ def test_killed_at_any_moment_a_run_ends_in_the_same_record(done: Path, tmp_path
     again = start(tmp_path, *arguments)
     _, said = again.communicate()
     assert again.returncode == 0, said
-    (record,) = read("digits-tiny", tmp_path / "records")
-    (expected,) = (r for r in read("digits-tiny", done) if r["config"] == record["config"])
+    (record,) = read(suite, tmp_path / "records")
+    (expected,) = (r for r in read(suite, done if suite == "digits-tiny" else died) if r["config"] == record["config"])
     assert without_timing(record) == without_timing(expected)
+
+
+@pytest.mark.slow
+def test_controls_take_the_widths_of_what_died_and_train_as_long(died: Path) -> None:
+    records = {path.stem: json.loads(path.read_text()) for path in (died / "digits-tiny-deaths").glob("*.json")}
+    assert set(records) == set(SUITES["digits-tiny-deaths"].by_name())
+    for record in records.values():
+        config = record["config"]
+        if "source" not in config or config["method"].startswith("uniform"):
+            continue
+        its = records[config["source"]]
+        cuts = {p["target"]: p["stages"]["shrunk"] for p in its["prunings"]}
+        found = cuts[config["target"]] if cuts else its["stages"]["shrunk"]
+        random = config["method"].startswith("random")
+        stage = record["prunings"][0]["stages"]["finetuned"] if random else record["stages"]["trained"]
+        assert stage["units"] == found["units"]
+        whole = 6 if config["target"] == "loop" else 7
+        epochs = len(record["history"]) + (config["finetune_epochs"] if random else 0)
+        assert epochs == whole or config["method"].startswith("scratch-b")
+        if random:
+            assert record["prunings"][0]["stages"]["zeroed"]["test_accuracy"] == pytest.approx(
+                record["prunings"][0]["stages"]["shrunk"]["test_accuracy"]
+            )
+    dense = records["natural-dense-loop-s0"]
+    assert len(dense["history"]) == len(records["loop-serene-sampled-1e-03-s0"]["history"]) == 6
+    assert all("dead" in r["log"] for r in records.values() if r["config"]["recipe"] in ("natural", "loop"))
 
 
 def test_a_run_that_has_its_record_is_skipped(done: Path) -> None:

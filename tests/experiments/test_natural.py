@@ -13,7 +13,8 @@ from torch import nn
 from experiments._provenance import provenance
 from experiments.bench import Bench
 from experiments.methods import METHODS, optimizer_of
-from experiments.recipes._natural import Watch, largest_weights, run_natural
+from experiments.recipes._natural import largest_weights, run_natural
+from experiments.recipes._watch import Watch
 from experiments.suites import SUITES
 from pruning_lib.channels import find_units
 from pruning_lib.companion.models import VGG16, LeNet300
@@ -69,7 +70,8 @@ def test_the_decay_of_a_reading_is_the_optimizers_and_ends_with_the_training(tmp
         found = optimizer_of(model, base | {"method": name}, 0.1).param_groups[0]["weight_decay"]
         assert found == (3e-3 if method.decayed else 0)
     decayed = {name for name, method in METHODS.items() if method.decayed}
-    assert decayed == {"dense-long", "decay", *(name for name in METHODS if name.startswith("stochastic-decay-"))}
+    whole = {"dense-long", "dense-twice", "dense-loop", "decay"}
+    assert decayed == whole | {name for name in METHODS if name.startswith("stochastic-decay-")}
 
 
 def test_sampled_scales_die_and_rows_in_front_of_them_stay() -> None:

@@ -72,7 +72,8 @@ def test_a_row_says_where_its_runs_depart_from_the_paper() -> None:
     assert "our reading" not in of["group lasso"]
     mlp = SUITES["mnist-mlp"]
     assert ledger.departure(mlp, "stochastic-l2", "natural") == METHODS["stochastic-l2"].departs
-    assert ledger.departure(mlp, "serene-sampled", "loop") == ""
+    assert "300 epochs, and a plateau after 10" in ledger.departure(mlp, "serene-sampled", "loop")
+    assert "160 epochs" in ledger.departure(SUITES["mnist-lenet5-bn"], "slimming", "macs-0.25")
 
 
 def test_pages_of_a_folder_without_records_say_so(tmp_path: Path, written: dict[str, str]) -> None:

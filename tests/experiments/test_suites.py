@@ -14,8 +14,8 @@ from experiments.suites import SUITES, Suite
 from pruning_lib.companion.data import DATA_SETS
 from pruning_lib.companion.records import MEASURED, SHIPPED, about, read, summarize, summary_text
 
-# Of every suite's configurations, when its records were made. A suite whose hash changes invalidates them: give a
-# changed protocol a new name, and a new suite a new line.
+# Of every suite's configurations, when its records were made. A run that changes invalidates its record: give a changed
+# protocol a new name, and a new suite a new line. A suite may only get more runs, or fewer.
 HASHES = {
     "ablation-criteria": "1d23ab5e9ca1b77f",
     "ablation-deaths": "d3cfcab9134bdc08",
@@ -31,14 +31,14 @@ HASHES = {
     "cifar10-resnet20": "5975506d4f32a6d1",
     "cifar10-resnet56": "8a2f6dcda4eea054",
     "cifar10-resnet56-paper-protocol": "6ca6edc3ce849667",
-    "cifar10-vgg16": "687abb85911984ea",
+    "cifar10-vgg16": "d51767632f4bdf9b",
     "cifar10-vgg16-paper-protocol": "823f3f4f53643f89",
     "cifar10-vgg16-quarter": "6fe4485b98db6d06",
     "covid-cnn": "7b279318ccd5ca4b",
     "covid-cnn-within": "f4b90bd39058f5de",
     "covid-deaths": "fa20e550984eccdc",
     "digits-tiny": "e9e6d88bfbc88b3e",
-    "digits-tiny-deaths": "199b0b0196089fa2",
+    "digits-tiny-deaths": "83196bee37a71012",
     "fashion-lenet5": "7ea6154b0634df5e",
     "fashion-lenet5-bn": "2f6f37ecbb775e7f",
     "fashion-lenet5-shares": "115976a1f5166a0d",
@@ -49,7 +49,7 @@ HASHES = {
     "mnist-lenet5": "48226a61a8e66684",
     "mnist-lenet5-bn": "704e591a37802576",
     "mnist-lenet5-shares": "c06812b30a1de490",
-    "mnist-mlp": "e7eee72e02ad3255",
+    "mnist-mlp": "1960b4d519722222",
     "nuclei-deaths": "abab63fbdec3f369",
     "nuclei-unet": "c4355930bac1e173",
     "rankings-fashion-lenet300": "6610a369da80d5f0",

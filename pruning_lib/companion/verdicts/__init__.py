@@ -16,6 +16,7 @@ from pruning_lib.companion.verdicts._claims import (
     Runs,
     claim_met,
     dense_errors,
+    dense_of,
     runs_of,
 )
 from pruning_lib.companion.verdicts._judge import (
@@ -75,6 +76,7 @@ __all__ = [
     "compare",
     "controls",
     "dense_errors",
+    "dense_of",
     "holm",
     "judge",
     "opponents",

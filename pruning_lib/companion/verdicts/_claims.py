@@ -1,15 +1,15 @@
 """Question one, whether the published claim is met.
 
 The test error of the small network is compared with that of its own dense network before the cut, and with that of a
-dense network trained for the epochs of training and fine-tuning together. (A claim whose own pipeline is longer or
-shorter says so in `departs`.) With d the larger mean difference in points,
+dense network trained as long as all that was done to the small one. With d the larger mean difference in points,
 `loss` the published one (0 where there is none) and m = 2 standard deviations of the dense networks over seeds:
 
     met                     d ≤ loss + m
     met at a slight loss    d ≤ loss + m + slight
-    not met                 else, or if fewer units go than the paper says
+    not met                 else, or if fewer units go than the paper says, or if a rival that should lose more does not
 
-The strength is chosen on validation data, among those that remove as many units as the claim says.
+m is this book's rule, as are the points that `slight` allows. The strength is chosen on validation data, among those
+that remove as many units as the claim says.
 """
 
 from __future__ import annotations
@@ -29,8 +29,17 @@ NOT_TESTED, REPORTED = "not tested at this size", "reported, not judged"
 SPREADS = 2.0
 """The margin, in standard deviations of the test error of dense networks over seeds."""
 LOOP, NATURAL, EPSILON, FRACTION = "loop", "natural", "epsilon-", "fraction-"
+OWN = "own"
 ROUNDING = 1e-9  # so that a margin that is just met is met
+RETRAINED = "-retrained"
+"""Ends the name of a criterion by which a network is retrained as long as it was trained."""
+LONG, TWICE, AS_LONG_AS_THE_LOOP = "dense-long", "dense-twice", "dense-loop"
+"""Dense networks trained as long as the pipeline, twice as long, and as long as SeReNe's loop."""
 SHORT = "Dense was trained for as long as the network was before the cut, not for the fine-tuning as well."
+SHORTER = {
+    TWICE: "Dense was trained for fewer epochs than the network, which was retrained as long as it was trained.",
+    AS_LONG_AS_THE_LOOP: "Dense was trained for fewer epochs than the loop takes.",
+}
 
 
 class Runs(NamedTuple):
@@ -94,7 +103,7 @@ def claim_met(rows: Iterable[Row], claim: Mapping[str, Any]) -> Answer:
         All rows of the suite, as `records.load` gives them.
     claim : mapping
         One of the claims that `records.about` gives: ``method``, ``target``, ``stage``, ``removed``, ``loss``,
-        ``slight``.
+        ``slight``; ``criterion``, by default ``"own"``; ``rival``, by default none.
 
     Returns
     -------
@@ -117,7 +126,7 @@ def claim_met(rows: Iterable[Row], claim: Mapping[str, Any]) -> Answer:
         return Answer(NOT_TESTED, "There are no runs of it.")
     errors = [row[_column(claim, "test")] for row in ours]
     own = interval(error - row["trained_test_error"] for error, row in zip(errors, ours, strict=True))
-    dense, departs = dense_errors(rows)
+    dense, departs = dense_errors(rows, dense_of(claim))
     known: dict[str, Any] = {"seeds": len(ours), "strength": ours[0]["strength"], "removed": runs.removed, "own": own}
     known |= {"dense": _above(errors, dense), "departs": departs}
     if min(len(ours), len(dense)) < SEEDS:
@@ -128,6 +137,15 @@ def claim_met(rows: Iterable[Row], claim: Mapping[str, Any]) -> Answer:
     if not runs.enough:
         went = f"At most {100 * runs.removed:.0f} % of the units {'went' if _cut(claim) else 'died'}"
         return Answer(NOT_MET, f"{went}, where the claim says {100 * claim['removed']:.0f} %.", **known)
+    if rival := claim.get("rival"):
+        theirs = [row[_column(claim, "test")] for row in runs_of(rows, {**claim, "method": rival}).rows]
+        if len(theirs) < SEEDS:
+            return Answer(
+                REPORTED, f"There are {len(theirs)} of {SEEDS} seeds of {rival}, which should lose more.", **known
+            )
+        if (lead := compare(errors, theirs)).difference >= 0:
+            said = f"{lead.difference:+.2f} ± {lead.half:.2f} points from {rival}, which should lose more."
+            return Answer(NOT_MET, said, **known)
     return Answer(*_word(max(own[0], known["dense"][0]), margin, claim), **known)
 
 
@@ -153,12 +171,14 @@ def _word(lost: float, margin: float, claim: Mapping[str, Any]) -> tuple[str, st
 def runs_of(rows: Iterable[Row], claim: Mapping[str, Any]) -> Runs:
     """Return the runs that a claim is about; `claim` needs ``method``, ``target``, ``stage`` and ``removed``.
 
-    Without a stage, ``""``, it is the last one whose validation error chooses.
+    Without a stage, ``""``, it is the last one whose validation error chooses; without a ``criterion``, units are
+    ranked by the method's own importance.
     """
     rows, target = list(rows), claim["target"]
     chooses = _column(claim, "val")
     recipe = LOOP if target == LOOP else "prune" if _cut(claim) else "natural"
-    case = (recipe, claim["method"], None if target == LOOP else target, None if target == LOOP else "own")
+    criterion = claim.get("criterion", OWN)
+    case = (recipe, claim["method"], *((None, None) if target == LOOP else (target, criterion)))
     strengths: dict[float, list[Row]] = {}
     for row in rows:
         same = (row["recipe"], row["method"], row["target"], row["criterion"]) == case
@@ -184,7 +204,19 @@ def _column(claim: Mapping[str, Any], part: str) -> str:
 
 def _cut(claim: Mapping[str, Any]) -> bool:
     """Whether units are ranked and cut, and do not die by themselves or in SeReNe's loop."""
-    return not (claim["target"] in (LOOP, NATURAL) or claim["target"].startswith(EPSILON))
+    return is_budget(claim["target"])
+
+
+def is_budget(target: str) -> bool:
+    """Whether a target is a size that units are ranked and cut for."""
+    return not (target in (LOOP, NATURAL) or target.startswith(EPSILON))
+
+
+def dense_of(claim: Mapping[str, Any]) -> str:
+    """Return which dense network was trained as long as all that a claim does."""
+    if claim["target"] == LOOP:
+        return AS_LONG_AS_THE_LOOP
+    return TWICE if claim.get("criterion", OWN).endswith(RETRAINED) else LONG
 
 
 def _removed(rows: list[Row], target: str, whole: list[int]) -> float:
@@ -194,16 +226,18 @@ def _removed(rows: list[Row], target: str, whole: list[int]) -> float:
     return statistics.fmean(1 - sum(row["units"]) / sum(whole) for row in rows)
 
 
-def dense_errors(rows: Iterable[Row]) -> tuple[list[float], tuple[str, ...]]:
+def dense_errors(rows: Iterable[Row], method: str = LONG) -> tuple[list[float], tuple[str, ...]]:
     """Return the test errors of the dense networks of a suite, one a seed, and how they depart from the rule.
 
-    They are those trained for the epochs of training and fine-tuning together, their weight decay chosen on validation
-    data; where a suite has none of these, or fewer than three, those before the cut of the runs without a penalty.
+    They are those trained as long as all that is done to a small one, by default for the epochs of training and
+    fine-tuning together, their weight decay chosen on validation data. Where a suite has none of these, or fewer than
+    three, they are the next shorter ones; the shortest are those before the cut of the runs without a penalty.
     """
+    rows = list(rows)
     long: dict[float, list[Row]] = {}
     short: dict[int, float] = {}
     for row in rows:
-        if row["method"] == "dense-long":
+        if row["method"] == method:
             long.setdefault(row["strength"], []).append(row)
         elif row["method"] == "dense" and row["recipe"] in ("prune", "natural"):
             short[row["seed"]] = row["trained_test_error"]
@@ -212,4 +246,7 @@ def dense_errors(rows: Iterable[Row]) -> tuple[list[float], tuple[str, ...]]:
     if finished and (most >= SEEDS or most >= len(short)):
         best = min(finished, key=lambda its: statistics.fmean(row["val_error"] for row in its))
         return [row["test_error"] for row in best], ()
+    if method in SHORTER:
+        errors, departs = dense_errors(rows)
+        return errors, (*departs, SHORTER[method])
     return list(short.values()), (SHORT,)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pruning_lib.companion.records import Row, choose
-from pruning_lib.companion.verdicts._claims import FRACTION, NATURAL, runs_of
+from pruning_lib.companion.verdicts._claims import FRACTION, OWN, RETRAINED, is_budget, runs_of
 from pruning_lib.companion.verdicts._judge import MOST_WORK, SEEDS, pick
 from pruning_lib.companion.verdicts._welch import LEVEL, compare, holm
 
+SHORTER = "The controls trained for fewer epochs than the method, which was retrained as long as it was trained."
 BETTER, NO_DIFFERENCE, WORSE, UNDECIDED = "better", "no difference seen", "worse", "not tested"
 RANDOM = "random units"
 KINDS = {"uniform": "uniform width", RANDOM: RANDOM, "scratch-e": "Scratch-E", "scratch-b": "Scratch-B"}
@@ -84,7 +85,15 @@ class Reason:
         return max(of, key=lambda name: (order.index(of[name].word), of[name].difference), default="")
 
 
-def reason(rows: Iterable[Row], method: str, target: str, *, removed: float | None = None, stage: str = "") -> Reason:
+def reason(
+    rows: Iterable[Row],
+    method: str,
+    target: str,
+    *,
+    removed: float | None = None,
+    stage: str = "",
+    criterion: str = OWN,
+) -> Reason:
     """Return whether a method is the reason for what its small networks do.
 
     All that was done counts: the test error is that of the last stage, on both sides.
@@ -100,6 +109,8 @@ def reason(rows: Iterable[Row], method: str, target: str, *, removed: float | No
         The share of units that a claim says goes: the strength is chosen among those that remove as much.
     stage : str
         Whose validation error chooses the strength, as a claim names it; default: the last one.
+    criterion : str
+        By what its units are ranked: ``"own"``, or ``"own-retrained"`` where it is then retrained as long.
 
     Examples
     --------
@@ -109,7 +120,7 @@ def reason(rows: Iterable[Row], method: str, target: str, *, removed: float | No
     ('no difference seen', 'scratch-b-group-lasso', 0.1)
     """
     rows = list(rows)
-    claim = {"method": method, "target": target, "removed": removed, "stage": stage}
+    claim = {"method": method, "target": target, "removed": removed, "stage": stage, "criterion": criterion}
     ours = runs_of(rows, claim).rows
     if len(ours) < SEEDS:
         return Reason(UNDECIDED, len(ours))
@@ -135,7 +146,8 @@ def reason(rows: Iterable[Row], method: str, target: str, *, removed: float | No
     word = WORSE if WORSE in words else BETTER if words == {BETTER} else NO_DIFFERENCE
     if not controls or (word == BETTER and missing):
         word = UNDECIDED
-    return Reason(word, len(ours), controls, missing, _departures(theirs, ours, method))
+    departs = _departures(theirs, ours, method) + ((SHORTER,) if criterion.endswith(RETRAINED) else ())
+    return Reason(word, len(ours), controls, missing, departs)
 
 
 def _word(difference: float, p: float) -> str:
@@ -151,18 +163,18 @@ def opponents(rows: Iterable[Row], method: str, target: str, removed: float | No
 
     Networks from their first step are of uniform width and of the method's own widths; where a suite has none of
     these, of the widths that other methods found at the same budget. Where units die by themselves, random units are
-    as many as the claim says.
+    as many of each layer, or else as many as the claim says.
     """
     chosen = choose(rows)
     here = [row for row in chosen if row["recipe"] == "control" and row["target"] == target]
-    if target == NATURAL:  # each method ends at a size of its own
-        here = [row for row in here if row["method"] in {f"{kind}-{method}" for kind in KINDS}]
+    if not is_budget(target):  # each method ends at a size of its own
+        here = [row for row in here if row["method"] in {f"{kind}-{method}" for kind in (*KINDS, "random")}]
     found = {name: [row for row in here if row["method"] == name] for name in sorted({row["method"] for row in here})}
     for kind in ("scratch-e", "scratch-b"):
         if (own := f"{kind}-{method}") in found:
             found = {name: its for name, its in found.items() if name == own or not name.startswith(kind)}
     fraction = target if removed is None or target.startswith(FRACTION) else f"{FRACTION}{removed:g}"
-    found[RANDOM] = pick(chosen, "dense", fraction, "random")
+    found[RANDOM] = found.pop(f"random-{method}", []) or pick(chosen, "dense", fraction, "random")
     return {name: its for name, its in found.items() if len(its) >= SEEDS}
 
 
