@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from torch.utils.data import Dataset
 LABELS = ("labels", "label")
 """The names under which a mapping may hold targets; forward does not get them."""
 DATA = (
-    "Data must be a tensor of samples, a tuple (inputs, targets) of tensors, or an iterable of batches such as a "
-    "DataLoader, each a tensor, a tuple (inputs, targets) or a mapping of forward's arguments, which may hold labels"
+    "Data must be a tensor of samples, a tuple (inputs, targets) of tensors, whose inputs may be a mapping of them, or "
+    "an iterable of batches such as a DataLoader, each a tensor, a tuple (inputs, targets) or a mapping of forward's "
+    "arguments, which may hold labels"
 )
 
 
@@ -30,10 +32,13 @@ class Inputs:
         The positional ones: tensors, or containers of tensors, numbers and None.
     kwargs : dict
         Those by name.
+    taken : str
+        The name under which a batch held targets, which forward does not get; "" if it held none so.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    taken: str = field(default="", repr=False, compare=False)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -47,7 +52,8 @@ class Inputs:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
         """Return the same arguments with another tensor in the place of each."""
-        return Inputs(*pytree.tree_map_only(Tensor, function, (self.args, self.kwargs)))
+        args, kwargs = pytree.tree_map_only(Tensor, function, (self.args, self.kwargs))
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
 
     def to(self, model: nn.Module) -> Inputs:
         """Return the arguments on the device of a model."""
@@ -158,20 +164,18 @@ class Batch(NamedTuple):
     targets: Any
 
 
-def batches(data: Any, batch_size: int = 256, *, least: int = 1) -> Iterator[Batch]:
+def batches(data: Any, batch_size: int = 256) -> Iterator[Batch]:
     """Read data of every kind that the library takes, batch by batch.
 
     Parameters
     ----------
     data : Tensor, tuple, mapping or iterable of batches
-        A tensor (samples, …), a tuple (inputs, targets) of tensors or a mapping of tensors is a whole data set, and is
-        split. Anything else that can be iterated gives batches: tensors, pairs (inputs, targets), mappings of forward's
-        arguments in which ``labels`` are targets, or `pruning_lib.inputs`. The inputs of a pair may be an example of
-        any kind.
+        A tensor (samples, …), a mapping of tensors or a tuple (inputs, targets) of one of these and a tensor is a whole
+        data set, and is split. Anything else that can be iterated gives batches: tensors, pairs (inputs, targets),
+        mappings of forward's arguments in which ``labels`` are targets, or `pruning_lib.inputs`. The inputs of such a
+        pair may be an example of any kind.
     batch_size : int
         Samples a batch, of data that are split here.
-    least : int
-        Samples that the last batch of these needs; with fewer it joins the one before.
 
     Raises
     ------
@@ -183,14 +187,14 @@ def batches(data: Any, batch_size: int = 256, *, least: int = 1) -> Iterator[Bat
     Examples
     --------
     >>> import torch
-    >>> [(batch.inputs.batch, batch.targets) for batch in batches(torch.zeros(5, 2), batch_size=2, least=2)]
-    [(2, None), (3, None)]
+    >>> [(batch.inputs.batch, batch.targets) for batch in batches(torch.zeros(5, 2), batch_size=2)]
+    [(2, None), (2, None), (1, None)]
     >>> loader = [(torch.zeros(2, 3), torch.tensor([0, 1]))]
     >>> next(batches(loader)).targets
     tensor([0, 1])
     """
-    if isinstance(data, Tensor | Mapping | Inputs) or (isinstance(data, tuple) and data and _is_set(data)):
-        yield from _split(_batch(data), batch_size, least)
+    if _is_set(data):
+        yield from _split(_batch(data), batch_size)
         return
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         samples = ", which gives single samples: wrap it in a DataLoader" if isinstance(data, Dataset) else ""
@@ -203,20 +207,55 @@ def batches(data: Any, batch_size: int = 256, *, least: int = 1) -> Iterator[Bat
         raise ValueError(f"{DATA}; these hold no sample.")
 
 
-def _is_set(data: tuple[Any, ...]) -> bool:
-    """Whether a tuple is a pair (inputs, targets), not a tuple of batches."""
-    return all(isinstance(part, Tensor) for part in data)
+def begun(data: Any, batch_size: int = 256) -> tuple[Batch, Any]:
+    """Return the first batch, and data that still begin with it: what can be read only once has lost nothing."""
+    if _is_set(data) or not isinstance(data, Iterable):
+        return next(batches(data, batch_size)), data
+    rest = iter(data)
+    first = list(itertools.islice(rest, 1))
+    return next(batches(first)), itertools.chain(first, rest)
+
+
+def joined(first: Inputs, second: Inputs) -> Inputs | None:
+    """Return two calls as one with the samples of both, or None where anything but the samples differs."""
+    (left, form), (right, other) = (pytree.tree_flatten((call.args, call.kwargs)) for call in (first, second))
+    if form != other:
+        return None
+    leaves: list[Any] = []
+    for a, b in zip(left, right, strict=True):
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            alike = a is b or (isinstance(a, int | float | str) and type(a) is type(b) and a == b)
+        elif a.ndim and b.ndim and (len(a), len(b)) == (first.batch, second.batch):
+            alike = a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
+            a = torch.cat([a, b]) if alike else a
+        else:  # it does not count samples
+            alike = a is b or (a.dtype == b.dtype and torch.equal(a, b))
+        if not alike:
+            return None
+        leaves.append(a)
+    args, kwargs = pytree.tree_unflatten(leaves, form)
+    return dataclasses.replace(first, args=args, kwargs=kwargs)
+
+
+def _is_set(data: Any) -> bool:
+    """Whether data are a whole data set, not batches: of those that a tuple holds all would be of one kind."""
+    if not isinstance(data, tuple):
+        return isinstance(data, Tensor | Mapping | Inputs)
+    if len(data) == 2 and isinstance(data[0], Mapping | Inputs):
+        return isinstance(data[1], Tensor)
+    return bool(data) and all(isinstance(part, Tensor) for part in data)
 
 
 def _batch(batch: Any) -> Batch:
     """Read one batch; a list of two is a pair, too, as a DataLoader collates them."""
-    targets = None
+    targets, taken = None, ""
     if isinstance(batch, tuple | list) and not isinstance(batch, Inputs):
         if not 1 <= len(batch) <= 2:
             raise TypeError(f"{DATA}; got a batch that is a {type(batch).__name__} of {len(batch)}.")
         batch, targets = batch[0], batch[1] if len(batch) == 2 else None
     if isinstance(batch, Mapping):
-        targets = next((batch[name] for name in LABELS if name in batch), targets)
+        taken = next((name for name in LABELS if name in batch), "")
+        targets = batch[taken] if taken else targets
         batch = {name: value for name, value in batch.items() if name not in LABELS}
     try:
         call = read(batch)
@@ -228,21 +267,18 @@ def _batch(batch: Any) -> Batch:
         raise ValueError(f"{DATA}; these are on the meta device, which holds no numbers.")
     if isinstance(targets, Tensor) and targets.ndim and len(targets) != call.batch:
         raise ValueError(f"{DATA}; these are {call.batch} inputs and {len(targets)} targets.")
-    return Batch(call, targets)
+    return Batch(dataclasses.replace(call, taken=taken), targets)
 
 
-def _split(whole: Batch, size: int, least: int) -> Iterator[Batch]:
+def _split(whole: Batch, size: int) -> Iterator[Batch]:
     """Split a data set; tensors that do not count samples go with every batch."""
     targets = [whole.targets] if isinstance(whole.targets, Tensor) else []
     if any(tensor.layout is not torch.strided for tensor in (*whole.inputs.tensors, *targets)):
         raise TypeError(f"{DATA}; a sparse tensor cannot be split, so pass batches.")
     count = whole.inputs.batch
-    starts = list(range(0, count, size))
-    if len(starts) > 1 and count - starts[-1] < least:
-        starts.pop()
-    for start, stop in zip(starts, [*starts[1:], count], strict=True):
+    for start in range(0, count, size):
 
-        def part(tensor: Tensor, start: int = start, stop: int = stop) -> Tensor:
-            return tensor[start:stop] if tensor.ndim and len(tensor) == count else tensor
+        def part(tensor: Tensor, start: int = start) -> Tensor:
+            return tensor[start : start + size] if tensor.ndim and len(tensor) == count else tensor
 
         yield Batch(whole.inputs.map(part), part(whole.targets) if isinstance(whole.targets, Tensor) else whole.targets)

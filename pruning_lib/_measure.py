@@ -9,7 +9,7 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning_lib._arguments import checked
-from pruning_lib._inputs import Inputs, batches, tensors_in
+from pruning_lib._inputs import Inputs, batches, joined, tensors_in
 from pruning_lib._model import check, clone, eval_mode, run, tensors_of
 from pruning_lib.units import BatchNorm, unwrapped
+
+FEW = "`recalibrate` needs at least two samples, since one has no variance: pass more data."
+ALONE = "One sample has no variance: pass batches of two or more, by a larger batch_size or drop_last=True."
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,8 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     model : nn.Module
         Networks without BatchNorm are left alone, as are layers that the data do not reach. Dropout stays off.
     inputs : Tensor or iterable of batches
-        (samples, …), or batches as a DataLoader gives them; labels are not needed, and not looked at.
+        (samples, …), or batches as a DataLoader gives them; labels are not needed, and not looked at. A last batch of
+        one sample, which has no variance, joins the one before.
     batch_size : int
         Samples a batch, at least 2. Variances are averaged over batches: larger is closer to the data's. An iterable
         has batches of its own.
@@ -204,6 +208,8 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     TypeError, ValueError
         If the data are of another kind, if there are fewer than two samples or the batch size is below 2, or if the new
         statistics are not finite. They are then as before.
+    RuntimeError
+        If forward raises on a batch, as on one sample where a BatchNorm sees one value of each channel.
 
     Examples
     --------
@@ -217,7 +223,7 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     checked("recalibrate", model=model, batch_size=batch_size)
     model = unwrapped(model)
     if isinstance(inputs, Tensor) and inputs.shape[:1].numel() < 2:
-        raise ValueError("`recalibrate` needs at least two samples: one has no variance.")
+        raise ValueError(FEW)
     norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     if not norms:
         return
@@ -230,8 +236,8 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
                 norm.reset_running_stats()
                 norm.train()
                 handles.append(norm.register_forward_pre_hook(_averaging(seen)))
-            for batch in batches(inputs, int(batch_size), least=2):  # one sample has no variance
-                run(model, batch.inputs.to(model), "recalibrate")
+            for call in _in_company(batch.inputs.to(model) for batch in batches(inputs, int(batch_size))):
+                run(model, call, "recalibrate", advice=ALONE if call.batch < 2 else "")
         if not all(tensor.isfinite().all() for norm in norms for tensor in norm.buffers()):
             raise ValueError("`recalibrate` got data whose statistics are NaN or infinite; they are as before.")
         _restore({norm: buffers for norm, (_, buffers) in before.items() if not seen[norm]})
@@ -243,6 +249,21 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
             handle.remove()
         for norm, (momentum, _) in before.items():
             norm.momentum = momentum
+
+
+def _in_company(calls: Iterable[Inputs]) -> Iterator[Inputs]:
+    """Join one sample to the batch before it, or a first one to the next, where they fit; one batch is held back."""
+    held, several = None, False
+    for call in calls:
+        together = joined(held, call) if held and (held.batch < 2) != (call.batch < 2) else None
+        if held:
+            several = True
+            yield together or held
+        held = None if together else call
+    if held:
+        if held.batch < 2 and not several:
+            raise ValueError(FEW)
+        yield held
 
 
 def _restore(buffers: dict[BatchNorm, dict[str, Any]]) -> None:

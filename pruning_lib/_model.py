@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
-from pruning_lib._arguments import said
-from pruning_lib._inputs import Inputs, read
+from pruning_lib._arguments import a_, said, shown
+from pruning_lib._inputs import Batch, Inputs, read
 from pruning_lib.units import BatchNorm, Units, is_layer, unit_axis, unwrapped, weighted
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -171,8 +172,13 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attribute
 """What a forward or a loss raises on what it was not made for."""
 
 
-def run(model: nn.Module, inputs: Inputs, owner: str) -> Any:
+def run(model: nn.Module, inputs: Inputs, owner: str, advice: str = "") -> Any:
     """Return what forward makes of inputs, or raise RuntimeError with one sentence that says what it would not take."""
+    if not advice and inputs.taken:
+        advice = (
+            f"The '{inputs.taken}' of the batch were taken as targets, and forward does not get them: if the model "
+            "makes inputs from them, put those into the batch, too (decoder_input_ids in Transformers)."
+        )
     try:
         return inputs.call(model)
     except torch.OutOfMemoryError:
@@ -180,8 +186,20 @@ def run(model: nn.Module, inputs: Inputs, owner: str) -> Any:
     except REFUSALS as error:
         raise RuntimeError(
             f"`{owner}` could not run {type(model).__name__}.forward on inputs of shape {inputs}{place(error)}: "
-            f"{first_line(error)}. Pass inputs that the model accepts."
+            f"{first_line(error)}. {advice or 'Pass inputs that the model accepts.'}"
         ) from error
+
+
+@torch.enable_grad()
+def loss_on(model: nn.Module, batch: Batch, loss_fn: Callable[[Any, Any], Any], owner: str) -> Tensor:
+    """Return the loss of a batch that holds targets, or raise one sentence."""
+    if batch.targets is None:
+        raise ValueError(f"{owner} needs targets beside the inputs: pass (inputs, targets), or batches of such pairs.")
+    call = batch.inputs.to(model)
+    targets = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(call.tensors[0].device), batch.targets)
+    outputs = run(model, call, owner)
+    outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
+    return loss_of(loss_fn, outputs, targets, owner)
 
 
 def loss_of(loss_fn: Callable[[Any, Any], Any], outputs: Any, targets: Any, owner: str) -> Tensor:
@@ -191,10 +209,20 @@ def loss_of(loss_fn: Callable[[Any, Any], Any], outputs: Any, targets: Any, owne
     except torch.OutOfMemoryError:
         raise
     except REFUSALS as error:
-        raise ValueError(f"{owner} cannot compute the loss: {first_line(error)}{place(error)}.") from error
+        raise ValueError(
+            f"{owner} cannot compute the loss: {first_line(error)}{place(error)}; loss_fn was given {_form(outputs)} "
+            f"as outputs and {_form(targets)} as targets, and may take them apart."
+        ) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
         raise ValueError(f"{owner} got {said('the loss', loss)} from loss_fn; it needs the mean loss, a scalar tensor.")
     return loss
+
+
+def _form(value: Any) -> str:
+    """Say what a loss was given: a shape, or a type with its keys."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{a_(value)} of {shown(list(value))}" if isinstance(value, Mapping) else a_(value)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pruning_lib as prl
-from pruning_lib._inputs import batches, paired, read, tensors_in
+from pruning_lib._inputs import batches, begun, joined, paired, read, tensors_in
 
 
 class Net(nn.Module):
@@ -138,6 +138,8 @@ PASSES = {
     "list of pairs": lambda: [(torch.randn(2, 4), torch.arange(2)), (torch.randn(3, 4), torch.arange(3))],
     "mappings": lambda: [{"x": torch.randn(n, 4), "labels": torch.arange(n)} for n in (2, 3)],
     "one mapping": lambda: {"x": torch.randn(5, 4), "labels": torch.arange(5)},
+    "a pair of a mapping": lambda: ({"x": torch.randn(5, 4), "mask": None}, torch.arange(5)),
+    "a pair of inputs": lambda: (prl.inputs(torch.randn(5, 4), scale=1), torch.arange(5)),
     "pairs of examples": lambda: [((torch.randn(5, 4), None), torch.arange(5))],
     "inputs": lambda: [prl.inputs(torch.randn(5, 4), scale=1)],
 }
@@ -146,7 +148,7 @@ PASSES = {
 @pytest.mark.parametrize("kind", PASSES)
 def test_data_of_every_kind_give_batches(kind):
     read_all = list(batches(PASSES[kind](), 2))
-    assert sum(batch.inputs.batch for batch in read_all) == 5
+    assert [batch.inputs.batch for batch in read_all] in ([2, 2, 1], [2, 3], [5])
     assert all(tuple(batch.inputs.call(Net()).shape) == (batch.inputs.batch, 2) for batch in read_all)
     with_targets = kind not in ("tensor", "generator", "inputs")
     assert all((batch.targets is not None) == with_targets for batch in read_all)
@@ -154,9 +156,35 @@ def test_data_of_every_kind_give_batches(kind):
         assert sum(len(batch.targets) for batch in read_all) == 5
 
 
-def test_the_last_sample_joins_the_batch_before():
-    assert [batch.inputs.batch for batch in batches(torch.zeros(5, 1), 2, least=2)] == [2, 3]
-    assert [batch.inputs.batch for batch in batches(torch.zeros(5, 1), 2)] == [2, 2, 1]
+def test_a_pair_in_one_piece_is_split_and_a_tuple_of_batches_is_not():
+    data = ({"x": torch.arange(5.0), "scale": torch.ones(3)}, torch.arange(5))
+    parts = [(tuple(batch.inputs.kwargs["x"]), tuple(batch.targets.tolist())) for batch in batches(data, 2)]
+    assert parts == [((0, 1), (0, 1)), ((2, 3), (2, 3)), ((4,), (4,))]
+    assert all(len(batch.inputs.kwargs["scale"]) == 3 for batch in batches(data, 2))
+    mapping = {"x": torch.randn(3, 4), "labels": torch.arange(3)}
+    assert [batch.targets.tolist() for batch in batches((mapping, mapping))] == [[0, 1, 2]] * 2
+
+
+def test_two_calls_are_joined_only_where_nothing_but_the_samples_differs():
+    scale = torch.ones(3)
+    several, one = ({"x": torch.randn(n, 4), "scale": scale.clone(), "mode": "a", "none": None} for n in (8, 1))
+    whole = joined(read(several), read(one))
+    torch.testing.assert_close(whole.kwargs["x"], torch.cat([several["x"], one["x"]]))
+    assert torch.equal(whole.kwargs["scale"], scale)
+    assert (whole.batch, whole.kwargs["mode"], whole.kwargs["none"]) == (9, "a", None)
+    others = [{"x": torch.randn(1, 5)}, {"x": one["x"].double()}, {"scale": scale + 1}, {"mode": "b"}, {"none": 1}]
+    assert all(joined(read(several), read({**one, **other})) is None for other in others)
+    assert joined(read(several), read({"x": one["x"]})) is None
+
+
+def test_data_that_were_begun_have_lost_nothing():
+    for kind, make in PASSES.items():
+        first, data = begun(make(), 2)
+        counts = [batch.inputs.batch for batch in batches(data, 2)]
+        assert (sum(counts), counts[0]) == (5, first.inputs.batch), kind
+    for wrong in ([], 3, "text"):
+        with pytest.raises((TypeError, ValueError), match="Data must be a tensor of samples"):
+            begun(wrong)
 
 
 @pytest.mark.parametrize(

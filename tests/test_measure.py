@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from pruning_lib._measure import measure, recalibrate
 from pruning_lib.channels import shrink
@@ -81,6 +82,35 @@ def test_recalibrate_computes_the_mean_of_the_data(batch_size):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
     assert model[1].momentum == 0.3
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("sizes", [[8, 1], [1, 8], [4, 4, 1], [4, 1, 4]])
+def test_a_batch_of_one_sample_counts_in_the_batch_beside_it(sizes):
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).double(), torch.randn(9, 4).double()
+    parts = inputs.split(sizes)
+    recalibrate(model, [(part, ["a name"] * len(part)) for part in parts])  # what stands beside is not looked at
+    ends = {(8, 1): [9], (1, 8): [9], (4, 4, 1): [4, 9], (4, 1, 4): [5, 9]}[tuple(sizes)]
+    values = model[0](inputs).detach()
+    seen = [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    torch.testing.assert_close(model[1].running_mean, values.mean(0))
+    torch.testing.assert_close(model[1].running_var, sum(len(part) * part.var(0) for part in seen) / 9)
+
+
+def test_recalibrate_by_a_loader_is_that_by_tensors_and_lone_samples_are_refused_in_words():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), torch.randn(9, 4)
+    found = []
+    for data in (DataLoader(TensorDataset(inputs, torch.arange(9)), batch_size=4), inputs):
+        recalibrate(model, data, batch_size=4)
+        found.append((model[1].running_mean.clone(), model[1].running_var.clone()))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    for few in ([inputs[:1]], (inputs[:1], torch.arange(1)), inputs[:1]):
+        with pytest.raises(ValueError, match="needs at least two samples, since one has no variance: pass more data"):
+            recalibrate(model, few)
+    with pytest.raises(RuntimeError, match=r"more than 1 value .* pass batches of two or more, by a larger batch_size"):
+        recalibrate(model, DataLoader(inputs, batch_size=1))
+    torch.testing.assert_close((model[1].running_mean, model[1].running_var), found[1], rtol=0, atol=0)
 
 
 def test_recalibrate_leaves_everything_as_it_was_when_it_fails():

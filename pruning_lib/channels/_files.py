@@ -32,14 +32,14 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     shrunk : Shrunk
-        What `shrink` returned. Its model may have been trained further.
+        What `shrink` or `prune` returned. Its model may have been trained further.
     path : path
         Such as ``"small.safetensors"``; a file there is replaced.
 
     Raises
     ------
     TypeError
-        If `shrunk` is not what `shrink` returned, or `path` is none.
+        If `shrunk` is not what `shrink` or `prune` returned, or `path` is none.
     ValueError
         If the model holds state that is not a tensor, or no longer has the shapes of its plan.
     OSError
@@ -78,7 +78,7 @@ def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
         if name in tensors and tensors[name].shape[axis] != count:
             raise ValueError(
                 f"'{name}' has shape {list(tensors[name].shape)}, its plan keeps {count} along axis {axis}: "
-                "save the model that `shrink` returned, not another one."
+                "save the model that `shrink` or `prune` returned, not another one."
             )
     text = shrunk.plan.to_json()
     with atomic_draft(path) as draft:
@@ -123,7 +123,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Parameters
     ----------
     model : nn.Module
-        The network as its class builds it, before shrinking. It is not touched.
+        The network as its class builds it, before `shrink` or `prune`. It is not touched.
     path : path
         A file that `save` wrote.
 
@@ -160,7 +160,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     except ValueError as error:
         raise ValueError(
             f"'{os.fspath(path)}' does not fit this {type(model).__name__}: {str(error).rstrip('.')}. Build the "
-            "dense model that was given to `shrink`, then load again."
+            "dense model that was given to `shrink` or `prune`, then load again."
         ) from error
     return small
 

@@ -7,6 +7,7 @@ code stays in it, because the forward that is kept afterwards still executes tha
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from pruning_lib._inputs import Inputs, paired, tensors_in
+from pruning_lib._inputs import LABELS, Inputs, paired, tensors_in
 from pruning_lib._model import clone, first_line, place, quiet, rewrites_itself
 from pruning_lib.channels import rules
 from pruning_lib.channels._graph import Graph, base, computes, line_of, operand, shape_of, writes_first, written
@@ -176,7 +177,7 @@ def _refusal(model: nn.Module, inputs: Inputs, error: BaseException, what: str) 
     except Exception as raised:
         return (
             f"`{what}` could not run {name} on the example of shape {inputs}{place(raised)}: {first_line(raised)}. "
-            f"{UNCHANGED} Pass an example that the model accepts, without labels."
+            f"{UNCHANGED} Pass an example that the model accepts, without labels{_instead(model, inputs)}."
         )
     if why := rewrites_itself(model, eager):
         return f"`{what}` cannot follow {name}: {why}. {UNCHANGED} Move that out of `forward`."
@@ -186,6 +187,16 @@ def _refusal(model: nn.Module, inputs: Inputs, error: BaseException, what: str) 
         f"`{what}` could not trace {name}: {why}{place(error)}. {UNCHANGED} "
         "Move that out of `forward`, or pass the part of the model that does without it."
     )
+
+
+def _instead(model: nn.Module, inputs: Inputs) -> str:
+    """Say what to pass instead of labels where forward takes some and got none."""
+    try:
+        names = inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # of compiled code
+        return ""
+    missing = any(name in names and name not in inputs.kwargs for name in LABELS)
+    return "; if it makes inputs from them (decoder_input_ids in Transformers), pass those" if missing else ""
 
 
 def _depends_on_values(value: Any) -> bool:

@@ -17,6 +17,12 @@ CLOSE, FAR = 0.01, 0.02
 """Shares of a network's multiply-adds by which a budget may be missed: in search of a closer choice, and in silence."""
 
 
+class OutOfReachError(ValueError):
+    """No choice meets a budget; `least` is the share of the multiply-adds that the smallest network needs."""
+
+    least = 1.0
+
+
 def cost(chosen: Mapping[str, Tensor], units: Units) -> int:
     """Return the multiply-adds for one example that are left once `chosen` is removed.
 
@@ -134,10 +140,12 @@ def within_budget(ranking: Ranking, units: Units, macs: int) -> Chosen:
     least = expected_cost(most, units)
     if least > macs:
         rounded = f" and round_to={ranking.round_to}" if ranking.round_to > 1 else ""
-        raise ValueError(
+        error = OutOfReachError(
             f"A budget of {macs} multiply-adds, {macs / full:.1%} of the network's {full}, cannot be met: with "
             f"floor={ranking.floor}{rounded} the smallest network costs {least}, {least / full:.1%}."
         )
+        error.least = least / full
+        raise error
     owners, best = ranking.owners, most
     while expected_cost(ranking.lowest(len(owners), owners), units) <= macs:
         count = _fewest(ranking, owners, units, macs)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning_lib._arguments import checked, optional
+from pruning_lib._inputs import begun
 from pruning_lib._measure import recalibrate
-from pruning_lib._model import clone
+from pruning_lib._model import clone, loss_on
 from pruning_lib.channels import Shrunk, find_units, shrink
 from pruning_lib.selection import importance as importances
-from pruning_lib.selection._budgets import cost
+from pruning_lib.selection._budgets import OutOfReachError, cost
 from pruning_lib.selection._select import select
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import BatchNorm, Chosen, Group, Units, unwrapped
@@ -47,10 +48,11 @@ def prune(
         In (0, 1): the share of the network's multiply-adds that stays, counted as `measure` counts them.
     data : Tensor, tuple, mapping or iterable of batches, optional
         Training data, as `recalibrate` takes them; some thousand samples are enough. The statistics of every BatchNorm
-        are computed anew from them.
+        are computed anew from them. Their first batch is tried before anything is traced.
     loss_fn : callable, optional
         Mean loss of (outputs, targets), a scalar. Units are then judged by `importance.taylor` on the data, which have
-        to hold targets (in batches of a Transformer: ``labels``; the outputs are then its ``.logits``).
+        to hold targets (in batches of a Transformer: ``labels``; the outputs are then its ``.logits``). Forward does
+        not get the targets: see `importance.taylor`.
     importance : mapping of str to Tensor, optional
         Judges the units instead: {layer or group: one number a unit}, higher = keep, as `select` takes it. Layers that
         it leaves out stay whole.
@@ -102,17 +104,21 @@ def prune(
     _check(data, loss_fn, importance)
     if isinstance(data, Iterator):  # read twice: to judge, and to recalibrate
         data = list(data)
+    unread = data if data is None else _tried(model, data, loss_fn)
     units = find_units(model, example)
     if not units:
         raise ValueError(f"prune found no unit that could go:\n{units}")
     model = unwrapped(model)
     if loss_fn is not None:
-        importance = importances.taylor(clone(model), units, data, loss_fn)
+        importance, unread = importances.taylor(clone(model), units, unread, loss_fn), data
     elif importance is None:
         importance = importances.magnitude(clone(model), units, of="folded")
     budget = macs_left
-    chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
-    shrunk = _removed(model, example, units, chosen, data)
+    try:
+        chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
+    except OutOfReachError as error:
+        raise ValueError(_out_of_reach(macs_left, round_to, error.least)) from error
+    shrunk = _removed(model, example, units, chosen, unread)
     for _ in range(ROUNDS):
         over = _share(shrunk, units) - macs_left
         if over <= CLOSE:
@@ -128,6 +134,22 @@ def prune(
         shrunk = again
     shrunk.notes = [_left(shrunk, units, macs_left), *_stale(model, data)]
     return shrunk
+
+
+def _tried(model: nn.Module, data: Any, loss_fn: Callable[[Any, Any], Tensor] | None) -> Any:
+    """Return the data unread, or raise what their first batch leads to: a slip is told before anything is traced."""
+    first, unread = begun(data, 128)  # as `taylor` splits them
+    if loss_fn is not None:
+        loss_on(clone(unwrapped(model)).eval(), first, loss_fn, "taylor")
+    return unread
+
+
+def _out_of_reach(macs_left: float, round_to: int, least: float) -> str:
+    rounded = f" at round_to={round_to}" if round_to > 1 else ""
+    return (
+        f"prune cannot reach macs_left={macs_left:g}: at least {least:.1%} of the multiply-adds are in what stays"
+        f"{rounded}, and `print(find_units(model, example))` says what that is, and why; ask for a larger share."
+    )
 
 
 def _removed(model: nn.Module, example: Any, units: Units, chosen: Chosen, data: Any) -> Shrunk:

@@ -19,11 +19,10 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pruning_lib._arguments import checked, one_of
 from pruning_lib._inputs import Batch, batches
-from pruning_lib._model import before_batchnorm, eval_mode, loss_of, run
+from pruning_lib._model import before_batchnorm, eval_mode, loss_on
 from pruning_lib.selection._activations import fluctuation as fluctuation
 from pruning_lib.selection._activations import wanda as wanda
 from pruning_lib.selection._scores import unit_mean
@@ -117,11 +116,14 @@ def taylor(
         are then what they were. Frozen and computed weights make no difference.
     units : Units
         From `pruning_lib.find_units(model, example)`.
-    data : (Tensor, Tensor) or iterable of batches
-        Training data: inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them.
+    data : (inputs, targets) or iterable of batches
+        Training data: inputs (examples, …), or a mapping of them by forward's names, and targets (examples, …); or
+        batches of both as a DataLoader gives them.
     loss_fn : callable
         Mean loss of (outputs, targets), a scalar. Outputs are what forward returns, or its ``.logits`` if it has some,
-        as a network of Transformers; targets are the second of a pair, or the ``labels`` of a mapping.
+        as a network of Transformers; `loss_fn` takes apart what holds several tensors. Targets are the second of a
+        pair, or the ``labels`` of a mapping, which forward does not get: a model that makes its inputs from them wants
+        those inputs (``decoder_input_ids``) in the batch.
     batch_size : int
         Examples that one derivative is taken over, of data that come in one piece. Signs cancel within a batch, not
         between: the result is the root of the mean square over batches.
@@ -246,16 +248,10 @@ def _slopes(
     model: nn.Module, gates: dict[str, Tensor], loss_fn: Callable[[Any, Any], Tensor], batch: Batch
 ) -> dict[str, Tensor]:
     """Return ∂L/∂z of every gate that stands somewhere."""
-    if batch.targets is None:
-        raise ValueError("taylor needs targets beside the inputs: pass (inputs, targets), or batches of such pairs.")
     standing = {name: gate for name, gate in gates.items() if gate.requires_grad}
     if not standing:
         return {}
-    call = batch.inputs.to(model)
-    targets = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(call.tensors[0].device), batch.targets)
-    outputs = run(model, call, "taylor")
-    outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
-    loss = loss_of(loss_fn, outputs, targets, "taylor")
+    loss = loss_on(model, batch, loss_fn, "taylor")
     if not loss.requires_grad:
         raise ValueError("taylor got a loss that does not depend on the outputs, so that it has no slope.")
     slopes = torch.autograd.grad(loss, list(standing.values()), allow_unused=True)

@@ -54,6 +54,54 @@ def test_data_that_say_nothing_are_refused_and_nothing_changes(spoilt):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+class Decodes(nn.Module):
+    """Makes its second input from labels where it gets none, as networks of Transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x, decoded=None, labels=None):
+        if decoded is None and labels is None:
+            raise ValueError("nothing to decode")
+        return {"logits": self.b(self.a(x).relu()) + (labels if decoded is None else decoded)[:, None]}
+
+
+def test_labels_that_were_taken_as_targets_are_named_where_forward_misses_them():
+    model, (_, _, x, y) = Decodes(), setting()
+    units = prl.find_units(model, {"x": x, "decoded": y})
+
+    def loss_fn(outputs, targets):
+        return nn.functional.cross_entropy(outputs["logits"], targets)
+
+    taken = "nothing to decode. The 'labels' of the batch were taken as targets, and forward does not get them"
+    with pytest.raises(RuntimeError, match=taken):
+        importance.taylor(model, units, [{"x": x, "labels": y}], loss_fn)
+    with pytest.raises(RuntimeError, match=taken):
+        prl.zero(model, {"a": torch.arange(8) < 3}, units, shift="mean", inputs={"x": x, "labels": y})
+    with pytest.raises(RuntimeError, match="nothing to decode. Pass inputs that the model accepts"):
+        importance.taylor(model, units, [({"x": x}, y)], loss_fn)
+    with pytest.raises(RuntimeError, match=r"without labels; if it makes inputs from them .decoder_input_ids"):
+        prl.find_units(model, {"x": x})
+    importance.taylor(model, units, [{"x": x, "decoded": y, "labels": y}], loss_fn)
+    importance.taylor(model, units, ({"x": x, "decoded": y}, y), loss_fn)
+
+
+def test_a_loss_that_fails_is_told_with_what_it_was_given():
+    _, _, x, y = setting()
+    model = Decodes()
+    units = prl.find_units(model, {"x": x, "decoded": y})
+    sentence = (
+        r"not dict.*; loss_fn was given a dict of \['logits'\] as outputs and a tensor of shape \(12,\) as targets"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        importance.taylor(model, units, ({"x": x, "decoded": y}, y))
+    model, units, x, y = setting()
+    sentence = r"loss_fn was given a tensor of shape \(12, 3\) as outputs and a tensor of shape \(12, 2\) as targets"
+    with pytest.raises(ValueError, match=sentence + ", and may take them apart.$"):
+        importance.taylor(model, units, (x, torch.stack([y, y], 1)))
+
+
 def test_slips_are_told_before_the_first_round():
     model, units, _, _ = setting()
     before, rounds = copy.deepcopy(model.state_dict()), []

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import pruning_lib as prl
+from pruning_lib.selection import _prune
 from tests.selection.chain import lifted
 
 
@@ -141,6 +143,79 @@ def test_wrong_use_is_named_before_anything_is_traced():
         prl.prune(model, x, macs_left=0.5, loss_fn=F.cross_entropy, data=x)
     with pytest.raises(ValueError, match=r"no unit that could go:\n0 stays: it writes the model's output"):
         prl.prune(nn.Sequential(nn.Linear(2, 3)), torch.zeros(1, 2), macs_left=0.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "loss_fn", "sentence"),
+    [
+        (lambda x, y: x, F.cross_entropy, "taylor needs targets"),
+        (lambda x, y: {"x": x}, F.cross_entropy, "taylor needs targets"),
+        (lambda x, y: DataLoader(x, 8), F.cross_entropy, "taylor needs targets"),
+        (lambda x, y: (part for part in x.split(8)), F.cross_entropy, "taylor needs targets"),
+        (lambda x, y: [(x[:, :1], y)], F.cross_entropy, "`taylor` could not run Residual.forward on inputs of shape"),
+        (lambda x, y: (x, y), lambda outputs, targets: outputs, "it needs the mean loss, a scalar"),
+        (lambda x, y: (x, y[:5]), None, "64 inputs and 5 targets"),
+        (lambda x, y: 3, None, "Data must be a tensor of samples"),
+        (lambda x, y: [], None, "these hold no sample"),
+    ],
+)
+def test_what_data_lack_is_told_before_anything_is_traced(monkeypatch, data, loss_fn, sentence):
+    def traced(*args):
+        raise AssertionError("it was traced first")
+
+    monkeypatch.setattr(_prune, "find_units", traced)
+    model, x, y = trained()
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=sentence):
+        prl.prune(model, x, macs_left=0.5, data=data(x, y), loss_fn=loss_fn)
+
+
+class Once:
+    """An iterable, and no iterator, that gives its batches a single time."""
+
+    def __init__(self, batches):
+        self.batches = iter(batches)
+
+    def __iter__(self):
+        return self.batches
+
+
+def test_the_first_look_takes_no_batch_from_data_that_are_read_once():
+    model, x, y = trained(bn=False)
+    loader = [(x[:32], y[:32]), (x[32:], y[32:])]
+    options = {"macs_left": 0.5, "loss_fn": F.cross_entropy}
+    once, often = (prl.prune(model, x, data=data, **options) for data in (Once(loader), loader))
+    assert same(once.model, often.model)
+    (model, x, _), parts = trained(), list(x.split(32))
+    once, often = (prl.prune(model, x, macs_left=0.5, data=data) for data in (Once(parts), parts))
+    assert same(once.model, often.model)
+
+
+def test_a_loader_whose_last_batch_has_one_sample_prunes_as_tensors_do():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    x, y = torch.randn(129, 4), torch.randint(2, (129,))  # `taylor` and `recalibrate` split tensors by 128 and 256
+    loader = DataLoader(TensorDataset(x, y), batch_size=128)
+    options = {"macs_left": 0.5, "loss_fn": F.cross_entropy}
+    by_loader, by_tensors = (prl.prune(model, x[:1], data=data, **options).model for data in (loader, (x, y)))
+    torch.testing.assert_close(by_loader.state_dict(), by_tensors.state_dict())
+    assert by_loader[1].running_var.isfinite().all()
+
+
+def test_a_pair_of_a_mapping_and_targets_is_one_data_set():
+    model, x, y = trained()
+    options = {"macs_left": 0.5, "loss_fn": F.cross_entropy}
+    named = prl.prune(model, {"x": x[:1]}, data=({"x": x}, y), **options)
+    assert same(named.model, prl.prune(model, x[:1], data=(x, y), **options).model)
+
+
+def test_a_share_below_what_stays_is_refused_in_the_words_of_prune():
+    model, x, _ = trained()
+    with pytest.raises(ValueError, match=r"prune cannot reach macs_left=0\.01: at least \d+\.\d% of the") as caught:
+        prl.prune(model, x, macs_left=0.01)
+    assert "floor" not in str(caught.value)
+    assert "`print(find_units(model, example))` says what that is, and why" in str(caught.value)
+    with pytest.raises(ValueError, match="are in what stays at round_to=8, and"):
+        prl.prune(model, x, macs_left=0.1, round_to=8)
 
 
 def test_a_notebook_shows_a_table_and_names_are_escaped():
