@@ -48,8 +48,8 @@ def _about_ledger() -> str:
         "Two questions are asked of each headline claim. *Is it met?* The small network is compared with its own "
         "dense network before the cut, and with a dense network trained as long; where not, a note says so. *Is the "
         "method the reason?* It is compared with what anybody could have had instead: uniform width, the same small "
-        "network trained from its first step, random units. Claims, and the rule for the margins, were written down before "
-        "the runs. Where units go without a cut, nothing can be lost by one: the column is 0. "
+        "network trained from its first step, random units. Claims, and the rule for the margins, were written down "
+        "before the runs. Where units go without a cut, nothing can be lost by one: the column is 0. "
         f"The tables of all runs: {links}, [rankings](rankings.md)."
     )
 
