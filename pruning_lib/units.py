@@ -239,6 +239,12 @@ class Group:
         return [units for sets in self.even for units in sets] or [torch.arange(self.size)]
 
 
+SEVERAL = 3
+"""Layers that stay for one reason are listed one by one up to this many."""
+OUTPUT = "writes the model's output"
+"""Why the last layer stays."""
+
+
 class Units(Mapping[str, Group]):
     """The groups of a network by name, as `pruning_lib.find_units(model, example)` returns them.
 
@@ -309,10 +315,27 @@ class Units(Mapping[str, Group]):
             )
         return self._home[layer]
 
+    def reasons(self) -> list[str]:
+        """Return in sentences which layers stay, and why; those of one reason together where they are many.
+
+        Examples
+        --------
+        >>> Units([], {name: "has no rule" for name in "abcd"}).reasons()
+        ['a and 3 more stay: each has no rule']
+        """
+        alike: dict[str, list[str]] = {}
+        for layer, reason in self.fixed.items():
+            alike.setdefault(reason, []).append(layer)
+        sentences = []
+        for reason, layers in alike.items():
+            if len(layers) > SEVERAL:
+                sentences.append(f"{layers[0]} and {len(layers) - 1} more stay: each {reason}")
+            else:
+                sentences += [f"{layer} stays: it {reason}" for layer in layers]
+        return sentences
+
     def __str__(self) -> str:
-        lines = [str(group) for group in self.values()]
-        lines += [f"{layer} stays: it {reason}" for layer, reason in self.fixed.items()]
-        return "\n".join(lines)
+        return "\n".join([*map(str, self.values()), *self.reasons()])
 
     __repr__ = __str__
 

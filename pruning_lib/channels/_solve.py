@@ -31,6 +31,7 @@ from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels.rules._elementwise import functional
 from pruning_lib.channels.rules._layers import balance, channel_axis, weighs
 from pruning_lib.channels.rules._sources import looks_up
+from pruning_lib.units import OUTPUT
 
 Pins = list[tuple[Node, str]]
 """Nodes whose channels have to stay, each with the reason."""
@@ -74,7 +75,7 @@ def label(
                 state.labels[node] = like(node.meta.get("val"), 0, torch.int64)
         elif node.op == "output":
             for source in node.all_input_nodes:
-                state.freeze(source, "writes the model's output")
+                state.freeze(source, OUTPUT)
         elif node in state.severed:
             # New labels, joined with nothing in front: what a constant stands in for has no inputs any more.
             vector = state.classes.new(len(state.severed[node]))

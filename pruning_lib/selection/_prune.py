@@ -17,7 +17,7 @@ from pruning_lib.selection import importance as importances
 from pruning_lib.selection._budgets import OutOfReachError, cost
 from pruning_lib.selection._select import select
 from pruning_lib.selection._zero import zero
-from pruning_lib.units import BatchNorm, Chosen, Group, Units, unwrapped
+from pruning_lib.units import OUTPUT, SEVERAL, BatchNorm, Chosen, Group, Units, unwrapped
 
 CLOSE = 0.01  # by so much of the network more may stay than was asked for
 ROUNDS = 3  # of choosing more, where chosen channels had to stay
@@ -65,7 +65,7 @@ def prune(
     -------
     Shrunk
         With ``.model``, ``.widths`` (units of each group before and after), ``.max_error`` (of the removal, in
-        float64) and ``.notes``. Print it.
+        float64) and ``.notes``: how much is left, of which groups little is, and which layers stay, and why. Print it.
 
     Raises
     ------
@@ -132,7 +132,8 @@ def prune(
         if _share(again, units) >= _share(shrunk, units):  # what was chosen beside cannot go either
             break
         shrunk = again
-    shrunk.notes = [_left(shrunk, units, macs_left), *_stale(model, data)]
+    shrunk.notes = [_left(shrunk, units, macs_left), *_thin(shrunk, macs_left), *_stale(model, data)]
+    shrunk.notes += [reason for reason in units.reasons() if OUTPUT not in reason]
     return shrunk
 
 
@@ -162,6 +163,16 @@ def _removed(model: nn.Module, example: Any, units: Units, chosen: Chosen, data:
     if data is not None:
         recalibrate(small, data)
     return shrink(small, example)
+
+
+def _thin(shrunk: Shrunk, macs_left: float) -> list[str]:
+    """Say which groups are left with much less than was asked for, as where others cannot go."""
+    widths = shrunk.widths.items()
+    thin = [f"{name} ({left} of {size})" for name, (size, left) in widths if left < macs_left * size / 2]
+    if not thin:
+        return []
+    more = f" and {len(thin) - SEVERAL} more" if len(thin) > SEVERAL else ""
+    return [f"little is left of {', '.join(thin[:SEVERAL])}{more}: those pay for what stays whole"]
 
 
 def _stale(model: nn.Module, data: Any) -> list[str]:
