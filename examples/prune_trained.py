@@ -40,9 +40,9 @@ model = nn.Sequential(
 )
 train(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), epochs=5)
 
-# Recipe: `train` is your own training loop. The loader gives (inputs, targets); its targets are not used by `prune`.
-pruned = prl.prune(model, images[:1], macs_left=0.5, data=loader)
-print(pruned)  # units before and after, notes on what stays
+# Recipe: `train` is your own training loop. The loader gives (inputs, targets); the loss judges the units.
+pruned = prl.prune(model, images[:1], macs_left=0.5, data=loader, loss_fn=F.cross_entropy)
+print(pruned)  # units before and after, which layers stay, and why
 small = pruned.model  # a copy: `model` is as it was
 
 optimizer = torch.optim.SGD(small.parameters(), lr=0.02, momentum=0.9)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments import ledger, rankings, strengths, tables
+from experiments._pictures import PICTURES, PLACES, shown
 from experiments.methods import Config
 from experiments.suites import PAGES, SUITES, Suite
 from pruning_lib.companion.records import Row, load, measured, read, write_text
@@ -19,17 +20,22 @@ AGAIN = "% Written by `python -m experiments pages` from the records; do not edi
 
 
 def write(records: Path, folder: Path = FOLDER) -> list[Path]:
-    """Write every page; return their paths."""
+    """Write every page and its pictures; return their paths."""
     paths = []
     for name, text in pages(records).items():
         paths.append(folder / f"{name}.md")
         write_text(paths[-1], text)
+    for name, it in PICTURES.items():
+        if it.there(records):
+            paths.append(folder / f"{name}.png")
+            it.write(records, paths[-1])
     return paths
 
 
 def pages(records: Path) -> dict[str, str]:
     """Return {name: text} of every page."""
-    found = {"ledger": _page("The claims of the papers", _about_ledger(), ledger.ledger(records))}
+    drawn = [shown(name, records) for name in PLACES["ledger"]]
+    found = {"ledger": _page("The claims of the papers", _about_ledger(), *drawn, ledger.ledger(records))}
     found["rankings"] = _page("Which ranking is safe?", rankings.RULE, rankings.table(records))
     found["strengths"] = _page("Strengths that were tried", *strengths.parts(records))
     found["deployment"] = _page("From weights to INT8: two networks", *_deployment())
@@ -39,7 +45,7 @@ def pages(records: Path) -> dict[str, str]:
 
 
 def _page(title: str, *parts: str) -> str:
-    return AGAIN + "\n\n".join([f"# {title}", *parts]) + "\n"
+    return AGAIN + "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
 
 
 def _about_ledger() -> str:
@@ -84,6 +90,7 @@ def _suite(suite: Suite, records: Path) -> str:
     there = f"{done} of {total} runs are there" + ("." if done else ": they wait for computing time.")
     parts = [f"## {suite.title}", f"{suite.question} {_protocol(suite.configs())} {there}"]
     if done:
+        parts += [shown(name, records) for name in PLACES.get(suite.name, ())]
         rows = load(suite.name, folder=records)
         parts += ["### Both questions", ledger.verdicts(rows, suite)] if _is_judged(rows) else []
         parts.append(tables.table(rows, suite.head(), tables.times(suite.name)))

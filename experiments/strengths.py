@@ -18,7 +18,8 @@ ABOUT = """Where to begin, by network. All were trained by SGD with momentum 0.9
 - Units were ranked by the method's own importance, removed, and the network was fine-tuned. Compare with the first row,
   *no penalty*: a strength with a higher error did not help.
 - A strength in *italics* is at an end of what was tried, so a better one may lie beyond. Where only one was tried, it
-  came from LeNet-300 or from a search on one seed.
+  was not searched: it came from LeNet-300, or from a rule (see the suite).
+- All of them trained with SGD. No strength was tried with Adam.
 - For another learning rate or number of steps, choose λ so that λ times the sum of the learning rates over all steps
   stays the same.
 - Units that training alone brings to zero, without a ranking, need larger strengths: `TargetSize` finds them (see the

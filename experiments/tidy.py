@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -146,7 +147,7 @@ def _of_claim(rows: list[Row], claim: Claim) -> Iterator[dict[str, Any]]:
         return
     stage, last = ([row[f"{name}test_error"] for row in ours] for name in (f"{claim.stage}_", ""))
     before = [e - row["trained_test_error"] for e, row in zip(stage, ours, strict=True)]
-    says = {"claim": f"{claim.paper}: {claim.says}", "margin": claim_met(rows, asdict(claim)).margin}
+    says = {"claim": textwrap.fill(f"{claim.paper}: {claim.says}", 44), "margin": claim_met(rows, asdict(claim)).margin}
     yield says | {"against": "itself before the cut", "points": before, "half": interval(before)[1]}
     if dense := dense_errors(rows, dense_of(asdict(claim)))[0]:
         yield says | {"against": "dense", **_difference(stage, dense)}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from experiments import ledger, pages
+from experiments._pictures import PICTURES, digest
 from experiments.methods import CONTROLS, METHODS
 from experiments.suites import PAGES, SUITES
 from experiments.suites.rankings import SUITES as RANKED
@@ -27,6 +29,14 @@ def test_the_pages_are_what_the_records_say(written: dict[str, str]) -> None:
     assert stored.keys() == written.keys()
     old = [name for name in written if stored[name] != written[name]]
     assert not old, "python -m experiments pages"
+
+
+def test_the_pictures_are_of_what_the_records_hold(written: dict[str, str]) -> None:
+    assert {path.stem for path in pages.FOLDER.glob("*.png")} == PICTURES.keys()
+    for name, it in PICTURES.items():
+        assert f"{{figure}} {name}.png" in "".join(written.values())
+        with Image.open(pages.FOLDER / f"{name}.png") as image:
+            assert image.info["Description"] == digest(it.data(CHECKOUT)), "python -m experiments pages"
 
 
 def test_every_suite_has_a_page_and_every_page_a_place_in_the_contents() -> None:
@@ -79,7 +89,7 @@ def test_a_row_says_where_its_runs_depart_from_the_paper() -> None:
 def test_pages_of_a_folder_without_records_say_so(tmp_path: Path, written: dict[str, str]) -> None:
     (tmp_path / "records").mkdir()
     empty = pages.write(tmp_path / "records", tmp_path / "pages")
-    assert {path.stem for path in empty} == written.keys()
+    assert {path.stem for path in empty} == written.keys()  # no picture of nothing
     text = (tmp_path / "pages" / "mnist.md").read_text(encoding="utf-8")
     assert f"0 of {len(SUITES['mnist-mlp'].configs())} runs are there: they wait" in text
     assert "not tested at this size" in (tmp_path / "pages" / "ledger.md").read_text(encoding="utf-8")
