@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from pruning_lib._arguments import checked
 from pruning_lib._inputs import Inputs, batches, joined, tensors_in
 from pruning_lib._model import check, clone, eval_mode, run, tensors_of
+from pruning_lib._products import Counter, warn_uncounted
 from pruning_lib.units import BatchNorm, unwrapped
 
 FEW = "`recalibrate` needs at least two samples, since one has no variance: pass more data."
@@ -104,6 +104,11 @@ def measure(
     RuntimeError
         If forward raises on the example.
 
+    Warns
+    -----
+    UserWarning
+        If an operator that is not torch's own may multiply matrices, and has no formula: it counts as nothing.
+
     Examples
     --------
     >>> import torch
@@ -120,14 +125,15 @@ def measure(
     probe, inputs = clone(model).eval().requires_grad_(False), inputs.map(Tensor.detach)
     parameters = list(probe.parameters())
     held = {id(tensor): tensor for _, _, _, tensor in tensors_of(probe)}.values()
-    counter = FlopCounterMode(display=False)
+    counter = Counter()
     with torch.no_grad(), _unfused(), counter:
         outputs = run(probe, inputs, "measure")
     _check_batched(inputs, outputs)
+    warn_uncounted("measure", counter.uncounted)
     return Measurement(
         sum(parameter.numel() for parameter in parameters),
         sum(int(parameter.count_nonzero()) for parameter in parameters),
-        counter.get_total_flops() // 2 // inputs.batch,
+        counter.macs // inputs.batch,
         sum(tensor.numel() * tensor.element_size() for tensor in held),
         _latency(probe, inputs, int(repeats), int(threads)) if latency else None,
     )

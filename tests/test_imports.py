@@ -9,10 +9,11 @@ import sys
 import pytest
 
 HEAVY = ("IPython", "PIL", "matplotlib", "scipy", "seaborn", "sklearn", "torchvision")
-FLOOR = {"_arguments", "_inputs", "_model", "_types", "units"}
+FLOOR = {"_arguments", "_inputs", "_model", "_products", "_types", "units"}
 BELOW = {
     "units": set(),
     "_types": set(),
+    "_products": set(),
     "_arguments": {"units"},
     "_inputs": {"units"},
     "_model": {"_arguments", "_inputs", "units"},

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
+from pruning_lib._products import Counter
 from pruning_lib.channels import rules
 from pruning_lib.channels._graph import Graph, base, caller, computes, operand, shape_of
 from pruning_lib.channels._shapes import narrow, repeated
@@ -26,6 +26,7 @@ def count_macs(state: Analysis, layers: list[str]) -> dict[str, int]:
     """Count multiply-adds for one sample, of these layers and of every other operator that has some."""
     graph = state.graph
     macs = dict.fromkeys(layers, 0)
+    counter = Counter()
     # The graph was traced on a whole batch.
     batch = next(shape_of(node)[0] for node in graph.inputs if shape_of(node))
     for node in filter(computes, graph.nodes):
@@ -35,9 +36,10 @@ def count_macs(state: Analysis, layers: list[str]) -> dict[str, int]:
             counted = operand(node) if transposed(node) else node
             count = shape_of(counted).numel() * shape_of(operand(node, 1))[1:].numel()
         else:
-            name, count = name_of(graph, node), _counted(node, graph)
+            name, count = name_of(graph, node), _counted(node, graph, counter)
         if count or name in macs:
             macs[name] = macs.get(name, 0) + count // batch
+    graph.uncounted |= counter.uncounted
     return macs
 
 
@@ -54,7 +56,7 @@ def name_of(graph: Graph, node: Node) -> str:
     return f"{caller(graph, node)[0] or 'forward'}: {node.name}"
 
 
-def _counted(node: Node, graph: Graph) -> int:
+def _counted(node: Node, graph: Graph, counter: Counter) -> int:
     """Return the multiply-adds of an operator, 0 for most."""
     name = base(node)
     if name == ATTENTION:
@@ -74,13 +76,12 @@ def _counted(node: Node, graph: Graph) -> int:
             return whole.get_submodule(str(source.target))
         return pytree.tree_map(meta, source.meta["val"] if "val" in source.meta else graph.tensors[source])
 
-    counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
             node.target(*map_arg(node.args, operands), **map_arg(dict(node.kwargs), operands))  # type: ignore[operator]
     except Exception:  # an operator that cannot be run without data multiplies no matrices
         return 0
-    return counter.get_total_flops() // 2
+    return counter.macs
 
 
 def products(state: Analysis, layers: Container[str]) -> Iterator[tuple[str, Tensor]]:

@@ -40,6 +40,8 @@ class Graph:
         Of each parameter that training mode needs whole, in part: which indices along each axis, as bool tensors.
     cautious : bool
         Whether constants other than 0 are not trusted behind operators that may do something else at another size.
+    uncounted : set of str
+        Operators that may multiply matrices, and whose multiply-adds nobody can count.
     """
 
     model: nn.Module
@@ -51,6 +53,7 @@ class Graph:
     awake: list[str] = field(default_factory=list)
     training: dict[str, list[Tensor]] = field(default_factory=dict)
     cautious: bool = False
+    uncounted: set[str] = field(default_factory=set)
 
     @functools.cached_property
     def biasless(self) -> set[Node]:

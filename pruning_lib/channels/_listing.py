@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from pruning_lib._inputs import Inputs
 from pruning_lib._model import check, clone
+from pruning_lib._products import warn_uncounted
 from pruning_lib.channels import rules
 from pruning_lib.channels._compensate import CONSTANT, factors
 from pruning_lib.channels._constants import stands_in
@@ -56,6 +57,11 @@ def find_units(model: nn.Module, example: Any) -> Units:
     RuntimeError
         If the forward cannot be traced; the sentence names the line.
 
+    Warns
+    -----
+    UserWarning
+        If an operator that is not torch's own may multiply matrices, and has no formula: ``.macs`` leaves it out.
+
     Examples
     --------
     >>> import torch
@@ -79,6 +85,7 @@ def find_units(model: nn.Module, example: Any) -> Units:
         units, classes = describe(state, to_zero=True)
         more = _counted(state, units, pins, inputs)
         if not more:
+            warn_uncounted("find_units", graph.uncounted)
             return _as_zeroed(state, units, classes)
         pins += more
 

@@ -7,6 +7,8 @@ literal are suspected, nearest to the failure first; their channels stay, and ev
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -19,6 +21,9 @@ from pruning_lib.channels._solve import Pins
 from pruning_lib.channels._state import Analysis, Kept
 from pruning_lib.channels._trace import trace
 from pruning_lib.channels._verify import Comparison
+
+MISFIT = "is invalid for input of size"
+"""What torch says where a tensor cannot be viewed in a shape."""
 
 
 def suspects(state: Analysis, kept: Kept, pins: Pins, failure: Comparison, small: nn.Module, inputs: Inputs) -> Pins:
@@ -35,6 +40,9 @@ def suspects(state: Analysis, kept: Kept, pins: Pins, failure: Comparison, small
     # A literal in that very line.
     if here := [node for node in start if node in candidates]:
         return [_pin(node) for node in here]
+    # None there moves channels that go: one may be given the size of others, as in ``q.reshape(n, x.shape[1])``.
+    if (error is None or MISFIT in str(error)) and (lending := _lending(state, kept, start, done)):
+        return lending
     # Else the nearest above it: ``y = x.view(-1, 512)`` succeeds with whatever is left, and the next layer complains.
     for node in start:
         if near := _upstream(node, candidates):
@@ -52,6 +60,32 @@ def suspects(state: Analysis, kept: Kept, pins: Pins, failure: Comparison, small
 
 def _pin(node: Node) -> tuple[Node, str]:
     return node, f"passes `{base(node)}` with a literal size{line_of(node)}"
+
+
+def _lending(state: Analysis, kept: Kept, start: list[Node], done: set[Node]) -> Pins:
+    """Name what loses a size that one of these views was given, though all that it moves itself stays.
+
+    It is the nearest above of this size: forward read the number there, or the next round goes further.
+    """
+    found: Pins = []
+    for node in start:
+        given = {size for sizes in node.args if isinstance(sizes, list | tuple) for size in sizes}
+        if base(node) in ("view", "reshape") and not _loses_channels(state, kept, node):
+            above = reversed(state.graph.nodes[: state.graph.nodes.index(node)])
+            lost = (each for each in above if each not in done and given & _lost_sizes(state, kept, each))
+            reason = f"gives its size to a `{base(node)}` of other channels{line_of(node)}"
+            found += [(each, reason) for each in itertools.islice(lost, 1)]
+    return found
+
+
+def _lost_sizes(state: Analysis, kept: Kept, node: Node) -> set[int]:
+    """Return the sizes along which what an operator returned becomes smaller."""
+    pairs = [
+        pair
+        for labels in flat(state.labels.get(node))
+        for pair in zip(labels.shape, kept.left(labels).shape, strict=True)
+    ]
+    return {before for before, after in pairs if before != after}
 
 
 def _loses_channels(state: Analysis, kept: Kept, node: Node) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,7 +79,41 @@ def test_a_size_that_was_taken_before_is_respected():
     shrunk = shrink(model, torch.randn(2, 1, 6, 6))
     assert shrunk.removed["0"] == 0
     assert shrunk.removed["2"] == 2
-    assert "passes code that counts its channels (test_suspects.py" in shrunk.plan.notes[0]
+    assert "gives its size to a `reshape` of other channels (test_suspects.py" in shrunk.plan.notes[0]
+
+
+class Attention(nn.Module):
+    """As FastViT's: all heads are as wide together as the input, by number alone, and its width is read for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.head_dim = 4, 2
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        n, channels, height, width = x.shape
+        x = x.flatten(2).transpose(1, 2)
+        qkv = self.qkv(x).reshape(n, height * width, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).reshape(n, height * width, channels)  # the line that counts
+        return self.proj(x).transpose(1, 2).reshape(n, channels, height, width)
+
+
+def test_a_size_that_other_channels_are_given_is_named_by_its_line():
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 8, 3), Attention(), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)))
+    lines, start = inspect.getsourcelines(Attention)
+    line = start + next(i for i, text in enumerate(lines) if "the line that counts" in text)
+    units = find_units(model, torch.randn(2, 1, 6, 6))
+    assert units.fixed["0"] == f"gives its size to a `reshape` of other channels (test_suspects.py, line {line})"
+    assert units.fixed["1.qkv"] == f"passes `reshape` with a literal size (test_suspects.py, line {line})"
+    assert list(units) == ["2"]
+    kill(model[0], [1, 3], bias=0.0)
+    kill(model[2], [0, 5])
+    shrunk = shrink(model, torch.randn(2, 1, 6, 6))
+    assert {name: count for name, count in shrunk.removed.items() if count} == {"2": 2}
+    assert [note for note in shrunk.plan.notes if units.fixed["0"] in note] == shrunk.plan.notes
+    assert_equal(model, shrunk.model, 1, 9, 8)
 
 
 class Counts(nn.Module):
