@@ -11,6 +11,10 @@
 The best strength of the grid is that of the lowest validation error among those that leave at most 5 points more units
 than the target. Targets: within 5 points of the size; at most 1 point above the error of that strength.
 
+With ``--methods l2 serene …``, on LeNet-300 alone: the methods of `benchmarks.feedback`, which `TargetSize` steers by
+what it measures, from a first guess that is the same for all seeds; ``--guesses 10 0.1`` are the same guess times that.
+Their record is a file of its own; ``--record PATH`` sends what is run elsewhere.
+
 With ``--cost ROUNDS``: three epochs on 10,000 examples with and without steering, in turn, and the ratio of times.
 
 LeNets train on 20,000 digits of MNIST, VGG-16 and ResNet-18 on 10,000 images of CIFAR-10 (`PRUNING_LIB_DATA`). Runs
@@ -25,16 +29,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import nn
 
+from benchmarks.feedback import FEEDBACK, optimizer_of
 from benchmarks.timing import ratios
 from pruning_lib import (
     GroupLasso,
     NetworkSlimming,
+    Regularizer,
     TargetSize,
     Units,
     cosine,
@@ -50,8 +58,10 @@ from pruning_lib.training import Callback
 from pruning_lib.units import BatchNorm
 
 RECORD = records.SHIPPED / f"{records.MEASURED}target-size.json"
+MEASURED = records.SHIPPED / f"{records.MEASURED}target-size-feedback.json"
 METHODS = ("group-lasso", "slimming")
 TARGET = 0.5
+Train = Callable[[], dict[str, Any]]
 FEW = 10_000  # examples of an epoch whose cost is measured
 
 
@@ -88,24 +98,25 @@ CASES = {
 }  # fmt: skip
 
 
-def run(case: Case, method: str, strength: float | None, seed: int) -> dict[str, Any]:
+def run(case: Case, method: str, strength: float | None, seed: int, guess: float = 1.0) -> dict[str, Any]:
     """Train once, at a strength or toward the size, and return what the record holds."""
     torch.manual_seed(seed)
-    train, model, units, optimizer, reg = _prepared(case, method, strength or 0.0)
-    steering: list[Callback] = []
-    if strength is None:
-        steering = [TargetSize(model, reg, optimizer, units, units_left=TARGET)]
+    feedback = FEEDBACK.get(method)
+    first = guess * feedback.guess if feedback else 0.0
+    threshold = feedback.threshold if feedback else 0.0
+    train, model, units, optimizer, reg = _prepared(case, method, strength or first)
+    size = TargetSize(model, reg, optimizer, units, units_left=TARGET, threshold=threshold)
+    steering: list[Callback] = [size] if strength is None else []
     history = fit(
         model, train, case.load().val, epochs=case.epochs, optimizer=optimizer, regularizer=reg, callbacks=steering,
         batch_size=100, schedule=cosine, autocast=torch.bfloat16, seed=seed, progress=False,
     )  # fmt: skip
-    watch = TargetSize(model, _regularizer(model, method, 0.0, units), optimizer, units, units_left=TARGET)
     widths = shrink(model, train.inputs[:1]).widths
     return {
-        "left": round(watch.left, 4),
+        "left": round(size.left, 4),
         "removed": 1 - sum(after for _, after in widths.values()) / sum(before for before, _ in widths.values()),
         "val_error": round(100 * (1 - history["val_accuracy"][-1]), 2),
-        "log": [_rounded(entry) for entry in steering[0].log] if steering else [],  # type: ignore[attr-defined]
+        "log": [_rounded(entry) for entry in size.log] if steering else [],
         "seconds": round(sum(history["seconds"]), 1),
     }
 
@@ -120,19 +131,20 @@ def _rounded(entry: dict[str, float]) -> list[float]:
     return [round(entry[key], 5) for key in ("strength", "left", "expected")]
 
 
-def _write(held: dict[str, dict[str, Any]]) -> None:
-    """Write the record, a line a run."""
+def _write(path: Path, held: dict[str, dict[str, Any]]) -> None:
+    """Write a record, a line a run."""
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(run)}" for name, run in held.items())
-    records.write_text(RECORD, f"{{\n{lines}\n}}\n")
+    records.write_text(path, f"{{\n{lines}\n}}\n")
 
 
 def _prepared(
     case: Case, method: str, strength: float
-) -> tuple[TensorPair, nn.Module, Units, torch.optim.Optimizer, GroupLasso | NetworkSlimming]:
+) -> tuple[TensorPair, nn.Module, Units, torch.optim.Optimizer, Regularizer]:
     train = TensorPair(*(part[: case.examples] for part in case.load().train))
-    model = case.build(method == "slimming").to(memory_format=torch.channels_last)
+    normalized = FEEDBACK[method].normalized if method in FEEDBACK else method == "slimming"
+    model = case.build(normalized).to(memory_format=torch.channels_last)
+    optimizer = optimizer_of(method, model, case.rate)
     units = find_units(model, train.inputs[:1])
-    optimizer = torch.optim.SGD(model.parameters(), lr=case.rate, momentum=0.9, weight_decay=5e-4)
     return train, model, units, optimizer, _regularizer(model, method, strength, units)
 
 
@@ -158,7 +170,9 @@ def cost(case: Case, method: str, rounds: int) -> tuple[float, float, float]:
     return ratios(seconds, "fixed")["steered"]
 
 
-def _regularizer(model: nn.Module, method: str, strength: float, units: Units) -> GroupLasso | NetworkSlimming:
+def _regularizer(model: nn.Module, method: str, strength: float, units: Units) -> Regularizer:
+    if method in FEEDBACK:
+        return FEEDBACK[method].build(model, strength, units)
     if method == "slimming":
         return NetworkSlimming(model, strength, apply="prox", units=units)
     normalized = any(isinstance(module, BatchNorm) for module in model.modules())
@@ -186,12 +200,31 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def feedback_table(runs: dict[str, dict[str, Any]], others: dict[str, dict[str, Any]]) -> str:
+    """Return what the methods of `benchmarks.feedback` reached, a row a run, beside the dense network."""
+    lines = [
+        "| method | first guess | seed | units left | removed by `shrink` | epoch | validation error | dense |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, steered in runs.items():
+        network, method, times, seed = name.split()
+        guess = FEEDBACK[method].guess * float(times.removeprefix("steered").removeprefix("×") or 1)
+        there = next((epoch for epoch, (_, left, _) in enumerate(steered["log"]) if left <= TARGET + 0.01), "–")
+        without = others.get(f"{dense(network, 'slimming' if FEEDBACK[method].normalized else 'group-lasso')} {seed}")
+        cells = [method, f"{guess:g}", seed, f"{steered['left']:.1%}", f"{steered['removed']:.1%}", f"{there}"]
+        cells += [f"{steered['val_error']:.2f}", f"{without['val_error']:.2f}" if without else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=(*METHODS, *FEEDBACK), default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--strengths", nargs="*", type=float, help="of the grid, where not all of it is wanted")
+    parser.add_argument("--guesses", nargs="+", type=float, default=[1.0], help="times the first guess of a method")
+    parser.add_argument("--record", type=Path, help="where the runs are held, if not in the package")
     parser.add_argument("--table", action="store_true", help="only print what the record holds")
     parser.add_argument("--cost", type=int, metavar="ROUNDS", help="time training with and without steering, in turn")
     options = parser.parse_args()
@@ -203,7 +236,34 @@ def main() -> None:
                 median, lower, upper = cost(CASES[network], method, options.cost)
                 print(f"{network:<16} {method:<24} {median:6.3f}  {lower:.3f}–{upper:.3f}")
         return
-    held: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    steered = [method for method in options.methods if method in FEEDBACK]
+    if steered and (len(steered) < len(options.methods) or options.networks != ["lenet300"]):
+        parser.error(f"{', '.join(steered)}: run these apart from {', '.join(METHODS)}, with --networks lenet300")
+    path: Path = options.record or (MEASURED if steered else RECORD)
+    runs = _guessed(steered, options) if steered else _grid(options)
+    held = _read(path)
+    for name, train in [] if options.table else runs.items():
+        if name not in held:
+            held[name] = train()
+            sys.stderr.write(f"{name}: {held[name]}\n")
+            _write(path, held)
+    print(feedback_table(held, _read(RECORD)) if steered else table(held))
+
+
+def _guessed(methods: list[str], options: argparse.Namespace) -> dict[str, Train]:
+    """Return the runs of methods that are steered from a guess, by their names in the record."""
+    return {
+        f"lenet300 {method} steered{'' if times == 1 else f'×{times:g}'} {seed}": partial(
+            run, CASES["lenet300"], method, None, seed, times
+        )
+        for seed in options.seeds
+        for times in options.guesses
+        for method in methods
+    }
+
+
+def _grid(options: argparse.Namespace) -> dict[str, Train]:
+    """Return the runs toward a size, then those without a penalty, then those of the grids, by their names."""
     wanted = [
         (network, method, strength, seed)
         for seed in options.seeds
@@ -213,14 +273,18 @@ def main() -> None:
         if strength is None or options.strengths is None or strength in options.strengths
         if strength != 0 or dense(network, method).split()[1] == method
     ]
-    wanted.sort(key=lambda each: (each[2] is not None, each[2] != 0))  # what is steered, what is dense, then the grids
-    for network, method, strength, seed in [] if options.table else wanted:
-        name = f"{network} {method} {'steered' if strength is None else strength} {seed}"
-        if name not in held:
-            held[name] = run(CASES[network], method, strength, seed)
-            sys.stderr.write(f"{name}: {held[name]}\n")
-            _write(held)
-    print(table(held))
+    wanted.sort(key=lambda each: (each[2] is not None, each[2] != 0))
+    return {
+        f"{network} {method} {'steered' if strength is None else strength} {seed}": partial(
+            run, CASES[network], method, strength, seed
+        )
+        for network, method, strength, seed in wanted
+    }
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    held: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return held
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ class Regularizer(Protocol):
         λ ≥ 0; may be changed while training, for a warm-up or a ramp.
     layers : tuple of str
         Names of the modules that the method works on. `fit` resumes from a checkpoint only where they agree.
+    per_step : bool
+        Whether λ is a share of each step, as in `SeReNe`, which no learning rate multiplies.
 
     Examples
     --------
@@ -54,6 +56,7 @@ class Regularizer(Protocol):
     """
 
     strength: float
+    per_step: bool = False
 
     @property
     def layers(self) -> tuple[str, ...]:

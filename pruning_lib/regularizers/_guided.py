@@ -30,7 +30,7 @@ from pruning_lib.regularizers._groups import Axis, Side, viewed
 from pruning_lib.regularizers._l1 import L1
 from pruning_lib.regularizers._l2 import L2
 from pruning_lib.regularizers._weights import WeightPenalty
-from pruning_lib.units import Member, Units, Weighted, check_plain, fitting, grouped_view
+from pruning_lib.units import Member, Units, Weighted, check_plain, fitting, grouped_view, rows
 
 Guidance = Callable[[Tensor], Tensor]
 """i/n in (0, 1] of every unit → its guidance, ≥ 0, up to a factor."""
@@ -132,6 +132,17 @@ class Guided(WeightPenalty):
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}, shape (units,)."""
         return incoming_norms(self._writers)
+
+    @torch.no_grad()
+    def distance(self) -> dict[str, Tensor]:
+        """Return the lengths of the rows over their g under the group lasso, and the largest |w| over g under L1."""
+        parts = {name: part for name, (part, *_) in zip(self._layers, self._parts, strict=True)}
+        even = all(bool(part.g.all()) for part in parts.values())
+        if self.base is L2 or self.side != "incoming" or not even:
+            return super().distance()
+        power: Literal[2] | float = 2 if self.base is GroupLasso else torch.inf
+        lengths = {name: rows(layer).flatten(1).norm(power, dim=1) for name, layer in self._layers.items()}
+        return {name: length / parts[name].g.to(length) for name, length in lengths.items()}
 
     def _lengths(self, weights: list[Tensor]) -> list[Tensor]:
         if self.base is not GroupLasso:

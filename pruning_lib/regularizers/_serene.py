@@ -93,6 +93,8 @@ class SeReNe(Regularizer):
     tensor([2., 0.])
     """
 
+    per_step = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -1,15 +1,16 @@
-"""How far units are from zero, by what a method shortens: for `TargetSize`."""
+"""How far units are from zero, by what a method shortens, and what holds them there: for `TargetSize`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruning_lib.regularizers import Regularizer
-from pruning_lib.units import Group, Units, rows
+from pruning_lib.units import Chosen, Group, Member, Units, bounded_scale, is_layer, rows, unit_axis
 
 
 def distances(reg: Regularizer, units: Units, modules: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -37,14 +38,60 @@ def distances(reg: Regularizer, units: Units, modules: Mapping[str, Any]) -> dic
     return {name: far.masked_fill(_unwritten(units[name], modules), 0) for name, far in found.items()}
 
 
+def lengths(units: Units, modules: Mapping[str, Any], held: Collection[int]) -> dict[str, Tensor]:
+    """Return how long each unit is, (units,): its largest |γ| where BatchNorms follow, or else its longest row.
+
+    Left out are groups of which `held`, ids of parameters, has not all that is measured: no pull shortens them.
+    """
+    found: dict[str, Tensor] = {}
+    for name, group in units.items():
+        scaled = group.norms and not any(member.exposed for member in group.writers)
+        members = group.norms if scaled else group.writers
+        # The first parameter of a BatchNorm is the scale, or what it is computed from.
+        own = [next(modules[m.layer].parameters(), None) if scaled else modules[m.layer].weight for m in members]
+        if own and all(id(parameter) in held for parameter in own):
+            found[name] = _longest(group, members, modules)
+    return found
+
+
+def _longest(group: Group, members: Iterable[Member], modules: Mapping[str, Any]) -> Tensor:
+    """Return the largest |γ| or length of a row of each unit among its channels in these members, (units,)."""
+    far = []
+    for member in members:
+        module = modules[member.layer]
+        row = rows(module) if is_layer(module) else module.weight.unsqueeze(1)
+        far.append(_by_unit(row.detach().flatten(1).norm(dim=1).float().cpu(), member.index.cpu(), group.size))
+    return torch.stack(far).amax(0)
+
+
 def _unwritten(group: Group, modules: Mapping[str, Any]) -> Tensor:
     """Return which units no layer writes any more, (units,)."""
-    read = {member: rows(modules[member.layer]).detach().flatten(1) for member in group.writers}
-    lengths = [_by_unit(row.norm(dim=1).float().cpu(), member.index.cpu(), group.size) for member, row in read.items()]
-    return torch.stack(lengths).amax(0) == 0
+    return _longest(group, group.writers, modules) == 0
 
 
 def _by_unit(distance: Tensor, index: Tensor, size: int) -> Tensor:
     """Return the largest distance among the channels of each unit."""
     known = index >= 0
     return distance.new_zeros(size).scatter_reduce_(0, index[known], distance[known], "amax")
+
+
+def spared(gone: Chosen, units: Units) -> Chosen:
+    """Return what has gone of the groups that lose units, but for the last unit of one that would lose all."""
+    for name, mask in gone.items():
+        if mask.all() and not units[name].bypassed:
+            warnings.warn(f"all {len(mask)} units of '{name}' have gone: the penalty is too strong", stacklevel=4)
+            mask[units[name].size - 1] = False  # something has to reach the output
+    return {name: mask for name, mask in gone.items() if mask.any()}
+
+
+def masks(gone: Chosen, units: Units, modules: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each weight that writes or scales units, with 0 for what has gone and 1 for the rest, to hold it."""
+    for name, mask in gone.items():
+        for member in (*units[name].writers, *units[name].norms):
+            module = modules[member.layer]
+            if module.weight is None or bounded_scale(module) is not None:
+                continue  # no scale, or `zero` has set the mask that holds it
+            lives = ~((member.index >= 0) & mask[member.index.clamp(min=0)]).to(module.weight.device)
+            shape = [1] * module.weight.ndim
+            shape[unit_axis(module) if module.weight.ndim > 1 else 0] = -1
+            yield module.weight, lives.to(module.weight.dtype).view(shape)

@@ -102,7 +102,7 @@ def reach(reg: Regularizer, optimizer: Optimizer, steps: int, schedule: Schedule
 
     Parameters
     ----------
-    reg : GroupLasso, L1 or NetworkSlimming
+    reg : GroupLasso, L1, NetworkSlimming, or Guided with GroupLasso or L1 as its base
         Pulls on every unit alike. Its units are those of the layers that it works on.
     optimizer : Optimizer
         Of the training. Where its groups have learning rates of their own, the largest counts.
@@ -155,6 +155,15 @@ def largest_rate(reg: Regularizer, optimizer: Optimizer) -> float:
     if not rates:
         raise ValueError(f"The {type(optimizer).__name__} holds no parameter that {type(reg).__name__} works on.")
     return max(rates)
+
+
+def drifts(rate: float, epochs: int, steps: int, schedule: Schedule) -> list[float]:
+    """Return Σ_t η_t of each epoch."""
+    count = steps // epochs
+    if count < 1:
+        raise ValueError(f"TargetSize got {steps} steps in {epochs} epochs; it needs at least one an epoch.")
+    factors = [factor("TargetSize", "schedule", schedule, i / (count * epochs)) for i in range(count * epochs)]
+    return [rate * sum(factors[i * count : (i + 1) * count]) for i in range(epochs)]
 
 
 def in_gradient(reg: Regularizer) -> bool:

@@ -15,13 +15,15 @@ Near zero, the noise of the batches revives units that would have gone by their 
 the strength of a proximal step that took much less than was expected of it grows faster than the λ_i say. Where the
 learning rate falls it makes up for that, too, until the target is expected. But such an epoch is never given what is
 expected to take half of what shall stay, and none more than three times the strength of the one before.
+
+Of methods that pull in another way, c and the distances are measured: `_pull.py` beside this file.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,16 +34,17 @@ from pruning_lib._arguments import checked, optional
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, expected_cost, zero
 from pruning_lib.training._callbacks import Callback, Run
-from pruning_lib.training._distances import distances
-from pruning_lib.training._reach import check_steered, gain, in_gradient, largest_rate
-from pruning_lib.training._schedules import Schedule, check_schedules, constant, factor
-from pruning_lib.units import Chosen, Units, fitting, unit_axis
+from pruning_lib.training._distances import masks, spared
+from pruning_lib.training._pull import missed, pull_of
+from pruning_lib.training._reach import drifts, largest_rate
+from pruning_lib.training._schedules import Schedule, check_schedules, constant
+from pruning_lib.units import Chosen, Units, fitting
 
-MOST = 3.0  # times the strength of the epoch before
 MEMORY = 0.5  # the weight of what was measured before, against the last epoch
 PART = 0.6  # of what is missing that one epoch may take
 # Times the strength of an epoch that took less than this part of what was expected of it.
 FASTER = {0.25: 1.5, 0.5: 1.3}
+MISSED = 0.05  # of the units or multiply-adds: more than that beside the target is said
 LITTLE = 0.05  # of what is missing: an epoch of which no more was expected tells nothing
 
 
@@ -58,8 +61,11 @@ class TargetSize(Callback):
     Parameters
     ----------
     model : nn.Module
-    reg : GroupLasso, L1, NetworkSlimming or another method with `distance`
-        Its strength is set here. By ``apply="prox"`` units become exactly zero.
+    reg : Regularizer
+        Its strength is set here. What GroupLasso, L1, NetworkSlimming, Guided with a base of these and other methods
+        with `distance` move is known; by ``apply="prox"`` units become exactly zero. Any other method is steered by how
+        fast its units became shorter: their rows, or their scales where BatchNorms follow, which the method has to act
+        on. It needs a `threshold`, and a first guess of its strength, from a tenth of which the training starts.
     optimizer : Optimizer
     units : Units
         From `pruning_lib.find_units(model, example)`.
@@ -73,7 +79,8 @@ class TargetSize(Callback):
     within : float
         In (0, 1]: the share of the training, counted in Σ_t η_t, after which the size is to be reached.
     threshold : float
-        Distance from zero within which a unit has gone. A term of the loss makes no exact zeros, and needs one.
+        Distance from zero within which a unit has gone: the length of its row, its |γ|. A term of the loss makes no
+        exact zeros, and needs one; so does a method whose pull is not known.
 
     Attributes
     ----------
@@ -83,9 +90,14 @@ class TargetSize(Callback):
     Raises
     ------
     TypeError
-        If the method's pull is not known, or the optimizer divides it by its own size.
+        If the method acts on no unit's length, or the optimizer divides a known pull by its own size.
     ValueError
         If numbers are missing or out of range, or the units are another model's.
+
+    Warns
+    -----
+    UserWarning
+        If all units of a group have gone, or a method whose pull is measured ends 5 points or more beside the target.
 
     Examples
     --------
@@ -132,17 +144,18 @@ class TargetSize(Callback):
             raise ValueError("TargetSize needs exactly one of units_left and macs_left, between 0 and 1.")
         if (epochs is None) != (steps is None):
             raise ValueError("TargetSize needs epochs and steps, both, or neither where `fit` knows them.")
-        check_steered(reg, optimizer, threshold)
         self.units_left, self.macs_left, self.within, self.threshold = units_left, macs_left, within, threshold
         self.log: list[dict[str, float]] = []
         self._model, self._reg, self._optimizer, self._units = model, reg, optimizer, units
-        self._gain, self._rate = gain(reg, optimizer), largest_rate(reg, optimizer)
         self._modules = fitting(model, units.values(), "TargetSize")
+        self._pull = pull_of(reg, optimizer, units, self._modules, threshold)
+        self._rate = largest_rate(reg, optimizer)
         self._resistance: dict[str, Tensor] = {}
         self._growth: dict[str, float] = {}  # of the resistance of a group's units, a unit of Σ_t η_t
         self._drifts: list[float] = []  # Σ_t η_t of each epoch
+        self._factors: list[float] = []  # of each epoch's strength, once it is found
         self._hold: Hold | None = None
-        self._before = self._distances()  # of the units, an epoch ago
+        self._before = self._pull.distances()  # of the units, an epoch ago
         every = {name: torch.ones_like(distance, dtype=torch.bool) for name, distance in self._before.items()}
         if (least := self._left(every)) > self._target:
             raise ValueError(
@@ -156,13 +169,14 @@ class TargetSize(Callback):
         """Look at the units after an epoch, set the strength of the next one, and return it."""
         if not 1 <= len(self.log) <= len(self._drifts):
             raise RuntimeError("TargetSize has no plan for this epoch: give it epochs and steps, or give it to `fit`.")
-        drift, now = self._drifts[len(self.log) - 1], self._distances()
-        for name, distance in now.items():
-            speed = (self._before[name] - distance) / max(drift, 1e-12)
-            resistance = self._gain * self._reg.strength - speed
+        drift, now, strength = self._drifts[len(self.log) - 1], self._pull.distances(), self._strength
+        speeds = {name: (self._before[name] - distance) / max(drift, 1e-12) for name, distance in now.items()}
+        self._pull.learn(strength, speeds, {name: ~gone for name, gone in self._gone().items()})
+        for name, speed in speeds.items():
+            resistance = self._pull.gain * strength - speed
             known = self._resistance.get(name, resistance)
             self._resistance[name] = MEMORY * known + (1 - MEMORY) * resistance
-            if not in_gradient(self._reg):  # momentum shows a new strength late, which would look like growth
+            if self._pull.timely:  # momentum shows a new strength late, which would look like growth
                 self._grow(name, self._resistance[name] - known, drift)
         self._before = now
         self._clear()
@@ -170,25 +184,30 @@ class TargetSize(Callback):
 
     def _grow(self, name: str, more: Tensor, drift: float) -> None:
         """Follow how the resistance of living units grows as they shrink: its median, since single units are noisy."""
-        alive = self._before[name] > self.threshold
+        alive = self._before[name] > self._pull.edge
         growth = float(more[alive].median()) / max(drift, 1e-12) if alive.any() else 0.0
         self._growth[name] = MEMORY * self._growth.get(name, 0.0) + (1 - MEMORY) * growth
 
     @property
     def left(self) -> float:
         """The share of units or multiply-adds that is left, as the weights are now."""
-        return self._left({name: distance <= self.threshold for name, distance in self._distances().items()})
+        return self._left({name: distance <= self._pull.edge for name, distance in self._pull.distances().items()})
+
+    @property
+    def _strength(self) -> float:
+        """The strength of the last epoch, as it is steered."""
+        return self._reg.strength / self._factors[len(self.log) - 1]
 
     @property
     def _target(self) -> float:
         return self.units_left or self.macs_left or 0.0
 
     def _plan(self, epochs: int, steps: int, schedule: Schedule) -> None:
-        count = steps // epochs
-        if count < 1:
-            raise ValueError(f"TargetSize got {steps} steps in {epochs} epochs; it needs at least one an epoch.")
-        factors = [factor("TargetSize", "schedule", schedule, i / (count * epochs)) for i in range(count * epochs)]
-        self._drifts = [self._rate * sum(factors[i * count : (i + 1) * count]) for i in range(epochs)]
+        self._drifts = drifts(self._rate, epochs, steps, schedule)
+        # λ a step is λ / η a unit of Σ_t η_t: then that is steered, and multiplied by the mean rate over the largest.
+        per_step = getattr(self._reg, "per_step", False)
+        most = self._rate * (steps // epochs)
+        self._factors = [max(drift / most, 1e-12) if per_step else 1.0 for drift in self._drifts]
         if not self.log:
             self._set()
 
@@ -197,17 +216,21 @@ class TargetSize(Callback):
         done, gone = len(self.log), self._gone()
         left = expected = self._left(gone)
         strength = 0.0
-        if left > self._target and any(self._drifts[done:]):
+        if left > self._target + self._pull.slack and any(self._drifts[done:]):
             # Counted in Σ_t η_t, as under a falling rate the last epochs move little; later, always half of the rest.
             soon, half = self.within * sum(self._drifts) - sum(self._drifts[:done]), sum(self._drifts[done:]) / 2
             strength = self._smallest(max(soon, half), self._target)
             if done + 1 < len(self._drifts):
                 strength = min(strength, self._smallest(self._drifts[done], left - PART * (left - self._target)))
-            if done and soon < half and not in_gradient(self._reg):
+            if done and soon < half and self._pull.timely:
                 strength = max(strength, self._hurried(self._haste(left)))
-            last = next((entry["strength"] for entry in reversed(self.log) if entry["strength"]), math.inf)
-            strength = max(min(strength, MOST * last), 0.0)
+            given = (e["strength"] / f for e, f in zip(self.log, self._factors, strict=False) if e["strength"])
+            last = [math.inf, *given][-1]
+            strength = self._pull.bounded(strength, last, left < 1)
             expected = self._left({name: need <= strength for name, need in self._needed(self._drifts[done]).items()})
+            strength *= self._factors[done]
+        if not self._pull.known and done == len(self._drifts) and abs(left - self._target) > MISSED:
+            warnings.warn(missed(self._reg, self._target, left, [e["strength"] for e in self.log]), stacklevel=4)
         self._reg.strength = strength
         self.log.append({"epoch": done, "strength": strength, "left": left, "expected": expected})
         return strength
@@ -217,7 +240,7 @@ class TargetSize(Callback):
 
         Where the rate falls, the same strength moves less. What makes up for that is given too, up to the target.
         """
-        done, pull = len(self.log), times * self._reg.strength
+        done, pull = len(self.log), times * self._strength
         drift = self._drifts[done]
         level = pull * self._drifts[done - 1] / max(drift, 1e-12)
         return max(min(pull, self._smallest(drift, self._target / 2)), min(level, self._smallest(drift, self._target)))
@@ -235,7 +258,7 @@ class TargetSize(Callback):
         gone, drift, needed = self._gone(), max(drift, 1e-12), {}
         for name, distance in self._before.items():
             resistance = self._resistance.get(name, 0) + max(self._growth.get(name, 0.0), 0.0) * drift
-            needed[name] = torch.where(gone[name], -math.inf, (distance / drift + resistance) / self._gain)
+            needed[name] = torch.where(gone[name], -math.inf, (distance / drift + resistance) / self._pull.gain)
         return needed
 
     def _smallest(self, drift: float, target: float) -> float:
@@ -250,7 +273,7 @@ class TargetSize(Callback):
         return float(levels[high])
 
     def _gone(self) -> Chosen:
-        return {name: distance <= self.threshold for name, distance in self._before.items()}
+        return {name: distance <= self._pull.edge for name, distance in self._before.items()}
 
     def _left(self, gone: Chosen) -> float:
         """Return the share of units or multiply-adds that these leave."""
@@ -259,28 +282,12 @@ class TargetSize(Callback):
             return expected_cost(every, self._units) / sum(self._units.macs.values())
         return 1 - sum(int(mask.sum()) for mask in every.values()) / sum(group.size for group in self._units.values())
 
-    def _distances(self) -> dict[str, Tensor]:
-        return distances(self._reg, self._units, self._modules)
-
     def _clear(self) -> None:
         """Zero what has gone with all that writes it, and hold it there."""
-        gone = {name: mask for name, mask in self._gone().items() if mask.any()}
-        for name, mask in gone.items():
-            if mask.all() and not self._units[name].bypassed:
-                warnings.warn(f"all {len(mask)} units of '{name}' have gone: the penalty is too strong", stacklevel=3)
-                mask[self._units[name].size - 1] = False  # something has to reach the output
+        gone = spared(self._gone(), self._units)
         zero(self._model, gone, self._units, optimizer=self._optimizer)
         self.close()
-        self._hold = Hold(list(self._masks(gone)), self._optimizer)
-
-    def _masks(self, gone: Chosen) -> Iterator[tuple[Tensor, Tensor]]:
-        for name, mask in gone.items():
-            for member in (*self._units[name].writers, *self._units[name].norms):
-                weight = self._modules[member.layer].weight
-                lives = ~((member.index >= 0) & mask[member.index.clamp(min=0)]).to(weight.device)
-                shape = [1] * weight.ndim
-                shape[unit_axis(self._modules[member.layer]) if weight.ndim > 1 else 0] = -1
-                yield weight, lives.to(weight.dtype).view(shape)
+        self._hold = Hold(list(masks(gone, self._units, self._modules)), self._optimizer)
 
     def start(self, run: Run) -> None:
         """Take the plan of a run; after a resume, hold what has gone."""
@@ -288,7 +295,7 @@ class TargetSize(Callback):
             raise ValueError("TargetSize steers another regularizer or optimizer than those of this run.")
         self._plan(run.epochs, run.epochs * run.batches, run.schedule)
         if len(self.log) > 1:
-            self._before = self._distances()
+            self._before = self._pull.distances()
             self._clear()
             self._reg.strength = self.log[-1]["strength"]
 
@@ -308,6 +315,7 @@ class TargetSize(Callback):
             "log": [dict(entry) for entry in self.log],
             "resistance": dict(self._resistance),
             "growth": dict(self._growth),
+            "gain": self._pull.gain,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -322,9 +330,11 @@ class TargetSize(Callback):
         growth = {name: float(value) for name, value in dict(state["growth"]).items()}
         if any({*entry} != {"epoch", "strength", "left", "expected"} for entry in log):
             raise TypeError("TargetSize got the state of another callback.")
-        if not all(map(math.isfinite, [*growth.values(), *(value for entry in log for value in entry.values())])):
+        gain = self._pull.gain if self._pull.known else float(state["gain"])
+        if not all(map(math.isfinite, [gain, *growth.values(), *(value for entry in log for value in entry.values())])):
             raise ValueError("TargetSize got a state with numbers that are not finite.")
         self.log, self._resistance, self._growth = log, resistance, growth
+        self._pull.gain = gain
 
     def fits(self, run: Run) -> bool:
         """Whether what was restored is about the same units."""

@@ -18,17 +18,23 @@ EPOCHS = 6
 Log = list[dict[str, float]]
 
 
-def parts() -> tuple[nn.Module, torch.optim.Optimizer, prl.GroupLasso, dict[str, Any]]:
+METHODS = ("group-lasso", "l2")  # whose pull is known, and whose is measured
+
+
+def parts(method: str) -> tuple[nn.Module, torch.optim.Optimizer, prl.Regularizer, dict[str, Any]]:
     model = loops.network()
     step = loops.optimizer(model)
     units = prl.find_units(model, torch.zeros(1, 1, 4, 4))
+    if method == "l2":
+        reg = prl.L2(model, strength=3.0, units=units)
+        return model, step, reg, {"units": units, "units_left": 0.5, "threshold": 0.2}
     return model, step, prl.GroupLasso(model, strength=0.0, units=units), {"units": units, "units_left": 0.5}
 
 
-@pytest.fixture(scope="module")
-def expected() -> tuple[nn.Module, Log]:
-    """Return what a loop of one's own gives, which does lose units."""
-    model, step, reg, goal = parts()
+@pytest.fixture(scope="module", params=METHODS)
+def expected(request: pytest.FixtureRequest) -> tuple[nn.Module, Log, str]:
+    """Return what a loop of one's own gives, which does lose units, and the method."""
+    model, step, reg, goal = parts(request.param)
     size = prl.TargetSize(model, reg, step, epochs=EPOCHS, steps=EPOCHS * loops.BATCHES, **goal)
     for _ in range(EPOCHS):
         for x, y in loops.batches():
@@ -41,14 +47,14 @@ def expected() -> tuple[nn.Module, Log]:
         size.step()
     size.close()
     assert size.log[-1]["left"] < 0.8
-    return model, size.log
+    return model, size.log, request.param
 
 
-def lightning(folder: Path, epochs: int, resume: Path | None) -> tuple[nn.Module, Log]:
+def lightning(folder: Path, method: str, epochs: int, resume: Path | None) -> tuple[nn.Module, Log]:
     framework = pytest.importorskip("lightning")
     from pruning_lib.integrations.lightning import RegularizerCallback
 
-    model, step, reg, goal = parts()
+    model, step, reg, goal = parts(method)
 
     class Classifier(framework.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -72,11 +78,11 @@ def lightning(folder: Path, epochs: int, resume: Path | None) -> tuple[nn.Module
     return model, size.log
 
 
-def accelerate(folder: Path, epochs: int, resume: Path | None) -> tuple[nn.Module, Log]:
+def accelerate(folder: Path, method: str, epochs: int, resume: Path | None) -> tuple[nn.Module, Log]:
     framework = pytest.importorskip("accelerate")
     from pruning_lib.integrations.accelerate import regularize
 
-    model, step, reg, goal = parts()
+    model, step, reg, goal = parts(method)
     size = prl.TargetSize(model, reg, step, **goal)
     accelerator = framework.Accelerator(cpu=True)
     prepared, optimizer, loader = accelerator.prepare(
@@ -102,14 +108,14 @@ def accelerate(folder: Path, epochs: int, resume: Path | None) -> tuple[nn.Modul
     return model, size.log
 
 
-def transformers(folder: Path, epochs: int, resume: Path | None) -> tuple[nn.Module, Log]:
+def transformers(folder: Path, method: str, epochs: int, resume: Path | None) -> tuple[nn.Module, Log]:
     pytest.importorskip("accelerate")
     framework = pytest.importorskip("transformers")
     from pruning_lib.integrations.transformers import regularize
     from tests.integrations.test_transformers import Classifier, trainer
 
     classifier = Classifier()
-    model, step, reg, goal = parts()
+    model, step, reg, goal = parts(method)
     classifier.net = model
     size = prl.TargetSize(model, reg, step, **goal)
     fitting = trainer(folder, classifier, num_train_epochs=EPOCHS, save_strategy="epoch")
@@ -141,14 +147,14 @@ def Stop(folder: Path, epochs: int) -> Any:  # noqa: N802
 
 @pytest.mark.parametrize("bridge", [lightning, accelerate, transformers])
 def test_the_size_is_that_of_a_loop_of_ones_own(bridge: Any, expected: Any, tmp_path: Path) -> None:
-    model, log = bridge(tmp_path, EPOCHS, None)
+    model, log = bridge(tmp_path, expected[2], EPOCHS, None)
     loops.same(model, expected[0], atol=1e-6)
     assert [entry["left"] for entry in log] == [entry["left"] for entry in expected[1]]
 
 
 @pytest.mark.parametrize("bridge", [lightning, accelerate, transformers])
 def test_so_it_is_after_a_resume(bridge: Any, expected: Any, tmp_path: Path) -> None:
-    bridge(tmp_path, 3, None)
-    model, log = bridge(tmp_path, EPOCHS, tmp_path)
+    bridge(tmp_path, expected[2], 3, None)
+    model, log = bridge(tmp_path, expected[2], EPOCHS, tmp_path)
     loops.same(model, expected[0], atol=1e-6)
     assert [entry["left"] for entry in log] == [entry["left"] for entry in expected[1]]
