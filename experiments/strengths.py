@@ -22,8 +22,8 @@ ABOUT = """Where to begin, by network. All were trained by SGD with momentum 0.9
 - All of them trained with SGD. No strength was tried with Adam.
 - For another learning rate or number of steps, choose λ so that λ times the sum of the learning rates over all steps
   stays the same.
-- Units that training alone brings to zero, without a ranking, need larger strengths: `TargetSize` finds them (see the
-  last table).
+- Units that training alone brings to zero, without a ranking, need larger strengths: `TargetSize` finds them (see
+  *Steered toward a size*).
 
 The [reference](../api.rst) has the methods as classes. Seeds, weight decays and test errors are in the tables of the
 suites: [MNIST](mnist.md), [LeNet-5](lenet5.md), [CIFAR-10](cifar10.md), [medical images](medical.md)."""
@@ -32,8 +32,9 @@ STEERED = (
     "0.1 (LeNet-300) or 0.05 along a cosine, weight decay 0.0005, 15 epochs, nothing after them. Values are in "
     "percent, one a seed. Networks under slimming have a BatchNorm behind every layer. *Units left* counts units that "
     "training itself made removable. *Best of a grid* is the fixed strength with the lowest validation error among "
-    "those that leave at most 55 %. *Dense* is the same training without a penalty. `python -m benchmarks.target_size` "
-    "repeats the runs."
+    "those that leave at most 55 %; the strengths of a grid lie a factor of √10 apart, or half of that where one keeps "
+    "nearly all units and the next nearly none. *Dense* is the same training without a penalty. "
+    "`python -m benchmarks.target_size` repeats the runs."
 )
 FOLLOWED = (
     "Of these methods `TargetSize` does not know how far a strength moves a unit, and follows how fast units become "

@@ -228,11 +228,11 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     """
     checked("recalibrate", model=model, batch_size=batch_size)
     model = unwrapped(model)
-    if isinstance(inputs, Tensor) and inputs.shape[:1].numel() < 2:
-        raise ValueError(FEW)
     norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     if not norms:
         return
+    if isinstance(inputs, Tensor) and inputs.shape[:1].numel() < 2:
+        raise ValueError(FEW)
     before = {norm: (norm.momentum, copy.deepcopy(norm._buffers)) for norm in norms}
     seen = dict.fromkeys(norms, 0)
     handles: list[Any] = []

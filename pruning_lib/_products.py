@@ -45,15 +45,16 @@ def warn_uncounted(what: str, names: set[str]) -> None:
     """Warn the caller of `what`, a public function that counted, of operators that it could not count, if any."""
     if names:
         listed = ", ".join(f"`{name}`" for name in sorted(names))
-        text = f"`{what}` counts no multiply-adds for {listed}: it knows no formula for what they multiply."
+        text = f"`{what}` counts no multiply-adds for {listed}: it knows no formula for what they may multiply."
         warnings.warn(text, stacklevel=3)
 
 
 def _is_matrix(value: Any) -> bool:
     """Whether an operand may be a matrix; a quantized layer's weight is packed in an object of its own."""
-    return isinstance(value, torch.ScriptObject) or (
-        isinstance(value, Tensor) and value.ndim > 1 and value.is_floating_point()
-    )
+    if not isinstance(value, Tensor):
+        return isinstance(value, torch.ScriptObject)
+    number = value.is_floating_point() or value.is_quantized or value.dtype in (torch.int8, torch.uint8)
+    return value.ndim > 1 and number
 
 
 def _formulas() -> dict[Any, Callable[..., int]]:

@@ -239,7 +239,7 @@ class Group:
         return [units for sets in self.even for units in sets] or [torch.arange(self.size)]
 
 
-SEVERAL = 3
+SEVERAL = 8
 """Layers that stay for one reason are listed one by one up to this many."""
 OUTPUT = "writes the model's output"
 """Why the last layer stays."""
@@ -320,8 +320,8 @@ class Units(Mapping[str, Group]):
 
         Examples
         --------
-        >>> Units([], {name: "has no rule" for name in "abcd"}).reasons()
-        ['a and 3 more stay: each has no rule']
+        >>> Units([], {name: "has no rule" for name in "abcdefghij"}).reasons()
+        ['a and 9 more stay: each has no rule']
         """
         alike: dict[str, list[str]] = {}
         for layer, reason in self.fixed.items():

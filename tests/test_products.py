@@ -116,3 +116,25 @@ def test_what_cannot_be_counted_is_named():
             function(model, x)
         assert len(caught) == 1
         assert caught[0].filename == __file__
+
+
+def test_weights_of_eight_bits_are_matrices_too() -> None:
+    @torch.library.custom_op("test_products::mm8", mutates_args=())
+    def mm8(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x @ weight.to(x.dtype)
+
+    @mm8.register_fake
+    def _(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x.new_empty(len(x), weight.shape[1])
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.register_buffer("weight", torch.ones(4, 3, dtype=torch.int8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return mm8(self.first(x), self.weight)
+
+    with pytest.warns(UserWarning, match="counts no multiply-adds for `test_products::mm8`"):
+        assert prl.measure(Packed(), torch.ones(1, 4)).macs == 16

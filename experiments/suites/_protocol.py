@@ -216,7 +216,7 @@ class Claim:
     criterion : str
         By what its units are ranked: ``"own"``, or ``"own-retrained"`` where it is then retrained as long.
     rival : str or None
-        A method that the claim says loses more, at the same size and in the same way.
+        A method that the claim says errs more, at the same size and in the same way.
     removed : float or None
         The share of units that goes at least; None where the paper's number could not be read.
     loss : float or None

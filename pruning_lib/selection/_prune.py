@@ -17,10 +17,11 @@ from pruning_lib.selection import importance as importances
 from pruning_lib.selection._budgets import OutOfReachError, cost
 from pruning_lib.selection._select import select
 from pruning_lib.selection._zero import zero
-from pruning_lib.units import OUTPUT, SEVERAL, BatchNorm, Chosen, Group, Units, unwrapped
+from pruning_lib.units import OUTPUT, BatchNorm, Chosen, Group, Units, unwrapped
 
 CLOSE = 0.01  # by so much of the network more may stay than was asked for
 ROUNDS = 3  # of choosing more, where chosen channels had to stay
+FEW = 3  # groups that a note names
 
 
 def prune(
@@ -48,7 +49,7 @@ def prune(
         In (0, 1): the share of the network's multiply-adds that stays, counted as `measure` counts them.
     data : Tensor, tuple, mapping or iterable of batches, optional
         Training data, as `recalibrate` takes them; some thousand samples are enough. The statistics of every BatchNorm
-        are computed anew from them. Their first batch is tried before anything is traced.
+        are computed anew from them. Their first batch is read before anything is traced, and run with `loss_fn`.
     loss_fn : callable, optional
         Mean loss of (outputs, targets), a scalar. Units are then judged by `importance.taylor` on the data, which have
         to hold targets (in batches of a Transformer: ``labels``; the outputs are then its ``.logits``). Forward does
@@ -171,8 +172,8 @@ def _thin(shrunk: Shrunk, macs_left: float) -> list[str]:
     thin = [f"{name} ({left} of {size})" for name, (size, left) in widths if left < macs_left * size / 2]
     if not thin:
         return []
-    more = f" and {len(thin) - SEVERAL} more" if len(thin) > SEVERAL else ""
-    return [f"little is left of {', '.join(thin[:SEVERAL])}{more}: those pay for what stays whole"]
+    more = f" and {len(thin) - FEW} more" if len(thin) > FEW else ""
+    return [f"little is left of {', '.join(thin[:FEW])}{more}: those pay for what stays whole"]
 
 
 def _stale(model: nn.Module, data: Any) -> list[str]:

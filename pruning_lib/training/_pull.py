@@ -146,12 +146,14 @@ def pull_of(reg: Regularizer, optimizer: Optimizer, units: Units, modules: Mappi
     return Known(reg, optimizer, units, modules, threshold)
 
 
-def missed(reg: Regularizer, target: float, left: float, strengths: Iterable[float]) -> str:
+def missed(reg: Regularizer, target: float, left: float, strengths: Iterable[float], *, known: bool) -> str:
     """Say that another size than the target was reached."""
     text = (
         f"{type(reg).__name__} was to leave {target:.1%} and leaves {left:.1%}, after strengths of up to "
         f"{max(strengths):.3g}: "
     )
+    if known:
+        return f"{text}give it more epochs, so that it can follow what it measures."
     if left < target:
         return f"{text}more units went in an epoch than their speeds had said. Build it with a smaller first guess."
     return f"{text}build it with a larger first guess, give a larger threshold or more epochs, or take another method."

@@ -80,7 +80,7 @@ class TargetSize(Callback):
         In (0, 1]: the share of the training, counted in Σ_t η_t, after which the size is to be reached.
     threshold : float
         Distance from zero within which a unit has gone: the length of its row, its |γ|. A term of the loss makes no
-        exact zeros, and needs one; so does a method whose pull is not known.
+        exact zeros, and needs one; so does a method whose pull is not known. Most units have to be longer at the start.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class TargetSize(Callback):
     Warns
     -----
     UserWarning
-        If all units of a group have gone, or a method whose pull is measured ends 5 points or more beside the target.
+        If all units of a group have gone, or the training ends more than 5 points beside the target.
 
     Examples
     --------
@@ -161,6 +161,11 @@ class TargetSize(Callback):
             raise ValueError(
                 f"TargetSize cannot reach {self._target}: {least:.3g} stays with every unit at zero that "
                 f"{type(reg).__name__} pulls on. Ask for a larger share, or penalize more layers."
+            )
+        if threshold and (there := self.left) < self._target / 2:
+            raise ValueError(
+                f"TargetSize got threshold={threshold:g}, within which {1 - there:.0%} of what can go lies already: "
+                "give a smaller one, of the length at which a unit no longer matters."
             )
         if epochs is not None and steps is not None:
             self._plan(epochs, steps, schedule or constant)
@@ -229,8 +234,10 @@ class TargetSize(Callback):
             strength = self._pull.bounded(strength, last, left < 1)
             expected = self._left({name: need <= strength for name, need in self._needed(self._drifts[done]).items()})
             strength *= self._factors[done]
-        if not self._pull.known and done == len(self._drifts) and abs(left - self._target) > MISSED:
-            warnings.warn(missed(self._reg, self._target, left, [e["strength"] for e in self.log]), stacklevel=4)
+        if done == len(self._drifts) and abs(left - self._target) > MISSED:
+            strengths = [entry["strength"] for entry in self.log]
+            text = missed(self._reg, self._target, left, strengths, known=self._pull.known)
+            warnings.warn(text, stacklevel=4)
         self._reg.strength = strength
         self.log.append({"epoch": done, "strength": strength, "left": left, "expected": expected})
         return strength

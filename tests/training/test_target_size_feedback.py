@@ -198,3 +198,21 @@ def test_wrong_use_is_named():
         size.load_state_dict(state)
     known = prl.TargetSize(model, prl.GroupLasso(model, 0.0, units=units), optimizer, units, units_left=0.5)
     known.load_state_dict(state)  # as before there was a gain to be learned
+
+
+def test_a_threshold_that_most_units_lie_within_is_refused() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    units, optimizer = prl.find_units(model, torch.zeros(1, 8)), torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"threshold=5, within which 100% of what can go lies already"):
+        prl.TargetSize(model, prl.L2(model, 1e-2), optimizer, units, units_left=0.5, threshold=5.0)
+
+
+def test_a_known_pull_that_misses_says_so() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    units, optimizer = prl.find_units(model, torch.zeros(1, 8)), torch.optim.SGD(model.parameters(), lr=0.1)
+    reg = prl.GroupLasso(model, strength=0.0, units=units)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=1, steps=1)
+    with pytest.warns(UserWarning, match=r"GroupLasso was to leave 50.0% and leaves 100.0%, .*: give it more epochs"):
+        size.step()  # nothing was trained

@@ -6,7 +6,7 @@ dense network trained as long as all that was done to the small one. With d the 
 
     met                     d ≤ loss + m
     met at a slight loss    d ≤ loss + m + slight
-    not met                 else, or if fewer units go than the paper says, or if a rival that should lose more does not
+    not met                 else, or if fewer units go than the paper says, or if a rival that should err more does not
 
 m is this book's rule, as are the points that `slight` allows. The strength is chosen on validation data, among those
 that remove as many units as the claim says.
@@ -141,10 +141,10 @@ def claim_met(rows: Iterable[Row], claim: Mapping[str, Any]) -> Answer:
         theirs = [row[_column(claim, "test")] for row in runs_of(rows, {**claim, "method": rival}).rows]
         if len(theirs) < SEEDS:
             return Answer(
-                REPORTED, f"There are {len(theirs)} of {SEEDS} seeds of {rival}, which should lose more.", **known
+                REPORTED, f"There are {len(theirs)} of {SEEDS} seeds of {rival}, which should err more.", **known
             )
         if (lead := compare(errors, theirs)).difference >= 0:
-            said = f"{lead.difference:+.2f} ± {lead.half:.2f} points from {rival}, which should lose more."
+            said = f"{lead.difference:+.2f} ± {lead.half:.2f} points from {rival}, which should err more."
             return Answer(NOT_MET, said, **known)
     return Answer(*_word(max(own[0], known["dense"][0]), margin, claim), **known)
 
