@@ -1,6 +1,7 @@
 """What `shrink` costs, self-check included: ``python -m benchmarks.shrink [--rounds 3] [--table]`` (one thread).
 
     python -m benchmarks.shrink --seconds [NAME …]    the seconds alone, of these networks or of all; nothing is written
+    python -m benchmarks.shrink --prune               seconds of `prune` of ResNet-18, without data; target 3 s
 
 Half of the rows of every layer but the last are zero, biases and shifts stay.
 
@@ -33,7 +34,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks import peers
-from pruning_lib import GroupLasso, evaluate, find_units, fit, measure, recalibrate, select, shrink, zero
+from pruning_lib import GroupLasso, evaluate, find_units, fit, measure, prune, recalibrate, select, shrink, zero
 from pruning_lib._inputs import inputs
 from pruning_lib.channels._probes import probes
 from pruning_lib.companion import records
@@ -107,6 +108,21 @@ def seconds(rounds: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         row = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
         found.append({**row, "parameters_left": round(left[name], 4)})
     return found
+
+
+def pruning(rounds: int) -> list[str]:
+    """Return seconds that `prune` of ResNet-18 takes without data, a line a size of images; one more warms up."""
+    lines = []
+    for pixels in (32, 224):
+        model, example = torchvision.models.resnet18(num_classes=10).eval(), torch.randn(1, 3, pixels, pixels)
+        times = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            prune(model, example, macs_left=0.5)
+            times.append(time.perf_counter() - start)
+        median, least, most = statistics.median(times[1:]), min(times[1:]), max(times[1:])
+        lines.append(f"ResNet-18, {pixels} pixels: {median:.2f} s ({least:.2f} to {most:.2f})")
+    return lines
 
 
 # Memory
@@ -217,11 +233,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--table", action="store_true", help="print the record as Markdown")
     parser.add_argument("--seconds", nargs="*", choices=NETWORKS, metavar="NAME", help="the seconds alone")
+    parser.add_argument("--prune", action="store_true", help="seconds of `prune` of ResNet-18 alone")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.child:
         print(CHILDREN[options.child]())
+        return
+    if options.prune:
+        print("\n".join(pruning(options.rounds)))
         return
     if options.seconds is not None:
         print("\n".join(times_of(seconds(options.rounds, options.seconds))))

@@ -24,6 +24,7 @@ from experiments._checks import changed
 from experiments.methods import CONTROLS, METHODS
 from experiments.runner import Runner
 from experiments.suites import SUITES, Claim
+from experiments.suites._papers import ABSENT
 from pruning_lib.companion.records import SHIPPED, about, architecture, choose, load, measured, read, summarize
 from pruning_lib.companion.verdicts import pick, reason
 
@@ -325,8 +326,12 @@ def test_the_ledger_has_every_claim_and_what_is_missing(
     assert main(["--records", str(done), "ledger"]) == 0
     lines = capsys.readouterr().out.splitlines()
     claims = [claim for it in SUITES.values() for claim in it.claims]
-    assert {split_cells(text)[1] for text in lines[4 : 4 + len(claims)]} == {claim.says for claim in claims}
-    assert lines[4 + len(claims) :].index("Notes:") == 3
+    says = [claim.says for claim in claims] + [it.says for it in ABSENT]
+    assert [split_cells(text)[1] for text in lines[4 : 4 + len(says)]] == says
+    assert lines[4 + len(says) :].index("Notes:") == 3
+    assert notes(lines, dict(zip(*map(split_cells, (lines[2], lines[3 + len(says)])), strict=True))) == [
+        ABSENT[-1].lacks
+    ]
     assert "not tested at this size" in one_line(lines, "2012.03827", "60 % of the channels of a U-Net")
     claim = replace(claims[0], method="group-lasso", target="fraction-0.5", stage="finetuned", removed=0.5)
     monkeypatch.setitem(SUITES, "digits-tiny", replace(TINY, claims=(claim,)))
@@ -363,9 +368,10 @@ def test_a_picture_of_what_is_not_there_is_refused(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "f.png")]
-    for kind in ("deaths", "forest"):
-        assert main(["--records", str(done), "figure", "digits-tiny", "--kind", kind, *out]) == 1
-        assert f"hold nothing that a picture of {kind} shows of dense, uniform" in capsys.readouterr().err
+    assert main(["--records", str(done), "figure", "digits-tiny", "--kind", "forest", *out]) == 1
+    assert "hold nothing that a picture of forest shows of dense, uniform" in capsys.readouterr().err
+    assert main(["--records", str(done), "figure", "digits-tiny", "--kind", "deaths", "--methods", "rni", *out]) == 1
+    assert "hold nothing that a picture of deaths shows of rni" in capsys.readouterr().err
     assert main(["--records", str(done), "figure", "digits-tiny", "digits-tiny", *out]) == 1
     assert "takes one suite, not 2" in capsys.readouterr().err
 
