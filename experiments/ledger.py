@@ -139,7 +139,7 @@ def _price(seconds: float, least: float) -> str:
     if math.isnan(seconds) and math.isnan(least):
         return "nobody measured how long they take"
     about, known = ("at least", least) if math.isnan(seconds) else ("about", seconds)
-    return f"{about} {max(1, round(known / 3600))} h on one core"
+    return f"{about} {hours} h on one core" if (hours := round(known / 3600)) else "less than an hour on one core"
 
 
 def _cuts(config: Config, target: str) -> bool:

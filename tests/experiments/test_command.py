@@ -348,7 +348,7 @@ def test_the_ledger_has_every_claim_and_what_is_missing(
         (done / "aside").rename(done / "digits-tiny" / "prune-group-lasso-1e-02-s1.json")
     lines = capsys.readouterr().out.splitlines()
     cells = dict(zip(*map(split_cells, (lines[2], one_line(lines, claim.paper, claim.says, TINY.title))), strict=True))
-    assert "1 of 2 of its runs are missing." in notes(lines, cells)
+    assert "1 of 2 of its runs are missing: less than an hour on one core." in notes(lines, cells)
 
 
 def test_the_figure_is_drawn(done: Path, tmp_path: Path) -> None:
