@@ -19,6 +19,9 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
     assert f"end {dense - pruned:.1f} points under the dense network" in text
     assert f"({pruned:.1f} and {dense:.1f} % of validation images" in text
 
+    (steered,) = measured("readme-penalty").values()  # one seed, as the sentence says
+    assert f"left {100 * steered['macs_left']:.0f} % of the multiply-adds of a ResNet-18" in text
+
     def span(network, method):
         runs = measured("target-size").items()
         left = [100 * run["left"] for name, run in runs if name.startswith(f"{network} {method} steered ")]
