@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +69,10 @@ def shown(name: str, records: Path) -> str:
     return f"```{{figure}} {name}.png\n:alt: {it.alt}\n:name: fig-{name}\n\n{it.caption}\n```"
 
 
-def _claimed() -> Sequence[str]:
-    return tuple(name for name, suite in SUITES.items() if suite.claims)
-
-
 PICTURES = {
     "ledger-forest": Picture(
         "forest",
-        tuple(_claimed()),
+        tuple(name for name, suite in SUITES.items() if suite.claims),
         tidy.MAIN,
         "A row for each claim that has runs, in three panels: points of test error above the own network before the "
         "cut, above dense, and above the control that decides. The table below has the numbers.",

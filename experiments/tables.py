@@ -17,7 +17,7 @@ BAR = r"\|"
 RECIPES = {
     "prune": "pruned",
     "natural": "died",
-    "control": "small from its first step",
+    "control": "control",
     "loop": "plateau and threshold",
 }
 """What people call them."""

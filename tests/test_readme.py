@@ -18,6 +18,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
     pruned, dense = (statistics.fmean(row[name] for row in rows) for name in ("pruned", "dense"))
     assert f"end {dense - pruned:.1f} points under the dense network" in text
     assert f"({pruned:.1f} and {dense:.1f} % of validation images" in text
+    assert f"the dense network had {statistics.fmean(row['trained'] for row in rows):.1f} %:" in text
 
     (steered,) = measured("readme-penalty").values()  # one seed, as the sentence says
     assert f"left {100 * steered['macs_left']:.0f} % of the multiply-adds of a ResNet-18" in text
