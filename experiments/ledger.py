@@ -13,9 +13,9 @@ from experiments.runner import Runner
 from experiments.suites import SUITES, Claim, Suite
 from experiments.suites._papers import ABSENT
 from experiments.tables import Head, called, markdown, plus_minus
-from experiments.targets import LOOP, is_budget, label
+from experiments.targets import LOOP, label
 from pruning_lib.companion.records import Row, load
-from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, dense_of, reason
+from pruning_lib.companion.verdicts import LEVEL, Answer, Reason, claim_met, dense_errors, dense_of, is_budget, reason
 
 FIRST = ["claim met?", "seeds", "units gone", "− before the cut", "− dense", "margin"]
 SECOND = ["the method the reason?", "decided by", "− that", "could have shown", "its work", "not at the same work"]

@@ -88,11 +88,6 @@ def label(target: str | None) -> str:
     return f"{100 * it.share:g} % of the {'units removed' if it.kind == 'fraction' else 'MACs left'}"
 
 
-def is_budget(target: str) -> bool:
-    """Whether units are ranked and cut for a target, and do not go by themselves."""
-    return target not in (NATURAL, LOOP) and not target.startswith(EPSILON)
-
-
 def fewer(units: Units, widths: Mapping[str, int]) -> Chosen:
     """Return the choice that leaves so many units of each group named, and all of the others."""
     return {name: torch.arange(group.size) >= widths.get(name, group.size) for name, group in units.items()}

@@ -88,6 +88,8 @@ def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool 
 def plot_forest(data: Columns, *, title: str = "") -> Figure:
     """Draw differences of error, a line a comparison: a dot a seed, the mean and its interval, the margin around 0.
 
+    A panel for what they are compared with, one under the other: so it can be read on a phone.
+
     Parameters
     ----------
     data : mapping of str to sequence
@@ -113,20 +115,26 @@ def plot_forest(data: Columns, *, title: str = "") -> Figure:
     if not claims:
         raise ValueError("plot_forest got no comparison; it draws one at least.")
     figure, axes = plt.subplots(
-        1, len(sides), figsize=(3.4 * len(sides) + 2.4, 0.55 * len(claims) + 1.4), sharey=True, squeeze=False
+        len(sides),
+        1,
+        figsize=(5.6, len(sides) * (0.6 * len(claims) + 0.4) + 0.6),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     lines = zip(data["claim"], data["against"], data["points"], data["half"], data["margin"], strict=True)
     for claim, against, points, half, margin in lines:
-        panel, row = axes[0, sides.index(against)], claims.index(claim)
+        panel, row = axes[sides.index(against), 0], claims.index(claim)
         mean = sum(points) / len(points)
         if margin is not None:
             panel.fill_betweenx([row - 0.4, row + 0.4], -margin, margin, color="#dddddd", linewidth=0)
         panel.plot(points, [row + 0.2] * len(points), "o", color=COLORS[5], markersize=4, zorder=2)
         reach = half if math.isfinite(half) else 0
         panel.errorbar([mean], [row], xerr=[reach], fmt="D", color=COLORS[0], markersize=5, capsize=3, zorder=3)
-    for panel, against in zip(axes[0], sides, strict=True):
+    for panel, against in zip(axes[:, 0], sides, strict=True):
         panel.axvline(0, color="#000000", linewidth=0.8, linestyle="-")
-        panel.set(title=f"above {against}", xlabel="points of test error")
+        panel.set(title=f"above {against}")
+    axes[-1, 0].set_xlabel("points of test error")
     axes[0, 0].set(yticks=range(len(claims)), ylim=(len(claims) - 0.4, -0.6))
     axes[0, 0].set_yticklabels(claims)
     if title:

@@ -48,8 +48,8 @@ class Reach:
     --------
     >>> import torch
     >>> print(Reach(0.1, 2.0, 200, torch.tensor([0.5, 2.5, 4.0, 8.0])))
-    λ = 0.1 moves a unit by at most 2 in 200 steps: 1 of 4 units (25.0 %) could reach zero. For half of them it would \
-take λ = 0.125 or more.
+    λ = 0.1 moves a unit by at most 2 in 200 steps: 1 of 4 units (25.0 %) could reach zero. To bring half of all \
+units there, λ would have to be 0.125 or more.
     """
 
     strength: float
@@ -86,15 +86,17 @@ take λ = 0.125 or more.
             f"{len(self.distances):,} units ({100 * self.share:.1f} %) could reach zero."
         )
         if self.overlapping:
-            text += " Units share weights and shorten each other, so it may be more."
+            text += " Units share weights and shorten each other, so more of them may."
         if self.share >= 0.5 or not self.drift:
             return text
         needed = self.strength_for(0.5)
         if math.isinf(needed):
-            return f"{text} No λ could bring half of them there: train longer, at a higher rate, or by apply='prox'."
+            return (
+                f"{text} No λ could bring half of all units there: train longer, at a higher rate, or by apply='prox'."
+            )
         if self.overlapping:
-            return f"{text} For half of them it would take about λ = {needed:.3g}."
-        return f"{text} For half of them it would take λ = {needed:.3g} or more."
+            return f"{text} To bring half of all units there, λ would have to be about {needed:.3g}."
+        return f"{text} To bring half of all units there, λ would have to be {needed:.3g} or more."
 
 
 def reach(reg: Regularizer, optimizer: Optimizer, steps: int, schedule: Schedule | None = None) -> Reach:
@@ -132,8 +134,8 @@ def reach(reg: Regularizer, optimizer: Optimizer, steps: int, schedule: Schedule
     >>> norm = torch.nn.BatchNorm1d(4)
     >>> optimizer = torch.optim.SGD(norm.parameters(), lr=0.01, momentum=0.9)
     >>> print(prl.reach(prl.NetworkSlimming(norm, 0.5, apply="prox"), optimizer, steps=100))
-    λ = 0.5 moves a unit by at most 0.5 in 100 steps: 0 of 4 units (0.0 %) could reach zero. For half of them it would \
-take λ = 1 or more.
+    λ = 0.5 moves a unit by at most 0.5 in 100 steps: 0 of 4 units (0.0 %) could reach zero. To bring half of all \
+units there, λ would have to be 1 or more.
     >>> prl.reach(prl.NetworkSlimming(norm, 0.5), optimizer, steps=100).share
     1.0
     """

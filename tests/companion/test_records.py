@@ -134,6 +134,15 @@ def test_choose_takes_the_strength_with_the_least_mean_validation_error() -> Non
     assert len(rows) == 3
 
 
+def test_strengths_are_chosen_by_the_error_that_is_named() -> None:
+    case = {"recipe": "prune", "method": "l1", "criterion": "own", "target": "fraction-0.5", "seed": 0}
+    weak = case | {"strength": 1e-3, "val_error": 2.0, "zeroed_val_error": 7.0}
+    strong = case | {"strength": 1e-2, "val_error": 3.0, "zeroed_val_error": 6.0}
+    assert records.choose([weak, strong]) == [weak]
+    assert records.choose([weak, strong], by="zeroed_val_error") == [strong]
+    assert records.choose([weak | {"zeroed_val_error": None}], by="zeroed_val_error") == []
+
+
 def test_choose_keeps_every_strength_where_sizes_differ() -> None:
     whole = [record(0, strength) | {"prunings": []} for strength in (1e-3, 1e-2)]
     assert len(records.choose(records.summarize(whole))) == 2

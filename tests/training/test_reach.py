@@ -62,7 +62,7 @@ def test_under_adam_no_strength_moves_farther_than_the_rates(optimizer):
         said = prl.reach(reg, adam, steps=300)
         assert said.drift == said.bound == pytest.approx(0.3)
         assert math.isinf(said.strength_for(0.5))
-        assert "No λ could bring half of them there" in str(said)
+        assert "No λ could bring half of all units there" in str(said)
         train(norm, reg, adam, 300, lambda progress: 1.0)
         torch.testing.assert_close((1 - norm.weight).detach(), torch.full((4,), 0.3), rtol=0.02, atol=0)
     decoupled = prl.reach(prl.NetworkSlimming(norm, 1.0, apply="prox"), adam, steps=300)
@@ -130,7 +130,7 @@ def test_units_that_share_weights_move_further_and_the_print_says_so():
     assert said.overlapping
     assert (moved > said.drift * 1.05).any()
     assert "moves a unit by about 0.1 in 100 steps" in str(said)
-    assert "Units share weights and shorten each other, so it may be more." in str(said)
+    assert "Units share weights and shorten each other, so more of them may." in str(said)
     rows = prl.reach(prl.GroupLasso(model, 0.01), optimizer, steps=100)
     assert not rows.overlapping
     assert "by at most 0.1 in 100 steps" in str(rows)

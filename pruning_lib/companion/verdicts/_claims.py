@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pruning_lib.companion.records import Row, interval
-from pruning_lib.companion.verdicts._judge import SEEDS
+from pruning_lib.companion.verdicts._pick import SEEDS
 from pruning_lib.companion.verdicts._welch import compare
 
 MET, SLIGHT, NOT_MET = "met", "met at a slight loss", "not met"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pruning_lib.companion.records import Row, choose
 from pruning_lib.companion.verdicts._claims import FRACTION, OWN, RETRAINED, is_budget, runs_of
-from pruning_lib.companion.verdicts._judge import MOST_WORK, SEEDS, pick
+from pruning_lib.companion.verdicts._pick import MOST_WORK, SEEDS, pick
 from pruning_lib.companion.verdicts._welch import LEVEL, compare, holm
 
 SHORTER = "The controls trained for fewer epochs than the method, which was retrained as long as it was trained."
