@@ -25,9 +25,8 @@ import argparse
 import copy
 import itertools
 import json
-import logging
-import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +36,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks import peers
+from benchmarks.exported import session
 from benchmarks.timing import Step, interleaved, ratios
 from pruning_lib import find_units, measure, shrink, zero
 from pruning_lib.companion import records
@@ -87,29 +87,6 @@ def checked(small: nn.Module, model: nn.Module, example: Tensor) -> nn.Module:
     error = float((small(example) - expected).abs().max() / expected.abs().max())
     assert error < 1e-5, f"the outputs differ by {error:.0e}"
     return small
-
-
-def session(model: nn.Module, batch: Tensor) -> Step:
-    """Export a network and return its pass in ONNX Runtime."""
-    import onnxruntime
-
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(model, (batch,), dynamo=True, verbose=False)
-    assert program is not None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    # Threads that wait by spinning would take the cores from the network whose turn it is.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    file = program.model_proto.SerializeToString()
-    runner = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    feed = {runner.get_inputs()[0].name: batch.numpy()}
-    found = torch.from_numpy(runner.run(None, feed)[0])
-    with torch.no_grad():
-        torch.testing.assert_close(found, model(batch), rtol=1e-3, atol=1e-4)
-    return lambda: runner.run(None, feed)
 
 
 # Streams
@@ -233,7 +210,7 @@ def vgg(rounds: int) -> list[Row]:
     batch = torch.randn(BATCH, 3, 32, 32)
     networks = vgg_networks(batch[:2])
     base, rows = measure(networks[0][2], batch[:1]), []
-    for engine, prepare in (("eager", eager), ("ONNX Runtime", session)):
+    for engine, prepare in (("eager", eager), ("ONNX Runtime", partial(session, threads=THREADS))):
         steps = {f"{case}/{how}": prepare(model, batch) for case, how, model in networks}
         times = timed(steps, rounds, next(iter(steps)))
         for case, how, model in networks:

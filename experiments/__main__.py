@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import _commands, figures, pages, tidy
+from experiments import _commands, figures, pages, tables, tidy
 from experiments.runner import WORK
 from experiments.suites import SUITES
 from pruning_lib.companion.records import CHECKOUT, SHIPPED
@@ -65,6 +65,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--methods", type=_names, default=tidy.MAIN, help="of the other kinds: rni,slimming,…")
     if name == "latency":
         command.add_argument("--rounds", type=int, default=15, help="how often each network has its turn")
+        command.add_argument("--engine", choices=list(tables.ENGINES), default="torch", help="what computes")
     if name == "pages":
         command.add_argument("--out", type=Path, default=pages.FOLDER, help="folder to write to")
     if name in ("summary", "latency"):

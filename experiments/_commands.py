@@ -107,8 +107,8 @@ def figure(options: argparse.Namespace) -> int:
 
 def time(options: argparse.Namespace) -> int:
     """Write how long a forward pass takes."""
-    times = latency.measured(read(options.suite, options.records), options.rounds)
-    latency.write(options.suite, times, options.out)
+    times = latency.measured(read(options.suite, options.records), options.rounds, options.engine)
+    latency.write(options.suite, times, options.out, options.engine)
     return 0
 
 

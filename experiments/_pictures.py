@@ -15,6 +15,16 @@ from pruning_lib._model import atomic_draft
 from pruning_lib.companion.pictures import Columns
 from pruning_lib.companion.records import read
 
+COMPARED = (
+    "mnist-lenet300",
+    "mnist-lenet5",
+    "fashion-lenet5",
+    "cifar10-vgg16-quarter",
+    "cifar10-resnet20",
+    "nuclei-unet",
+    "covid-cnn",
+)
+"""Suites that compare methods at sizes."""
 DIES = ("dense", "l2", "group-lasso", "stochastic-l2", "stochastic-l1", "guided-group-lasso")
 
 
@@ -93,7 +103,33 @@ PICTURES = {
         "Curves of validation error by epoch, one a method. All fall, and from epoch forty their order hardly changes.",
         "Validation error by epoch, before anything is cut: would a longer training turn the order?",
     ),
+    "methods": Picture(
+        "heatmap",
+        COMPARED,
+        tidy.MAIN,
+        "A table of numbers as colours: a row for each network and size, a column for each method. The tables of the "
+        "suites have the same numbers, with intervals.",
+        "Points of test error above the dense network, mean over seeds, after a cut by the method's own ranking and "
+        "fine-tuning: blue is better than dense, red is worse. Where a cell is empty, nothing was run.",
+    ),
+    **{
+        f"{name}-fronts": Picture(
+            "fronts",
+            (name,),
+            tidy.MAIN,
+            "Curves of test error, one a method, against the multiply-adds that are left and, where it was measured, "
+            "against the time that is left in ONNX Runtime. The table below has the numbers.",
+            "Test error against what is left of the dense network: its multiply-adds (MACs) and, beside them, its time "
+            "in ONNX Runtime, 32 examples on one thread. Bars are 95 % intervals over seeds.",
+        )
+        for name in COMPARED
+    },
 }
 """By the names of their files."""
-PLACES = {"ledger": ("ledger-forest",), "mnist-mlp": ("mnist-deaths", "mnist-epochs")}
-"""The pictures of the ledger, and of the parts of pages that are about a suite."""
+PLACES = {
+    "ledger": ("ledger-forest",),
+    "methods": ("methods",),
+    "mnist-mlp": ("mnist-deaths", "mnist-epochs"),
+    **{name: (f"{name}-fronts",) for name in COMPARED},
+}
+"""The pictures of the ledger, of its end, and of the parts of pages that are about a suite."""

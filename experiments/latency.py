@@ -1,7 +1,7 @@
 """The time of a forward pass through the networks of a suite, in a pass of its own, the machine else idle.
 
-Every architecture that the suite's tables end in is built again, with fresh weights, and all of them are timed in turn.
-What counts is the time of each over that of the whole network in the same turn.
+Every architecture that the suite's tables end in is built again, with fresh weights, and all of them are timed in turn,
+in PyTorch or in ONNX Runtime. What counts is the time of each over that of the whole network in the same turn.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.timing import interleaved, ratios
+from benchmarks.exported import session
+from benchmarks.timing import Step, interleaved, ratios
 from experiments._provenance import provenance
 from experiments.bench import Bench
+from experiments.tables import ENGINES
 from pruning_lib.companion.records import MEASURED, Record, Row, architecture, choose, summarize, write_text
 
 BATCH, THREADS = 32, 1
@@ -40,13 +42,18 @@ def networks(records: list[Record]) -> dict[str, nn.Module]:
     return {WHOLE: bench.dense()} | {name: bench.narrow(widths) for name, widths in shapes.items()}
 
 
-def measured(records: list[Record], rounds: int) -> dict[str, Any]:
+def measured(records: list[Record], rounds: int, engine: str = "torch") -> dict[str, Any]:
     """Time the networks of a suite; see `records.measured` for where the result is found."""
     models = networks(records)
     batch = Bench(records[0]["config"], Path()).split.train.inputs[:BATCH]
     torch.set_num_threads(THREADS)
+    steps: dict[str, Step]
+    if engine == "torch":
+        steps = {name: partial(model.eval(), batch) for name, model in models.items()}
+    else:
+        steps = {name: session(model.eval(), batch, THREADS) for name, model in models.items()}
     with torch.inference_mode():
-        seconds = interleaved({name: partial(model.eval(), batch) for name, model in models.items()}, rounds)
+        seconds = interleaved(steps, rounds)
     found = ratios(seconds, WHOLE)
     del found[WHOLE]
     return {
@@ -57,9 +64,9 @@ def measured(records: list[Record], rounds: int) -> dict[str, Any]:
     }
 
 
-def write(suite: str, record: dict[str, Any], folder: Path) -> None:
+def write(suite: str, record: dict[str, Any], folder: Path, engine: str = "torch") -> None:
     """Write what was measured, a line an architecture."""
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record["time_left"].items())
     head = {key: value for key, value in record.items() if key != "time_left"}
     text = f'{json.dumps(head)[:-1]},\n"time_left": {{\n{lines}\n}}}}\n'
-    write_text(folder / f"{MEASURED}latency-{suite}.json", text)
+    write_text(folder / f"{MEASURED}latency-{ENGINES[engine]}{suite}.json", text)

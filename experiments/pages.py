@@ -34,8 +34,8 @@ def write(records: Path, folder: Path = FOLDER) -> list[Path]:
 
 def pages(records: Path) -> dict[str, str]:
     """Return {name: text} of every page."""
-    drawn = [shown(name, records) for name in PLACES["ledger"]]
-    found = {"ledger": _page("The claims of the papers", _about_ledger(), *drawn, ledger.ledger(records))}
+    first, last = ([shown(name, records) for name in PLACES[place]] for place in ("ledger", "methods"))
+    found = {"ledger": _page("The claims of the papers", _about_ledger(), *first, ledger.ledger(records), *last)}
     found["rankings"] = _page("Which ranking is safe?", rankings.RULE, rankings.table(records))
     found["strengths"] = _page("Strengths that were tried", *strengths.parts(records))
     found["deployment"] = _page("From weights to INT8: two networks", *_deployment())

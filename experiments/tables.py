@@ -54,10 +54,14 @@ def judged_by(head: Head) -> str:
     return f"what the {head['scores'].get(head['judged_by'], head['judged_by'])} lacks to 100 %"
 
 
-def times(suite: str) -> dict[str, float]:
+ENGINES = {"torch": "", "onnxruntime": "onnxruntime-"}
+"""What computed where time was measured, and how that shows in the name of the record."""
+
+
+def times(suite: str, engine: str = "torch") -> dict[str, float]:
     """Return the share of the time that each architecture of a suite needs; empty if nobody measured."""
     try:
-        return {name: left[0] for name, left in measured(f"latency-{suite}")["time_left"].items()}
+        return {name: left[0] for name, left in measured(f"latency-{ENGINES[engine]}{suite}")["time_left"].items()}
     except FileNotFoundError:
         return {}
 

@@ -15,16 +15,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments import tables
 from experiments.methods import label
 from experiments.suites import Claim, Suite
 from experiments.tables import cases
 from pruning_lib.companion.pictures import MOST, Columns, plot_forest, plot_heatmap, plot_lines
-from pruning_lib.companion.records import Record, Row, choose, interval, load, read
+from pruning_lib.companion.records import Record, Row, architecture, choose, interval, load, read
 from pruning_lib.companion.verdicts import claim_met, compare, dense_errors, dense_of, opponents, reason, runs_of
 
 MAIN = ("dense", "uniform", "group-lasso", "stochastic-l2", "guided-group-lasso", "serene-sampled", "rni")
 """What is drawn where no methods are named: as many as there are colours."""
-LEFT, ERROR, EPOCH, DEAD = "MACs left in percent", "test error in percent", "epoch", "dead units in percent"
+LEFT, ERROR, EPOCH, DEAD = "percent of the dense network", "test error in percent", "epoch", "dead units in percent"
+WORK, TIME = "MACs", "time in ONNX Runtime"
+"""What is counted in percent of the dense network."""
 VALIDATION = "validation error in percent"
 GAP = "points above dense"
 
@@ -46,19 +49,24 @@ def _chosen(rows: list[Row], methods: Sequence[str]) -> list[list[Row]]:
 
 
 def fronts(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Columns:
-    """Return the test error of every small network against the multiply-adds that it has left.
+    """Return the test error of every small network against the multiply-adds that it has left, and against its time.
 
-    Where seeds end at sizes of their own, all are drawn at the mean of these.
+    A facet a network for each; the second where the time in ONNX Runtime was measured. Where seeds end at sizes of
+    their own, all are drawn at the mean of these.
     """
 
     def entries() -> Iterator[dict[str, Any]]:
         for suite in suites:
             whole = max(record["stages"]["trained"]["macs"] for record in read(suite.name, records))
-            for its in _chosen(load(suite.name, folder=records), methods):
-                share = round(100 * statistics.fmean(row["macs"] for row in its) / whole, 2)
-                name = label(its[0]["method"])
-                for row in its:
-                    yield {LEFT: share, ERROR: row["test_error"], "method": name, "network": suite.title}
+            times = tables.times(suite.name, "onnxruntime")
+            left = {WORK: lambda row, whole=whole: row["macs"] / whole}
+            if times:
+                left[TIME] = lambda row, times=times: times[architecture(row)]
+            for counted, share in left.items():
+                for its in _chosen(load(suite.name, folder=records), methods):
+                    mean = round(100 * statistics.fmean(map(share, its)), 2)
+                    where = {LEFT: mean, "method": label(its[0]["method"]), "network": f"{suite.title}: {counted}"}
+                    yield from (where | {ERROR: row["test_error"]} for row in its)
 
     return _columns(entries())
 
@@ -123,7 +131,7 @@ def gaps(suites: Sequence[Suite], records: Path, methods: Sequence[str]) -> Colu
             dense, _ = dense_errors(rows)
             labels = suite.all_labels()
             for row in (row for its in _chosen(choose(rows), methods) if dense for row in its):
-                where = f"{suite.title}\n{labels[row['target']]}"
+                where = f"{suite.title}, {labels[row['target']]}"
                 gap = row["test_error"] - statistics.fmean(dense)
                 yield {GAP: gap, "method": label(row["method"]), "network": where}
 
@@ -171,7 +179,7 @@ KINDS: dict[str, tuple[Collect, Callable[[Columns], Figure]]] = {
     "fronts": (fronts, lambda data: plot_lines(data, x=LEFT, y=ERROR, by="method", facet="network", log=True)),
     "epochs": (epochs, lambda data: plot_lines(data, x=EPOCH, y=VALIDATION, by="method", facet="network", log=True)),
     "deaths": (deaths, lambda data: plot_lines(data, x=EPOCH, y=DEAD, by="method", facet="network")),
-    "heatmap": (gaps, lambda data: plot_heatmap(data, value=GAP, rows="method", columns="network")),
+    "heatmap": (gaps, lambda data: plot_heatmap(data, value=GAP, rows="network", columns="method")),
     "forest": (claims, plot_forest),
 }
 """What each kind of picture collects, and how it is drawn."""

@@ -385,6 +385,13 @@ def test_pictures_show_the_rows_and_the_histories_of_records(done: Path, monkeyp
     assert found[tidy.ERROR] == [row["test_error"] for row in ours]
     assert set(found[tidy.LEFT]) == {round(100 * sum(row["macs"] for row in ours) / 2 / whole, 2)}
     assert set(found["method"]) == {"group lasso"}
+    assert set(found["network"]) == {f"{TINY.title}: MACs"}  # no time in ONNX Runtime was measured
+    times = {architecture(row): 0.25 for row in ours}
+    monkeypatch.setattr(tidy.tables, "times", lambda suite, engine: times if engine == "onnxruntime" else {})
+    both = tidy.fronts([TINY], done, ("group-lasso",))
+    assert both[tidy.LEFT] == [*found[tidy.LEFT], 25.0, 25.0]
+    assert both["network"][2:] == [f"{TINY.title}: time in ONNX Runtime"] * 2
+    assert both[tidy.ERROR] == found[tidy.ERROR] * 2
     curves = tidy.epochs([TINY], done, ("dense",))
     (run,) = (r for r in records if (r["config"]["method"], r["config"]["seed"]) == ("dense", 0))
     assert curves[tidy.VALIDATION][:6] == [100 * (1 - entry[2]) for entry in run["history"]]
@@ -409,11 +416,14 @@ def test_time_is_measured_for_every_network_that_the_tables_end_in(
     command = ["--records", str(done), "figure", "digits-tiny", "--out", str(tmp_path / "f.png"), "--against", "time"]
     assert main(command) == 1
     assert "was not measured" in capsys.readouterr().err
-    assert main(["--records", str(done), "latency", "digits-tiny", "--rounds", "3", "--out", str(tmp_path)]) == 0
+    timing = ["--records", str(done), "latency", "digits-tiny", "--rounds", "3", "--out", str(tmp_path)]
+    assert main(timing) == main([*timing, "--engine", "onnxruntime"]) == 0
     rows = choose(load("digits-tiny", folder=done))
+    for prefix in tables.ENGINES.values():
+        found = measured(f"latency-{prefix}digits-tiny", shipped=tmp_path)["time_left"]
+        assert set(found) == {architecture(row) for row in rows}
+        assert all(0 < lower <= median <= upper for median, lower, upper in found.values())
     found = measured("latency-digits-tiny", shipped=tmp_path)["time_left"]
-    assert set(found) == {architecture(row) for row in rows}
-    assert all(0 < lower <= median <= upper for median, lower, upper in found.values())
     assert main(command) == 0
     assert main(["--records", str(done), "table", "digits-tiny"]) == 0
     head, _, line = capsys.readouterr().out.splitlines()[4:7]
@@ -434,7 +444,7 @@ TIMED = [path.stem.removeprefix("measured-latency-") for path in SHIPPED.glob("m
 
 @pytest.mark.parametrize("suite", TIMED)
 def test_no_network_was_found_after_its_suite_was_timed(suite: str) -> None:
-    wanted = {architecture(row) for row in choose(load(suite))}
+    wanted = {architecture(row) for row in choose(load(suite.removeprefix(tables.ENGINES["onnxruntime"])))}
     assert not wanted - set(measured(f"latency-{suite}")["time_left"]), "python -m experiments latency"
 
 
