@@ -44,4 +44,27 @@ def test_an_optimizer_that_is_none_is_named():
     model = chain()
     with pytest.raises(TypeError, match="hold got optimizer=.*; it needs a torch.optim.Optimizer"):
         hold(model, "sgd")
-    assert not any(parameter._backward_hooks for parameter in model.parameters())
+    assert not any(
+        parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in model.parameters()
+    )
+
+
+def test_gradients_that_are_sparse_or_have_a_graph_are_masked_too() -> None:
+    table = nn.Embedding(3, 2, sparse=True)
+    with torch.no_grad():
+        table.weight.fill_(1.0)[1, 0] = 0
+    held = hold(table)
+    table(torch.tensor([1, 2])).sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad.is_sparse
+    assert table.weight.grad.to_dense().tolist() == [[0, 0], [0, 1], [1, 1]]
+    held.remove()
+
+    layer = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, 2.0]]))
+    held = hold(layer)
+    layer(torch.ones(1, 2)).square().sum().backward(create_graph=True)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [[0.0, 4.0]]
+    held.remove()
