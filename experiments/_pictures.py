@@ -110,7 +110,8 @@ PICTURES = {
         "A table of numbers as colours: a row for each network and size, a column for each method. The tables of the "
         "suites have the same numbers, with intervals.",
         "Points of test error above the dense network, mean over seeds, after a cut by the method's own ranking and "
-        "fine-tuning: blue is better than dense, red is worse. Where a cell is empty, nothing was run.",
+        "fine-tuning (uniform width: trained from its first step): blue is better than dense, red is worse. Where a "
+        "cell is empty, nothing was run.",
     ),
     **{
         f"{name}-fronts": Picture(
@@ -119,8 +120,8 @@ PICTURES = {
             tidy.MAIN,
             "Curves of test error, one a method, against the multiply-adds that are left and, where it was measured, "
             "against the time that is left in ONNX Runtime. The table below has the numbers.",
-            "Test error against what is left of the dense network: its multiply-adds (MACs) and, beside them, its time "
-            "in ONNX Runtime, 32 examples on one thread. Bars are 95 % intervals over seeds.",
+            "Test error against what is left of the dense network: its multiply-adds (MACs) and, below them, where it "
+            "was measured, its time in ONNX Runtime (32 examples, one thread). Bars are 95 % intervals over seeds.",
         )
         for name in COMPARED
     },

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-SOURCES = ("pruning_lib/*.py", "experiments/*.py")  # git's globs cross folders
+SOURCES = ("pruning_lib/*.py", "experiments/*.py", "benchmarks/*.py")  # git's globs cross folders
 """What a number of a record hangs on; changes to it since the commit are marked."""
 
 

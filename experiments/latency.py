@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def measured(records: list[Record], rounds: int, engine: str = "torch") -> dict[
         "whole_ms": round(1000 * sorted(seconds[WHOLE])[rounds // 2], 4),
         # Median and quartiles of the time left.
         "time_left": {name: [round(value, 4) for value in values] for name, values in found.items()},
-        "provenance": provenance() | {"batch": BATCH, "rounds": rounds},
+        "provenance": provenance() | {"engine": f"{engine} {version(engine)}", "batch": BATCH, "rounds": rounds},
     }
 
 

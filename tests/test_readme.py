@@ -16,7 +16,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     rows = measured("readme").values()
     pruned, dense = (statistics.fmean(row[name] for row in rows) for name in ("pruned", "dense"))
-    assert f"end {dense - pruned:.1f} points under the dense network" in text
+    assert f"the small network is {dense - pruned:.1f} points under the dense one" in text
     assert f"({pruned:.1f} and {dense:.1f} % of validation images" in text
     assert f"the dense network had {statistics.fmean(row['trained'] for row in rows):.1f} %:" in text
 
@@ -30,14 +30,9 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
         low, high = f"{min(left):.0f}", f"{max(left):.0f}"
         return f"{low} %" if low == high else f"{low} to {high} %"
 
-    lenet300, lenet5, vgg16, resnet18 = (
-        [span(name, method) for method in ("group-lasso", "slimming")]
-        for name in ("lenet300", "lenet5", "vgg16-quarter", "resnet18")
-    )
-    assert f"group lasso left {lenet300[0]}, and the penalty on scales of BatchNorm {lenet300[1]}" in text
-    assert f"on LeNet-5, {lenet5[0]} and {lenet5[1]}" in text
-    assert f"a quarter of the width, {vgg16[0]} and {vgg16[1]}" in text
-    assert f"on ResNet-18, {resnet18[0]} and {resnet18[1]}" in text
+    names = {"lenet300": "LeNet-300", "lenet5": "LeNet-5", "vgg16-quarter": "VGG-16 of a quarter of the width"}
+    for name, called in (names | {"resnet18": "ResNet-18"}).items():
+        assert f"| {called} | {span(name, 'group-lasso')} | {span(name, 'slimming')} |" in text
 
 
 def test_the_code_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):

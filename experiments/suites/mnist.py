@@ -97,7 +97,7 @@ MLP_CLAIMS = (
         loss=None,
         slight=0.5,
         departs="One class of the ten is drawn a step instead of all; 300 epochs, and a plateau after 10. "
-        "The paper's share could not be read; a quarter is ours. Dense was trained for 80 epochs at a falling rate.",
+        "The paper's share could not be read; a quarter is ours.",
     ),
     Claim(
         paper=GUIDED,

@@ -7,6 +7,7 @@ records. Intervals are Student's t over seeds, as in the tables; a mean of one r
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +23,18 @@ from pruning_lib.companion.records import interval
 Columns = Mapping[str, Sequence[Any]]
 """{name: values}, all of the same length."""
 MOST = len(COLORS)
+NARROW = 2
+"""Facets that stand in one column."""
+WIDE = 44
+"""Letters of a line above a facet."""
 FEW = 5
 """Points of a curve, on the mean, that have markers and bars; more have a band."""
 
 
 def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool = False) -> Figure:
     """Draw one curve for each value of a column, through means over seeds, in a facet for each value of another.
+
+    Up to two facets stand one under the other, above the legend: so they can be read on a phone.
 
     Parameters
     ----------
@@ -58,6 +65,7 @@ def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool 
         raise ValueError(f"plot_lines got {len(names)} curves; it draws at least one and at most {MOST}.")
     curves = set(zip(data[facet], data[by], strict=True))
     few = len(set(zip(data[facet], data[by], data[x], strict=True))) <= FEW * len(curves)
+    narrow = len(set(data[facet])) <= NARROW
     grid = sns.relplot(
         data={name: list(values) for name, values in data.items()},
         kind="line",
@@ -71,7 +79,7 @@ def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool 
         dashes=[_dashes(line) for line in LINES[: len(names)]],
         markers=list(MARKERS[: len(names)]) if few else False,
         col=facet,
-        col_wrap=min(2, len(set(data[facet]))),
+        col_wrap=1 if narrow else 2,
         errorbar=_ends,
         err_style="bars" if few else "band",
         facet_kws={"sharex": False, "sharey": False},
@@ -80,7 +88,11 @@ def plot_lines(data: Columns, *, x: str, y: str, by: str, facet: str, log: bool 
     )
     grid.set_titles("{col_name}")
     for name, axes in grid.axes_dict.items():
+        axes.set_title(textwrap.fill(name, WIDE))
         _frame(axes, [value for value, its in zip(data[y], data[facet], strict=True) if its == name], log)
+    if narrow:
+        sns.move_legend(grid, "upper center", bbox_to_anchor=(0.5, 0), ncols=2, title=None)
+        grid.tight_layout()
     figure: Figure = grid.figure
     return figure
 

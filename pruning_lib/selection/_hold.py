@@ -32,9 +32,7 @@ class Hold:
 
     def __init__(self, masks: list[tuple[Tensor, Tensor]], optimizer: Optimizer | None) -> None:
         self._masks = masks
-        # In place, once the gradient is there: a masked copy of each would cost twice as much.
-        trained = [(parameter, living) for parameter, living in masks if parameter.requires_grad]
-        self._handles = [p.register_post_accumulate_grad_hook(_Masked(living)) for p, living in trained]  # type: ignore[no-untyped-call]
+        self._handles = [p.register_hook(_Masked(living)) for p, living in masks if p.requires_grad]  # type: ignore[no-untyped-call]
         if optimizer is not None:
             self._handles.append(optimizer.register_step_post_hook(lambda *_: self.apply()))
 
@@ -51,18 +49,16 @@ class Hold:
 
 
 class _Masked:
-    """A hook on a gradient that has arrived; it can be copied and pickled with its parameter."""
+    """A hook that masks a gradient on its way.
+
+    A fresh copy: in place it would change what another parameter got, or the caller, where both share the memory.
+    """
 
     def __init__(self, living: Tensor) -> None:
         self.living = living
 
-    def __call__(self, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        if gradient.is_sparse or gradient.requires_grad:
-            parameter.grad = gradient * self.living
-        else:
-            gradient.mul_(self.living)
+    def __call__(self, gradient: Tensor) -> Tensor:
+        return gradient * self.living
 
 
 def hold(model: nn.Module, optimizer: Optimizer | None = None) -> Hold:

@@ -86,7 +86,7 @@ units there, λ would have to be 0.125 or more.
             f"{len(self.distances):,} units ({100 * self.share:.1f} %) could reach zero."
         )
         if self.overlapping:
-            text += " Units share weights and shorten each other, so more of them may."
+            text += " Units share weights and shorten each other, so more than these may reach zero."
         if self.share >= 0.5 or not self.drift:
             return text
         needed = self.strength_for(0.5)

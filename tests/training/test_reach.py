@@ -130,7 +130,7 @@ def test_units_that_share_weights_move_further_and_the_print_says_so():
     assert said.overlapping
     assert (moved > said.drift * 1.05).any()
     assert "moves a unit by about 0.1 in 100 steps" in str(said)
-    assert "Units share weights and shorten each other, so more of them may." in str(said)
+    assert "Units share weights and shorten each other, so more than these may reach zero." in str(said)
     rows = prl.reach(prl.GroupLasso(model, 0.01), optimizer, steps=100)
     assert not rows.overlapping
     assert "by at most 0.1 in 100 steps" in str(rows)
