@@ -231,6 +231,9 @@ def test_an_error_is_of_the_score_that_the_data_set_is_judged_by() -> None:
 @pytest.mark.parametrize("folder", sorted(p for p in records.CHECKOUT.glob("*") if p.is_dir()), ids=lambda p: p.name)
 def test_records_are_small(folder: Path) -> None:
     for path in folder.glob("*.json"):
-        # A record of rankings holds twenty cuts of one network, and the epochs of their fine-tuning.
-        assert path.stat().st_size <= (30_000 if folder.name.startswith("rankings-") else 20_000)
-        assert json.loads(path.read_text())["suite"] == folder.name
+        record = json.loads(path.read_text())
+        # A record of rankings holds twenty cuts of one network, and the epochs of their fine-tuning. Controls of a loop
+        # train for over 500 epochs, of 40 bytes each.
+        most = 30_000 if folder.name.startswith("rankings-") else max(20_000, 42 * len(record["history"]))
+        assert path.stat().st_size <= most
+        assert record["suite"] == folder.name
