@@ -134,6 +134,10 @@ METHODS: dict[str, Method] = {
     "dense-loop": Method("no penalty, trained as long as the loop", _nothing, decayed=True),
     "decay": Method("weight decay", _nothing, decayed=True),
     "l2": Method("L2", lambda model, config, units: L2(model, config["strength"])),
+    # What SeReNe would be if no unit were sensitive: rows lose the share λ a step, whatever the learning rate.
+    "plain-decay": Method(
+        "plain decay", lambda model, config, units: L2(model, config["strength"] / config["lr"], apply="decay")
+    ),
     "l1": Method("L1", lambda model, config, units: L1(model, config["strength"])),
     "group-lasso": Method(
         "group lasso", lambda model, config, units: GroupLasso(model, config["strength"], units=units)

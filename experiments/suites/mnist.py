@@ -64,7 +64,8 @@ MLP = Protocol(
         Matched("guided-group-lasso", 1e-2, "epsilon-0.01", (1e-3,)),
         Matched("serene-sampled", 3e-4, LOOP, (1e-3,)),
     ),
-    loop_strengths={"serene-sampled": (1e-4, 3e-4)},
+    # The same loop without sensitivities, and without any decay: what is SeReNe's doing?
+    loop_strengths={"serene-sampled": (1e-4, 3e-4), "plain-decay": (1e-4, 3e-4), "dense": (0.0,)},
     decays=(0.0, 1e-3),
     targets=("fraction-0.5",),
     epochs=60,

@@ -49,7 +49,7 @@ HASHES = {
     "mnist-lenet5": "48226a61a8e66684",
     "mnist-lenet5-bn": "704e591a37802576",
     "mnist-lenet5-shares": "c06812b30a1de490",
-    "mnist-mlp": "1960b4d519722222",
+    "mnist-mlp": "892ff34ab28e057c",
     "nuclei-deaths": "abab63fbdec3f369",
     "nuclei-unet": "c4355930bac1e173",
     "rankings-fashion-lenet300": "6610a369da80d5f0",
