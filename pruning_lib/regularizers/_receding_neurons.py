@@ -48,8 +48,8 @@ class RecedingNeurons(Regularizer):
     Notes
     -----
     Published: SGD with Nesterov momentum 0.9, ten times the learning rate for the scales and no weight decay on them
-    (`receding_parameters`); then one shot, ``select(reg.importance(), units, fraction=0.5, floor=3)``, with
-    ``kinds=("inner",)`` for a ResNet, `zero`, `shrink`, and training again without the penalty.
+    (`receding_parameters`); then one shot, ``select(reg.importance(), units, fraction=0.5, scope="global", floor=3)``,
+    with ``kinds=("inner",)`` for a ResNet, `zero`, `shrink`, and training again without the penalty.
 
     Where another BatchNorm follows the next layer it undoes a factor common to all scales, so that a whole layer can
     recede together at no loss, wherever the pull is felt by its best channels. In the chapter's network on digits, with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -84,7 +85,7 @@ def prune(
 
     Without `importance` and `loss_fn` units are judged by the length of their weights times |γ|/√(v + ε) of their
     BatchNorm (`importance.magnitude`, ``of="folded"``). Lengths do not compare between layers, so that every group
-    loses the same share (``scope="local"`` of `select`); and so it does by any other importance.
+    loses the same share, as `select` has it; and so it does by any other importance.
 
     Examples
     --------
@@ -116,7 +117,7 @@ def prune(
         importance = importances.magnitude(clone(model), units, of="folded")
     budget = macs_left
     try:
-        chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
+        chosen = select(importance, units, macs_left=budget, round_to=round_to)
     except OutOfReachError as error:
         raise ValueError(_out_of_reach(macs_left, round_to, error.least)) from error
     shrunk = _removed(model, example, units, chosen, unread)
@@ -126,7 +127,9 @@ def prune(
             break
         budget -= over
         try:
-            chosen = select(importance, units, macs_left=budget, scope="local", round_to=round_to)
+            with warnings.catch_warnings():  # that this budget is missed, which nobody asked for
+                warnings.simplefilter("ignore")
+                chosen = select(importance, units, macs_left=budget, round_to=round_to)
         except ValueError:  # nothing smaller can be chosen
             break
         again = _removed(model, example, units, chosen, data)

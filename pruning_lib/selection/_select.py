@@ -32,7 +32,7 @@ def select(
     loss_fn: Loss | None = None,
     tolerance: float = 0.0,
     model: nn.Module | None = None,
-    scope: Scope = "global",
+    scope: Scope = "local",
     floor: int = 1,
     kinds: Iterable[Kind] = ("inner", "stream", "heads"),
     round_to: int = 1,
@@ -49,7 +49,7 @@ def select(
         From `pruning_lib.find_units(model, example)`. Groups without importance, and those whose units stay although
         they are zeroed (`Group.stays`), stay whole and do not count.
     fraction : float, optional
-        In [0, 1): exactly ⌊fraction · N⌋ of the N units go, ties by order.
+        In [0, 1): exactly ⌊fraction · N⌋ of the N units of each class (see `scope`) go, ties by order.
     macs_left : float, optional
         In (0, 1]: as few units go as leave at most this share of the network's multiply-adds.
     max_macs : int, optional
@@ -62,12 +62,14 @@ def select(
         As many units go as leave ``loss_fn(model)``, a validation loss, within (1 + tolerance) of the loss before,
         found by bisection on copies of `model`. Give exactly one of `fraction`, `macs_left`, `max_macs`,
         `threshold`, `loss_fn`.
-    scope : {"global", "isomorphic", "local"}
-        Rank all units together; or those of groups of the same structure, whose layers have the same types and kernel
-        sizes (Fang et al., 2024, arXiv 2407.04616); or each group by itself. A fraction then holds in each such class,
-        and a budget or a loss takes the same share of every class, to within a unit. Lengths of rows, and first-order
-        losses, compare badly between unlike layers: look at the widths, or take ``"local"``. See the
-        chapter *Choosing what to zero*.
+    scope : {"local", "isomorphic", "global"}
+        Rank each group by itself; or all units of groups of the same structure, whose layers have the same types and
+        kernel sizes (Fang et al., 2024, arXiv 2407.04616); or all units together. A fraction then holds in each such
+        class, and a budget or a loss takes the same share of every class, to within a unit. A threshold does not care.
+        Lengths of rows and first-order losses compare badly between layers, and one list of several layers can empty
+        one of them. ``"local"`` emptied no layer of the networks on which rankings were compared: see *Which ranking
+        is safe?* among the tables, and the chapter *Choosing what to zero*. After a penalty that brought some layers
+        nearer to zero than others, equal shares take units that live: take a threshold there, or ``"global"``.
     floor : int
         Units that every group keeps. What this prevents is reported by a warning.
     kinds : iterable of {"inner", "stream", "heads"}
@@ -132,7 +134,7 @@ def _report_thin(chosen: Chosen, units: Units) -> None:
         more = f" and {len(thin) - 5} more" if len(thin) > 5 else ""
         warnings.warn(
             f"Under {THIN:.0%} of the units are left of {', '.join(thin[:5])}{more}: such layers seldom recover. Rank "
-            "among like layers, by scope='isomorphic' or 'local', or let every group keep more, by floor=.",
+            "each group by itself, by scope='local', or let every group keep more, by floor=.",
             stacklevel=3,
         )
 
@@ -145,7 +147,7 @@ def check_target(
     threshold: float | None = None,
     loss_fn: Loss | None = None,
     model: nn.Module | None = None,
-    scope: str = "global",
+    scope: str = "local",
     floor: int = 1,
     round_to: int = 1,
 ) -> None:

@@ -6,8 +6,8 @@
 
 and `fluctuation` and `wanda`, from what layers read; their formulas are in their file.
 
-Each returns {group: (units,)}, higher = keep, as `select` takes it. A network of uniform width comes from any of them
-by ``select(…, scope="local")``, which takes the same share of every group, to a fraction or to a budget.
+Each returns {group: (units,)}, higher = keep, as `select` takes it, by default the same share of every group, to a
+fraction or to a budget: a network of uniform width.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
 """Steer a strength toward a size: once an epoch, from where units will be, not from how many are zero now.
 
-A penalty that pulls on every unit alike moves it by c λ − g_i for each unit of Σ_t η_t, where c is 1, or 1/(1 − m) in
-the gradient, and g_i is what the loss resists with: as measured in the last epochs and, after a proximal step, with
-what it grows by until then. At distance d_i from zero it is gone after F more of Σ_t η_t if
-
-    λ ≥ λ_i = (d_i / F + g_i) / c
+`_forecast.py` beside this file says which strength λ_i each unit needs to be gone after F more of Σ_t η_t.
 
 Nothing is zero until Σ_t η_t λ reaches the first distance, so a strength steered by a count of zeros would come too
 late. The next strength is the smallest λ for which enough of the λ_i lie below it, with F up to the time given, later
@@ -15,8 +11,6 @@ Near zero, the noise of the batches revives units that would have gone by their 
 the strength of a proximal step that took much less than was expected of it grows faster than the λ_i say. Where the
 learning rate falls it makes up for that, too, until the target is expected. But such an epoch is never given what is
 expected to take half of what shall stay, and none more than three times the strength of the one before.
-
-Of methods that pull in another way, c and the distances are measured: `_pull.py` beside this file.
 """
 
 from __future__ import annotations
@@ -27,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from pruning_lib._arguments import checked, optional
@@ -35,12 +29,12 @@ from pruning_lib.regularizers import Regularizer
 from pruning_lib.selection import Hold, expected_cost, zero
 from pruning_lib.training._callbacks import Callback, Run
 from pruning_lib.training._distances import masks, spared
+from pruning_lib.training._forecast import STILL, Forecast
 from pruning_lib.training._pull import missed, pull_of
 from pruning_lib.training._reach import drifts, largest_rate
 from pruning_lib.training._schedules import Schedule, check_schedules, constant
 from pruning_lib.units import Chosen, Units, fitting
 
-MEMORY = 0.5  # the weight of what was measured before, against the last epoch
 PART = 0.6  # of what is missing that one epoch may take
 # Times the strength of an epoch that took less than this part of what was expected of it.
 FASTER = {0.25: 1.5, 0.5: 1.3}
@@ -150,13 +144,11 @@ class TargetSize(Callback):
         self._modules = fitting(model, units.values(), "TargetSize")
         self._pull = pull_of(reg, optimizer, units, self._modules, threshold)
         self._rate = largest_rate(reg, optimizer)
-        self._resistance: dict[str, Tensor] = {}
-        self._growth: dict[str, float] = {}  # of the resistance of a group's units, a unit of Σ_t η_t
+        self._forecast = Forecast(self._pull)
         self._drifts: list[float] = []  # Σ_t η_t of each epoch
         self._factors: list[float] = []  # of each epoch's strength, once it is found
         self._hold: Hold | None = None
-        self._before = self._pull.distances()  # of the units, an epoch ago
-        every = {name: torch.ones_like(distance, dtype=torch.bool) for name, distance in self._before.items()}
+        every = {name: torch.ones_like(gone) for name, gone in self._forecast.gone().items()}
         if (least := self._left(every)) > self._target:
             raise ValueError(
                 f"TargetSize cannot reach {self._target}: {least:.3g} stays with every unit at zero that "
@@ -174,24 +166,9 @@ class TargetSize(Callback):
         """Look at the units after an epoch, set the strength of the next one, and return it."""
         if not 1 <= len(self.log) <= len(self._drifts):
             raise RuntimeError("TargetSize has no plan for this epoch: give it epochs and steps, or give it to `fit`.")
-        drift, now, strength = self._drifts[len(self.log) - 1], self._pull.distances(), self._strength
-        speeds = {name: (self._before[name] - distance) / max(drift, 1e-12) for name, distance in now.items()}
-        self._pull.learn(strength, speeds, {name: ~gone for name, gone in self._gone().items()})
-        for name, speed in speeds.items():
-            resistance = self._pull.gain * strength - speed
-            known = self._resistance.get(name, resistance)
-            self._resistance[name] = MEMORY * known + (1 - MEMORY) * resistance
-            if self._pull.timely:  # momentum shows a new strength late, which would look like growth
-                self._grow(name, self._resistance[name] - known, drift)
-        self._before = now
+        self._forecast.look(self._strength, self._drifts[len(self.log) - 1])
         self._clear()
         return self._set()
-
-    def _grow(self, name: str, more: Tensor, drift: float) -> None:
-        """Follow how the resistance of living units grows as they shrink: its median, since single units are noisy."""
-        alive = self._before[name] > self._pull.edge
-        growth = float(more[alive].median()) / max(drift, 1e-12) if alive.any() else 0.0
-        self._growth[name] = MEMORY * self._growth.get(name, 0.0) + (1 - MEMORY) * growth
 
     @property
     def left(self) -> float:
@@ -212,14 +189,14 @@ class TargetSize(Callback):
         # λ a step is λ / η a unit of Σ_t η_t: then that is steered, and multiplied by the mean rate over the largest.
         per_step = getattr(self._reg, "per_step", False)
         most = self._rate * (steps // epochs)
-        self._factors = [max(drift / most, 1e-12) if per_step else 1.0 for drift in self._drifts]
+        self._factors = [max(drift / most, STILL) if per_step else 1.0 for drift in self._drifts]
         if not self.log:
             self._set()
 
     def _set(self) -> float:
         """Set the strength of the next epoch from where the units are."""
-        done, gone = len(self.log), self._gone()
-        left = expected = self._left(gone)
+        done = len(self.log)
+        left = expected = self._left(self._forecast.gone())
         strength = 0.0
         if left > self._target + self._pull.slack and any(self._drifts[done:]):
             # Counted in Σ_t η_t, as under a falling rate the last epochs move little; later, always half of the rest.
@@ -232,7 +209,8 @@ class TargetSize(Callback):
             given = (e["strength"] / f for e, f in zip(self.log, self._factors, strict=False) if e["strength"])
             last = [math.inf, *given][-1]
             strength = self._pull.bounded(strength, last, left < 1)
-            expected = self._left({name: need <= strength for name, need in self._needed(self._drifts[done]).items()})
+            needed = self._forecast.needed(self._drifts[done])
+            expected = self._left({name: need <= strength for name, need in needed.items()})
             strength *= self._factors[done]
         if done == len(self._drifts) and abs(left - self._target) > MISSED:
             strengths = [entry["strength"] for entry in self.log]
@@ -249,7 +227,7 @@ class TargetSize(Callback):
         """
         done, pull = len(self.log), times * self._strength
         drift = self._drifts[done]
-        level = pull * self._drifts[done - 1] / max(drift, 1e-12)
+        level = pull * self._drifts[done - 1] / max(drift, STILL)
         return max(min(pull, self._smallest(drift, self._target / 2)), min(level, self._smallest(drift, self._target)))
 
     def _haste(self, left: float) -> float:
@@ -260,27 +238,9 @@ class TargetSize(Callback):
             return 0.0
         return next((times for part, times in FASTER.items() if took < part * expected), 0.0)
 
-    def _needed(self, drift: float) -> dict[str, Tensor]:
-        """Return the strength λ_i at which each unit is gone after so much of Σ_t η_t."""
-        gone, drift, needed = self._gone(), max(drift, 1e-12), {}
-        for name, distance in self._before.items():
-            resistance = self._resistance.get(name, 0) + max(self._growth.get(name, 0.0), 0.0) * drift
-            needed[name] = torch.where(gone[name], -math.inf, (distance / drift + resistance) / self._pull.gain)
-        return needed
-
     def _smallest(self, drift: float, target: float) -> float:
         """Return the smallest strength that leaves at most this share after so much of Σ_t η_t."""
-        needed = self._needed(drift)
-        levels = torch.cat(list(needed.values())).sort().values
-        low, high = -1, len(levels) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            enough = self._left({name: need <= levels[middle] for name, need in needed.items()}) <= target
-            low, high = (low, middle) if enough else (middle, high)
-        return float(levels[high])
-
-    def _gone(self) -> Chosen:
-        return {name: distance <= self._pull.edge for name, distance in self._before.items()}
+        return self._forecast.smallest(drift, target, self._left)
 
     def _left(self, gone: Chosen) -> float:
         """Return the share of units or multiply-adds that these leave."""
@@ -291,7 +251,7 @@ class TargetSize(Callback):
 
     def _clear(self) -> None:
         """Zero what has gone with all that writes it, and hold it there."""
-        gone = spared(self._gone(), self._units)
+        gone = spared(self._forecast.gone(), self._units)
         zero(self._model, gone, self._units, optimizer=self._optimizer)
         self.close()
         self._hold = Hold(list(masks(gone, self._units, self._modules)), self._optimizer)
@@ -302,7 +262,7 @@ class TargetSize(Callback):
             raise ValueError("TargetSize steers another regularizer or optimizer than those of this run.")
         self._plan(run.epochs, run.epochs * run.batches, run.schedule)
         if len(self.log) > 1:
-            self._before = self._pull.distances()
+            self._forecast.look_again()
             self._clear()
             self._reg.strength = self.log[-1]["strength"]
 
@@ -318,12 +278,7 @@ class TargetSize(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the log, what the loss resists with, and how that grows."""
-        return {
-            "log": [dict(entry) for entry in self.log],
-            "resistance": dict(self._resistance),
-            "growth": dict(self._growth),
-            "gain": self._pull.gain,
-        }
+        return {"log": [dict(entry) for entry in self.log], **self._forecast.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them.
@@ -333,17 +288,14 @@ class TargetSize(Callback):
         KeyError, TypeError, ValueError
             If they are not what `state_dict` returned.
         """
-        log, resistance = [dict(entry) for entry in state["log"]], dict(state["resistance"])
-        growth = {name: float(value) for name, value in dict(state["growth"]).items()}
+        log = [dict(entry) for entry in state["log"]]
         if any({*entry} != {"epoch", "strength", "left", "expected"} for entry in log):
             raise TypeError("TargetSize got the state of another callback.")
-        gain = self._pull.gain if self._pull.known else float(state["gain"])
-        if not all(map(math.isfinite, [gain, *growth.values(), *(value for entry in log for value in entry.values())])):
+        if not all(math.isfinite(value) for entry in log for value in entry.values()):
             raise ValueError("TargetSize got a state with numbers that are not finite.")
-        self.log, self._resistance, self._growth = log, resistance, growth
-        self._pull.gain = gain
+        self._forecast.load_state_dict(state)
+        self.log = log
 
     def fits(self, run: Run) -> bool:
         """Whether what was restored is about the same units."""
-        own = {name: distance.shape for name, distance in self._before.items()}
-        return all(own.get(name) == value.shape for name, value in self._resistance.items())
+        return self._forecast.fits()

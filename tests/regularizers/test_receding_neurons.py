@@ -248,7 +248,7 @@ def test_units_limit_it_and_names_lead_select_to_the_groups():
     units = prl.find_units(model, EXAMPLE)
     importance = prl.RecedingNeurons(model, 1e-3).importance()
     assert {units.translate(name) for name in importance} == set(units) == {"conv1", "conv2", "fc1"}
-    chosen = prl.select(importance, units, fraction=0.5, floor=3)
+    chosen = prl.select(importance, units, fraction=0.5, scope="global", floor=3)
     alpha = torch.cat([gamma.sigmoid() for gamma in gammas(model).values()])
     assert sum(int(mask.sum()) for mask in chosen.values()) == 9
     assert all(int((~mask).sum()) >= 3 for mask in chosen.values())
@@ -377,7 +377,7 @@ def test_only_inner_units_of_a_residual_network_go_and_removal_is_exact():
     inner = [name for name, group in units.items() if group.kind == "inner"]
     assert inner == ["blocks.0.conv1", "blocks.1.conv1", "blocks.2.conv1"]
     reg = prl.RecedingNeurons(model, 1e-4, shift=0.0)
-    chosen = prl.select(reg.importance(), units, fraction=0.5, floor=3, kinds=("inner",))
+    chosen = prl.select(reg.importance(), units, fraction=0.5, scope="global", floor=3, kinds=("inner",))
     assert sum(int(chosen[name].sum()) for name in inner) == (8 + 16 + 32) // 2
     assert not any(bool(mask.any()) for name, mask in chosen.items() if name not in inner)
     prl.zero(model, chosen, units)
@@ -498,7 +498,7 @@ def outcome(name: str, seed: int) -> tuple[Tensor, float, float]:
     )  # fmt: skip
     dense = prl.evaluate(model, data.val).accuracy
     importance, units = reg.importance(), prl.find_units(model, EXAMPLE)
-    prl.zero(model, prl.select(importance, units, fraction=0.5, floor=3), units)
+    prl.zero(model, prl.select(importance, units, fraction=0.5, scope="global", floor=3), units)
     return torch.cat(list(importance.values())), dense, prl.evaluate(model, data.val).accuracy
 
 

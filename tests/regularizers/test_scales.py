@@ -260,7 +260,7 @@ def figures(reg: prl.Regularizer, model: nn.Module, data: Split) -> dict[str, fl
     """Return accuracies before and after half of the channels were zeroed in one shot, and shares of the scales."""
     scale = torch.cat(list(reg.importance().values()))
     units, pruned = prl.find_units(model, torch.zeros(2, 1, 8, 8)), copy.deepcopy(model)
-    prl.zero(pruned, prl.select(reg.importance(), units, fraction=0.5, floor=3), units)
+    prl.zero(pruned, prl.select(reg.importance(), units, fraction=0.5, scope="global", floor=3), units)
     return {
         "dense": prl.evaluate(model, data.val).accuracy,
         "half": prl.evaluate(pruned, data.val).accuracy,

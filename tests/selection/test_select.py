@@ -17,9 +17,11 @@ from tests.selection.chain import CHOSEN, SCORES, chain, groups_of_chain, indice
 
 def test_fraction_takes_exactly_the_floor_of_it():
     units = groups_of_chain()
-    assert indices(select(SCORES, units, fraction=0.5)) == {"0": [1, 3], "5": [0]}  # ⌊3.5⌋ lowest: 0.5, 1, 2
-    assert indices(select(SCORES, units, fraction=0.5, scope="local")) == {"0": [1, 3], "5": [0]}
-    assert indices(select(SCORES, units, fraction=0.28)) == {"0": [], "5": [0]}  # ⌊1.96⌋
+    assert indices(select(SCORES, units, fraction=0.5)) == {"0": [1, 3], "5": [0]}  # ⌊2⌋ and ⌊1.5⌋
+    assert indices(select(SCORES, units, fraction=0.25)) == {"0": [1], "5": []}  # ⌊1⌋ and ⌊0.75⌋
+    together = {"scope": "global"}
+    assert indices(select(SCORES, units, fraction=0.5, **together)) == {"0": [1, 3], "5": [0]}  # ⌊3.5⌋: 0.5, 1, 2
+    assert indices(select(SCORES, units, fraction=0.28, **together)) == {"0": [], "5": [0]}  # ⌊1.96⌋
     hundred = Units([Group("a", 100, "inner", (Member("a", torch.arange(100)),), (), ())], {})
     for fraction, count in ((0.29, 29), (0.57, 57), (0.295, 29)):
         assert select({"a": torch.rand(100)}, hundred, fraction=fraction)["a"].sum() == count
@@ -29,14 +31,15 @@ def test_fraction_takes_exactly_the_floor_of_it():
 
 def test_ties_go_by_index():
     scores = {"0": torch.ones(4), "5": torch.ones(3)}
-    assert indices(select(scores, groups_of_chain(), fraction=3 / 7)) == {"0": [0, 1, 2], "5": []}
+    assert indices(select(scores, groups_of_chain(), fraction=0.5)) == {"0": [0, 1], "5": [0]}
+    assert indices(select(scores, groups_of_chain(), fraction=3 / 7, scope="global")) == {"0": [0, 1, 2], "5": []}
 
 
 def test_floor_protects_the_best_and_reports_a_shortfall():
     with pytest.warns(UserWarning, match="6 units were to go, but floor=2 a group leaves 3"):
-        chosen = select(SCORES, groups_of_chain(), fraction=0.9, floor=2)
+        chosen = select(SCORES, groups_of_chain(), fraction=0.9, floor=2, scope="global")
     assert indices(chosen) == {"0": [1, 3], "5": [0]}
-    for target in ({"threshold": 99.0}, {"fraction": 0.9, "scope": "local"}):
+    for target in ({"threshold": 99.0}, {"fraction": 0.9}):
         with pytest.warns(UserWarning, match="units were to go, but floor=2 a group leaves 3"):
             select(SCORES, groups_of_chain(), floor=2, **target)
 

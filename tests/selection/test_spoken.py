@@ -22,11 +22,11 @@ def test_groups_that_are_nearly_gone_are_named():
     every = torch.arange(40)
     units = Units([Group(name, 40, "inner", (Member(name, every),), (), ()) for name in ("a", "b")], {})
     scores = {"a": torch.arange(40.0), "b": 100 + torch.arange(40.0)}
-    with pytest.warns(UserWarning, match=r"Under 5% of the units are left of 'a' \(1 of 40\): .* scope='isomorphic'"):
-        prl.select(scores, units, fraction=0.5)
+    with pytest.warns(UserWarning, match=r"Under 5% of the units are left of 'a' \(1 of 40\): .* scope='local'"):
+        prl.select(scores, units, fraction=0.5, scope="global")
     # Two of forty are 5 %.
-    assert quiet(prl.select, scores, units, fraction=0.5, floor=2)["a"].sum() == 38
-    quiet(prl.select, scores, units, fraction=0.5, scope="local")
+    assert quiet(prl.select, scores, units, fraction=0.5, floor=2, scope="global")["a"].sum() == 38
+    quiet(prl.select, scores, units, fraction=0.5)
 
 
 def test_a_budget_that_a_coarse_network_misses_by_far_is_told():
