@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pruning_lib.companion.models import LeNet300
-from pruning_lib.training import TensorPair
+from pruning_lib.training import Callback, Run, TensorPair
 
 
 def pair(n: int, seed: int) -> TensorPair:
@@ -27,3 +27,18 @@ def network(seed: int = 0, **more: Any) -> LeNet300:
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class StoppedError(Exception):
+    """A run that was ended from outside."""
+
+
+class Stops(Callback):
+    """Ends a run before an epoch is begun; None: never. A private number, since public ones belong to the run."""
+
+    def __init__(self, epoch: int | None) -> None:
+        self._epoch = epoch
+
+    def before_epoch(self, run: Run) -> None:
+        if run.epoch == self._epoch:
+            raise StoppedError

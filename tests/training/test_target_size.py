@@ -9,11 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import pruning_lib as prl
-from tests.training.runs import TRAIN, VAL, network, same
-
-
-class StoppedError(Exception):
-    pass
+from tests.training.runs import TRAIN, VAL, StoppedError, Stops, network, same
 
 
 def bare(lengths):
@@ -87,13 +83,8 @@ def test_fit_reaches_a_size_and_an_interrupted_run_ends_the_same(tmp_path, wish)
         reg = prl.GroupLasso(model, 0.01, units=units)
         size = prl.TargetSize(model, reg, optimizer, units, **wish)
 
-        class Stops(prl.Callback):
-            def before_epoch(self, run):
-                if run.epoch == stop:
-                    raise StoppedError
-
         prl.fit(
-            model, TRAIN, VAL, epochs=24, optimizer=optimizer, regularizer=reg, callbacks=[size, Stops()],
+            model, TRAIN, VAL, epochs=24, optimizer=optimizer, regularizer=reg, callbacks=[size, Stops(stop)],
             batch_size=10, schedule=prl.cosine, strength_schedule=prl.ramp(0.1), progress=False, checkpoint=checkpoint,
         )  # fmt: skip
         assert reg.strength == 0.01, "as it came"

@@ -9,8 +9,8 @@ from torch import nn
 
 import pruning_lib as prl
 from pruning_lib.training._pull import RANGE, START
-from tests.training.runs import TRAIN, VAL, network, same
-from tests.training.test_target_size import StoppedError, bare
+from tests.training.runs import TRAIN, VAL, StoppedError, Stops, network, same
+from tests.training.test_target_size import bare
 
 METHODS = {
     "l2": lambda model, units: prl.L2(model, 0.03, units=units),
@@ -73,13 +73,8 @@ def test_an_interrupted_run_ends_as_a_whole_one_and_what_was_counted_can_be_remo
         given = reg.strength
         size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, threshold=0.1)
 
-        class Stops(prl.Callback):
-            def before_epoch(self, run):
-                if run.epoch == stop:
-                    raise StoppedError
-
         prl.fit(
-            model, TRAIN, VAL, epochs=16, optimizer=optimizer, regularizer=reg, callbacks=[size, Stops()],
+            model, TRAIN, VAL, epochs=16, optimizer=optimizer, regularizer=reg, callbacks=[size, Stops(stop)],
             batch_size=10, schedule=prl.cosine, progress=False, checkpoint=checkpoint,
         )  # fmt: skip
         assert reg.strength == given, "as it came"
