@@ -172,8 +172,8 @@ def batches(data: Any, batch_size: int = 256) -> Iterator[Batch]:
     data : Tensor, tuple, mapping or iterable of batches
         A tensor (samples, …), a mapping of tensors or a tuple (inputs, targets) of one of these and a tensor is a whole
         data set, and is split. Anything else that can be iterated gives batches: tensors, pairs (inputs, targets),
-        mappings of forward's arguments in which ``labels`` are targets, or `pruning_lib.inputs`. The inputs of such a
-        pair may be an example of any kind.
+        mappings of forward's arguments in which ``labels`` or ``label`` are targets, or `pruning_lib.inputs`. The
+        inputs of such a pair may be an example of any kind.
     batch_size : int
         Samples a batch, of data that are split here.
 

@@ -9,7 +9,7 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning_lib._arguments import checked
 from pruning_lib._inputs import Inputs, batches, joined, tensors_in
-from pruning_lib._model import check, clone, eval_mode, run, tensors_of
+from pruning_lib._model import at_least_float, check, clone, eval_mode, first_read, run, tensors_of
 from pruning_lib._products import Counter, warn_uncounted
 from pruning_lib.units import BatchNorm, unwrapped
 
@@ -203,8 +203,9 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     model : nn.Module
         Networks without BatchNorm are left alone, as are layers that the data do not reach. Dropout stays off.
     inputs : Tensor or iterable of batches
-        (samples, …), or batches as a DataLoader gives them; labels are not needed, and not looked at. A last batch of
-        one sample, which has no variance, joins the one before.
+        (samples, …), or batches as a DataLoader gives them; labels are not needed, and not looked at. Where forward
+        itself takes ``labels`` or ``label``, as a conditional network, wrap a batch in `pruning_lib.inputs`: a plain
+        mapping loses them. A last batch of one sample, which has no variance, joins the one before.
     batch_size : int
         Samples a batch, at least 2. Variances are averaged over batches: larger is closer to the data's. An iterable
         has batches of its own.
@@ -234,19 +235,22 @@ def recalibrate(model: nn.Module, inputs: Any, batch_size: int = 256) -> None:
     if isinstance(inputs, Tensor) and inputs.shape[:1].numel() < 2:
         raise ValueError(FEW)
     before = {norm: (norm.momentum, copy.deepcopy(norm._buffers)) for norm in norms}
-    seen = dict.fromkeys(norms, 0)
+    seen = {norm: _Statistics() for norm in norms}
     handles: list[Any] = []
     try:
         with eval_mode(model):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.train()
-                handles.append(norm.register_forward_pre_hook(_averaging(seen)))
+                norm.momentum = 1.0  # each call leaves its own statistics
+                handles.append(norm.register_forward_hook(seen[norm].add, with_kwargs=True))
             for call in _in_company(batch.inputs.to(model) for batch in batches(inputs, int(batch_size))):
                 run(model, call, "recalibrate", advice=ALONE if call.batch < 2 else "")
+        for norm, statistics in seen.items():
+            statistics.write(norm)
         if not all(tensor.isfinite().all() for norm in norms for tensor in norm.buffers()):
             raise ValueError("`recalibrate` got data whose statistics are NaN or infinite; they are as before.")
-        _restore({norm: buffers for norm, (_, buffers) in before.items() if not seen[norm]})
+        _restore({norm: buffers for norm, (_, buffers) in before.items() if not seen[norm].samples})
     except BaseException:
         _restore({norm: buffers for norm, (_, buffers) in before.items()})
         raise
@@ -265,7 +269,7 @@ def _in_company(calls: Iterable[Inputs]) -> Iterator[Inputs]:
         if held:
             several = True
             yield together or held
-        held = None if together else call
+        held = None if together else call.map(Tensor.clone)  # its loader may fill the same memory again
     if held:
         if held.batch < 2 and not several:
             raise ValueError(FEW)
@@ -279,11 +283,25 @@ def _restore(buffers: dict[BatchNorm, dict[str, Any]]) -> None:
                 getattr(norm, name).copy_(tensor)
 
 
-def _averaging(seen: dict[BatchNorm, int]) -> Callable[[BatchNorm, tuple[Tensor, ...]], None]:
-    """Return a hook by which a BatchNorm's statistics become the mean over all its calls, each by its samples."""
+class _Statistics:
+    """The mean of a BatchNorm's statistics over all its calls, each by its samples.
 
-    def hook(norm: BatchNorm, args: tuple[Tensor, ...]) -> None:
-        seen[norm] += len(args[0])
-        norm.momentum = len(args[0]) / seen[norm]
+    Sums are at least in single precision. A running average in half would forget: an update of 1/n is rounded away.
+    """
 
-    return hook
+    def __init__(self) -> None:
+        self.samples = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, norm: BatchNorm, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> None:
+        """Take what a call left, as a forward hook."""
+        samples = len(first_read(arguments, keywords))
+        self.samples += samples
+        for name in ("running_mean", "running_var"):
+            value = getattr(norm, name)
+            self._sums[name] = self._sums.get(name, 0) + samples * value.to(at_least_float(value.dtype))
+
+    def write(self, norm: BatchNorm) -> None:
+        """Leave the mean in the BatchNorm."""
+        for name, total in self._sums.items():
+            getattr(norm, name).copy_(total / self.samples)

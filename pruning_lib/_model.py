@@ -191,6 +191,25 @@ def run(model: nn.Module, inputs: Inputs, owner: str, advice: str = "") -> Any:
 
 
 @torch.enable_grad()
+def first_read(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """Return what a layer was called with, by place or by name, as a hook sees it."""
+    return arguments[0] if arguments else next(iter(keywords.values()))
+
+
+def at_least_float(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which sums over a network of this one neither vanish nor overflow."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def check_outside_inference(owner: str) -> None:
+    """Raise RuntimeError under ``torch.inference_mode``, whose tensors can never be trained."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{owner} was called under torch.inference_mode(), in which every new tensor is barred from training for "
+            "good: call it outside, or under torch.no_grad()."
+        )
+
+
 def loss_on(model: nn.Module, batch: Batch, loss_fn: Callable[[Any, Any], Any], owner: str) -> Tensor:
     """Return the loss of a batch that holds targets, or raise one sentence."""
     if batch.targets is None:

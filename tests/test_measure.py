@@ -219,3 +219,49 @@ def test_a_network_of_constants_is_measured():
 def test_wrappers_are_looked_through(wrap):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     assert measure(wrap(model), torch.ones(2, 3)) == measure(model, torch.ones(2, 3))
+
+
+class OneMemory:
+    """A loader that fills the same tensor for every batch, as those do that prefetch into pinned memory."""
+
+    def __init__(self, data: torch.Tensor, size: int) -> None:
+        self.data, self.batch = data, torch.empty(size, *data.shape[1:])
+
+    def __iter__(self):
+        for rows in torch.split(self.data, len(self.batch)):
+            yield self.batch.copy_(rows)
+
+
+def test_recalibrate_by_a_loader_that_fills_one_tensor_again_and_again():
+    data = torch.randn(64, 3) + torch.arange(64.0)[:, None]
+    norm = nn.BatchNorm1d(3)
+    recalibrate(nn.Sequential(norm), OneMemory(data, 16))
+    torch.testing.assert_close(norm.running_mean, data.mean(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_of_a_network_in_half_precision_are_those_of_all_batches(dtype):
+    data = (
+        torch.randn(4096, 3, generator=torch.Generator().manual_seed(0)) * 2 + 5 + torch.linspace(-3, 3, 4096)[:, None]
+    )
+    data = data.to(dtype)
+    norm, exact = nn.BatchNorm1d(3).to(dtype), nn.BatchNorm1d(3)
+    recalibrate(nn.Sequential(norm), data, batch_size=4)
+    recalibrate(nn.Sequential(exact), data.float(), batch_size=4)
+    resolution = torch.finfo(dtype).eps
+    torch.testing.assert_close(norm.running_mean.float(), exact.running_mean, rtol=resolution, atol=0)
+    torch.testing.assert_close(norm.running_var.float(), exact.running_var, rtol=4 * resolution, atol=0)
+
+
+def test_recalibrate_sees_what_a_layer_is_called_with_by_name():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            return self.norm(input=x)
+
+    model, data = Named(), torch.randn(10, 2)
+    recalibrate(model, data)
+    torch.testing.assert_close(model.norm.running_mean, data.mean(0))

@@ -71,8 +71,9 @@ class Constant(nn.Module):
         if self.last:
             return torch.zeros_like(x[..., :1], dtype=self.bias.dtype) + self.bias
         if self.follows:
-            each = torch.zeros_like(x[:, :1], dtype=self.bias.dtype).movedim(1, -1) + self.bias
-            return each.movedim(-1, 1).contiguous()
+            # Not movedim, which the older ONNX exporter writes with an axis of -1 where sizes are dynamic.
+            each = torch.zeros_like(x[:, :1], dtype=self.bias.dtype).transpose(1, -1) + self.bias
+            return each.transpose(1, -1).contiguous()
         axes = range(-len(self.geometry), 0)
         space = [
             _length(x.shape[axis], self.geometry[axis]) if output_size is None else output_size[axis] for axis in axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ from pruning_lib.channels._schema import quoted
 KEY = "pruning_lib"
 CHECKSUM = "pruning_lib.sha256"  # of the plan and every tensor
 UNSUMMED = (1, 2)  # formats of plans that were saved without one
+BESIDE = "buffer:"  # begins the names of what no state_dict holds, and `zero` and `shrink` change all the same
 
 
 def save(shrunk: Shrunk, path: str | os.PathLike[str]) -> None:
     """Write a shrunk network: its weights as safetensors, its plan as JSON in their metadata.
 
+    Buffers that no checkpoint holds (``persistent=False``) are among the weights: `zero` and `shrink` change them, too.
     The file appears whole or not at all: it is written beside its place and moved there. Explained in
     the chapter `from-zeros-to-smaller`.
 
@@ -100,7 +102,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return what a checkpoint of the model holds, shared tensors under their first name."""
+    """Return what a checkpoint of the model holds, and its other buffers; shared tensors under their first name."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -110,8 +112,16 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
             )
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            tensors[name] = tensor.detach().cpu().contiguous().clone()
-    return tensors
+            tensors[name] = tensor
+    tensors |= {BESIDE + name: buffer for name, buffer in _beside(model, seen)}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _beside(model: nn.Module, seen: Container[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers of numbers that no checkpoint holds (``persistent=False``), by name."""
+    for name, buffer in model.named_buffers():
+        if id(buffer) not in seen and buffer.is_floating_point():
+            yield name, buffer
 
 
 def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
@@ -213,6 +223,9 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], vouched: bool) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
             own[name] = tensor
+    # An older file has no such buffers, and a model may make its own when it is first called.
+    own |= {BESIDE + name: buffer for name, buffer in _beside(model, seen) if BESIDE + name in state}
+    state = {name: tensor for name, tensor in state.items() if name in own or not name.startswith(BESIDE)}
     # Compare all before changing any: a file of another model leaves nothing half-filled.
     for name in _differences(own, state):
         where = "the model has" if name in own else "the file holds"

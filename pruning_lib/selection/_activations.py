@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pruning_lib import _inputs
 from pruning_lib._arguments import checked
-from pruning_lib._model import eval_mode, run
+from pruning_lib._model import at_least_float, eval_mode, first_read, run
 from pruning_lib.units import Units, fitting, grouped_view, unwrapped
 
 
@@ -152,9 +152,9 @@ def _score(
             index = member.index.to(score.device)
             known = index >= 0
             score.index_add_(0, index[known], (of_input(seen[member.layer]) * columns)[known])
-        if not score.isfinite().all():
+        scores[name] = score.to(at_least_float(next(model.parameters()).dtype))
+        if not scores[name].isfinite().all():
             raise ValueError(f"{who} got a score of '{name}' that is not finite; look at the data and the weights.")
-        scores[name] = score.to(next(model.parameters()).dtype)
     return scores
 
 
@@ -162,17 +162,16 @@ def _watched(model: nn.Module, layers: dict[str, Any], data: Any, batch_size: in
     """Return what each layer read while the data passed."""
     seen = {name: _Seen() for name in layers}
 
-    def watch(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(layer: Any, arguments: Any) -> None:
-            x = arguments[0].detach().double()
-            channels = (
-                x.ndim + 1 - layer.weight.ndim
-            )  # a linear layer's are the last axis, a convolution's before its map
+    def watch(name: str) -> Callable[..., None]:
+        def hook(layer: Any, *called: Any) -> None:
+            x = first_read(*called).detach().double()
+            # A linear layer's are the last axis, a convolution's stand before its map.
+            channels = x.ndim + 1 - layer.weight.ndim
             seen[name].add(x.movedim(channels, 0).flatten(1))
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(watch(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         with eval_mode(model):
             for batch in _inputs.batches(data, int(batch_size)):

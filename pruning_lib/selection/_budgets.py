@@ -15,6 +15,8 @@ from pruning_lib.units import Chosen, Group, Member, Units
 
 CLOSE, FAR = 0.01, 0.02
 """Shares of a network's multiply-adds by which a budget may be missed: in search of a closer choice, and in silence."""
+MISSED = ".*of the multiply-adds are left where"
+"""Begins what `missed_text` says."""
 
 
 class OutOfReachError(ValueError):
@@ -177,8 +179,12 @@ def _report_distance(chosen: Chosen, units: Units, macs: int) -> None:
     """Warn if the units that go at once cost so much that far less is left than was asked for."""
     full, left = sum(units.macs.values()), expected_cost(chosen, units)
     if any(mask.any() for mask in chosen.values()) and macs - left > FAR * full:
-        warnings.warn(
-            f"{left / full:.1%} of the multiply-adds are left where {macs / full:.1%} were to stay: no choice in this "
-            "order comes closer, since a unit, or a block of units that can only go at once, costs more than that.",
-            stacklevel=4,
-        )
+        warnings.warn(missed_text(left / full, macs / full), stacklevel=4)
+
+
+def missed_text(left: float, wanted: float) -> str:
+    """Say that a share of the multiply-adds is far below what was asked for."""
+    return (
+        f"{left:.1%} of the multiply-adds are left where {wanted:.1%} were to stay: no choice in this order comes "
+        "closer, since a unit, or a block of units that can only go at once, costs more than that."
+    )

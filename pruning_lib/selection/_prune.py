@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from pruning_lib._arguments import checked, optional
 from pruning_lib._inputs import begun
 from pruning_lib._measure import recalibrate
-from pruning_lib._model import clone, loss_on
+from pruning_lib._model import check_outside_inference, clone, loss_on
 from pruning_lib.channels import Shrunk, find_units, shrink
 from pruning_lib.selection import importance as importances
-from pruning_lib.selection._budgets import OutOfReachError, cost
+from pruning_lib.selection._budgets import FAR, MISSED, OutOfReachError, cost, missed_text
 from pruning_lib.selection._select import select
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import OUTPUT, BatchNorm, Chosen, Group, Units, unwrapped
@@ -104,11 +105,12 @@ def prune(
     checked("prune", model=model, macs_left=macs_left, round_to=round_to)
     optional("prune", loss_fn=loss_fn, importance=importance)
     _check(data, loss_fn, importance)
-    if isinstance(data, Iterator):  # read twice: to judge, and to recalibrate
-        data = list(data)
+    check_outside_inference("prune")
+    if isinstance(data, Iterator):  # read twice: to judge, and to recalibrate; some fill the same memory each time
+        data = [copy.deepcopy(batch) for batch in data]
     unread = data if data is None else _tried(model, data, loss_fn)
     units = find_units(model, example)
-    if not units:
+    if all(group.stays == group.size for group in units.values()):
         raise ValueError(f"prune found no unit that could go:\n{units}")
     model = unwrapped(model)
     if loss_fn is not None:
@@ -117,7 +119,7 @@ def prune(
         importance = importances.magnitude(clone(model), units, of="folded")
     budget = macs_left
     try:
-        chosen = select(importance, units, macs_left=budget, round_to=round_to)
+        chosen = _chosen(importance, units, budget, round_to)
     except OutOfReachError as error:
         raise ValueError(_out_of_reach(macs_left, round_to, error.least)) from error
     shrunk = _removed(model, example, units, chosen, unread)
@@ -127,18 +129,25 @@ def prune(
             break
         budget -= over
         try:
-            with warnings.catch_warnings():  # that this budget is missed, which nobody asked for
-                warnings.simplefilter("ignore")
-                chosen = select(importance, units, macs_left=budget, round_to=round_to)
+            chosen = _chosen(importance, units, budget, round_to)
         except ValueError:  # nothing smaller can be chosen
             break
         again = _removed(model, example, units, chosen, data)
         if _share(again, units) >= _share(shrunk, units):  # what was chosen beside cannot go either
             break
         shrunk = again
+    if macs_left - (left := _share(shrunk, units)) > FAR:
+        warnings.warn(missed_text(left, macs_left), stacklevel=2)
     shrunk.notes = [_left(shrunk, units, macs_left), *_thin(shrunk, macs_left), *_stale(model, data)]
     shrunk.notes += [reason for reason in units.reasons() if OUTPUT not in reason]
     return shrunk
+
+
+def _chosen(importance: Mapping[str, Tensor], units: Units, macs_left: float, round_to: int) -> Chosen:
+    """Choose, and leave it to `prune` to say what is left: it counts what was removed, where `select` expects it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=MISSED)
+        return select(importance, units, macs_left=macs_left, round_to=round_to)
 
 
 def _tried(model: nn.Module, data: Any, loss_fn: Callable[[Any, Any], Tensor] | None) -> Any:

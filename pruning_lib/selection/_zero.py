@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from pruning_lib._arguments import checked, numbered, one_of, optional
 from pruning_lib._inputs import Inputs, batches
-from pruning_lib._model import check_same_model, eval_mode, run
+from pruning_lib._model import check_same_model, eval_mode, first_read, run
 from pruning_lib.selection._scores import unit_mean
 from pruning_lib.units import (
     BatchNorm,
@@ -219,9 +219,9 @@ def _emissions(
     means: dict[str, Tensor] = {}
     weight = 0.0  # of the batch that runs
 
-    def watch(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            value = arguments[0].detach().double()
+    def watch(group: Group) -> Callable[..., None]:
+        def hook(module: nn.Module, *called: Any) -> None:
+            value = first_read(*called).detach().double()
             assert is_layer(module)
             axis = -1 if module.weight.ndim == 2 else 1
             channels = value.movedim(axis, -1).flatten(0, -2).mean(0)
@@ -231,7 +231,9 @@ def _emissions(
         return hook
 
     watched = [units[name] for name in chosen if units[name].readers]
-    handles = [modules[group.readers[0].layer].register_forward_pre_hook(watch(group)) for group in watched]
+    handles = [
+        modules[group.readers[0].layer].register_forward_pre_hook(watch(group), with_kwargs=True) for group in watched
+    ]
     try:
         with eval_mode(model):
             for batch in inputs:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pruning_lib._arguments import checked, one_of
 from pruning_lib._inputs import Batch, batches
-from pruning_lib._model import before_batchnorm, eval_mode, loss_on
+from pruning_lib._model import at_least_float, before_batchnorm, check_outside_inference, eval_mode, first_read, loss_on
 from pruning_lib.selection._activations import fluctuation as fluctuation
 from pruning_lib.selection._activations import wanda as wanda
 from pruning_lib.selection._scores import unit_mean
@@ -154,23 +154,26 @@ def taylor(
     {'0': tensor([2.0000, 1.5000, 0.0000])}
     """
     checked("taylor", model=model, units=units, loss_fn=loss_fn, batch_size=batch_size)
+    check_outside_inference("taylor")
     modules = fitting(model, units.values(), "taylor", reading=True)
     model = unwrapped(model)
     count = 0
     like = next(model.parameters())
     gates = {name: torch.ones(group.size, device=like.device, dtype=like.dtype) for name, group in units.items()}
-    squares = {name: torch.zeros_like(gate) for name, gate in gates.items()}
+    # In half precision the square of a slope below 2e-4 is zero.
+    squares = {name: torch.zeros_like(gate, dtype=at_least_float(like.dtype)) for name, gate in gates.items()}
     readers = [(name, member) for name, group in units.items() for member in group.readers]
     handles: list[Any] = []
     try:
         for name, member in readers:
             gate = gates[name].requires_grad_()
-            handles.append(modules[member.layer].register_forward_pre_hook(_gated(gate, member)))
+            hook = _gated(gate, member)
+            handles.append(modules[member.layer].register_forward_pre_hook(hook, with_kwargs=True))
         with eval_mode(model):
             for batch in batches(data, int(batch_size)):
                 count += batch.inputs.batch
                 for name, slope in _slopes(model, gates, loss_fn, batch).items():
-                    squares[name] += slope.square() * batch.inputs.batch
+                    squares[name] += slope.to(squares[name].dtype).square() * batch.inputs.batch
     finally:
         for handle in handles:
             handle.remove()
@@ -228,17 +231,20 @@ def _scale(norm: BatchNorm, name: str, *, divide: bool) -> Tensor:
     return norm.weight.abs() / deviation if norm.affine else 1 / deviation
 
 
-def _gated(gate: Tensor, member: Member) -> Callable[[nn.Module, Any], Any]:
+def _gated(gate: Tensor, member: Member) -> Callable[..., Any]:
     """Return a hook that multiplies a layer's input by the units' gates, whose values are 1."""
 
-    def hook(layer: nn.Module, args: Any) -> Any:
-        x, *rest = args
+    def hook(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        x = first_read(arguments, keywords)
         assert is_layer(layer)
         index = member.index.to(x.device)
         # The gates alone carry a slope here, and 0 is added: the outputs stay what they are to the bit.
         factor = (index >= 0) * (gate - 1)[index.clamp(min=0)]
         trailing = layer.weight.ndim - 2
-        return (x + factor.view(-1, *[1] * trailing) * x.detach(), *rest)
+        gated = x + factor.view(-1, *[1] * trailing) * x.detach()
+        if arguments:
+            return (gated, *arguments[1:]), keywords
+        return arguments, keywords | {next(iter(keywords)): gated}
 
     return hook
 

@@ -44,8 +44,11 @@ class Forecast:
         self._growth: dict[str, float] = {}  # of the resistance of a group's units, a unit of Σ_t η_t
 
     def look(self, strength: float, drift: float) -> None:
-        """Learn from an epoch of this strength, in which Σ_t η_t grew by `drift`."""
-        now, drift = self.pull.distances(), max(drift, STILL)
+        """Learn from an epoch of this strength, in which Σ_t η_t grew by `drift`; nothing, where that is 0."""
+        now = self.pull.distances()
+        if drift <= STILL:
+            self.distances = now
+            return
         speeds = {name: (self.distances[name] - distance) / drift for name, distance in now.items()}
         self.pull.learn(strength, speeds, {name: ~gone for name, gone in self.gone().items()})
         for name, speed in speeds.items():
@@ -85,13 +88,14 @@ class Forecast:
             low, high = (low, middle) if enough else (middle, high)
         return float(levels[high])
 
-    def look_again(self) -> None:
-        """Take the units as they are now, after weights were loaded, and learn nothing."""
-        self.distances = self.pull.distances()
-
     def state_dict(self) -> dict[str, Any]:
-        """Return what the loss resists with, how that grows, and what a strength moves."""
-        return {"resistance": dict(self._resistance), "growth": dict(self._growth), "gain": self.pull.gain}
+        """Return where units are, what the loss resists with, how that grows, and what a strength moves."""
+        return {
+            "distances": dict(self.distances),
+            "resistance": dict(self._resistance),
+            "growth": dict(self._growth),
+            "gain": self.pull.gain,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it.
@@ -101,14 +105,16 @@ class Forecast:
         KeyError, TypeError, ValueError
             If it is not what `state_dict` returned.
         """
-        resistance = dict(state["resistance"])
+        # With the distances it does not matter whether the model is loaded before or after.
+        distances, resistance = dict(state["distances"]), dict(state["resistance"])
         growth = {name: float(value) for name, value in dict(state["growth"]).items()}
         gain = self.pull.gain if self.pull.known else float(state["gain"])
         if not all(map(math.isfinite, [gain, *growth.values()])):
             raise ValueError("TargetSize got a state with numbers that are not finite.")
-        self._resistance, self._growth, self.pull.gain = resistance, growth, gain
+        self.distances, self._resistance, self._growth, self.pull.gain = distances, resistance, growth, gain
 
     def fits(self) -> bool:
         """Whether what was restored is about the same units."""
-        own = {name: distance.shape for name, distance in self.distances.items()}
-        return all(own.get(name) == value.shape for name, value in self._resistance.items())
+        own = {name: distance.shape for name, distance in self.pull.distances().items()}
+        restored = (*self.distances.items(), *self._resistance.items())
+        return self.distances.keys() == own.keys() and all(own.get(name) == value.shape for name, value in restored)

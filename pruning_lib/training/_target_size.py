@@ -148,6 +148,7 @@ class TargetSize(Callback):
         self._drifts: list[float] = []  # Σ_t η_t of each epoch
         self._factors: list[float] = []  # of each epoch's strength, once it is found
         self._hold: Hold | None = None
+        self._restored = False  # since then, no training has begun
         every = {name: torch.ones_like(gone) for name, gone in self._forecast.gone().items()}
         if (least := self._left(every)) > self._target:
             raise ValueError(
@@ -202,9 +203,10 @@ class TargetSize(Callback):
             # Counted in Σ_t η_t, as under a falling rate the last epochs move little; later, always half of the rest.
             soon, half = self.within * sum(self._drifts) - sum(self._drifts[:done]), sum(self._drifts[done:]) / 2
             strength = self._smallest(max(soon, half), self._target)
-            if done + 1 < len(self._drifts):
+            moves = self._drifts[done] > STILL
+            if moves and done + 1 < len(self._drifts):
                 strength = min(strength, self._smallest(self._drifts[done], left - PART * (left - self._target)))
-            if done and soon < half and self._pull.timely:
+            if moves and done and soon < half and self._pull.timely:
                 strength = max(strength, self._hurried(self._haste(left)))
             given = (e["strength"] / f for e, f in zip(self.log, self._factors, strict=False) if e["strength"])
             last = [math.inf, *given][-1]
@@ -262,9 +264,15 @@ class TargetSize(Callback):
             raise ValueError("TargetSize steers another regularizer or optimizer than those of this run.")
         self._plan(run.epochs, run.epochs * run.batches, run.schedule)
         if len(self.log) > 1:
-            self._forecast.look_again()
-            self._clear()
-            self._reg.strength = self.log[-1]["strength"]
+            if not self._restored:
+                raise RuntimeError("TargetSize has steered a training already: build a new one for another.")
+            self._go_on()
+        self._restored = False
+
+    def _go_on(self) -> None:
+        """Hold what had gone, and take the strength of the next epoch, after a state was restored."""
+        self._clear()
+        self._reg.strength = self.log[-1]["strength"]
 
     def after_epoch(self, run: Run) -> None:
         """Take a step."""
@@ -281,7 +289,7 @@ class TargetSize(Callback):
         return {"log": [dict(entry) for entry in self.log], **self._forecast.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them.
+        """Restore them, before or after the model, the optimizer and the regularizer; the strength is set.
 
         Raises
         ------
@@ -294,7 +302,9 @@ class TargetSize(Callback):
         if not all(math.isfinite(value) for entry in log for value in entry.values()):
             raise ValueError("TargetSize got a state with numbers that are not finite.")
         self._forecast.load_state_dict(state)
-        self.log = log
+        self.log, self._restored = log, True
+        if self._drifts:  # of a loop of one's own; `fit` starts later
+            self._go_on()
 
     def fits(self, run: Run) -> bool:
         """Whether what was restored is about the same units."""

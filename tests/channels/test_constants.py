@@ -81,3 +81,19 @@ def test_constants_shrink_with_their_stream():
     second = shrink(first.model, torch.randn(2, 1, 12, 12).double())
     assert len(second.model.conv2.bias) == second.model.out.in_channels == 4
     assert_equal(first.model, second.model, 1, 15, 9, tolerance=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_the_older_onnx_exporter_takes_a_constant_of_any_size(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = seeded(Branch).eval()
+    with torch.no_grad():
+        model.bn2.weight.zero_()
+    shrunk, path = shrink(model, torch.randn(2, 1, 12, 12)).model, tmp_path / "small.onnx"
+    assert any(isinstance(module, Constant) for module in shrunk.modules())
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    torch.onnx.export(
+        shrunk, (torch.randn(2, 1, 12, 12),), path, input_names=["x"], dynamic_axes=axes, dynamo=False, verbose=False
+    )
+    session, x = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), torch.randn(3, 1, 15, 9)
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), model(x), rtol=1e-4, atol=1e-5)

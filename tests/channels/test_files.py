@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -10,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from pruning_lib.channels import Plan, load, save, shrink
+from pruning_lib.channels import Plan, find_units, load, save, shrink
 from pruning_lib.companion.models import LeNet5, LeNet300
+from pruning_lib.selection import zero
 from tests.channels.helpers import rows_at_random
 
 
@@ -191,3 +193,47 @@ def test_plans_of_grouped_convolutions_travel(tmp_path):
     save(shrunk, tmp_path / "a.safetensors")
     x = torch.randn(2, 2, 9, 9).double()
     assert torch.equal(load(build().eval(), tmp_path / "a.safetensors")(x), shrunk.model(x))
+
+
+class Placed(nn.Module):
+    """A stream to which positions are added that no checkpoint holds, and a bias that is such a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv1d(3, 8, 1)
+        self.register_buffer("places", torch.randn(1, 8, 10), persistent=False)
+        self.conv = nn.Conv1d(8, 6, 3, padding=1)
+        self.weight = nn.Parameter(torch.randn(5, 6))
+        self.register_buffer("shift", torch.randn(5), persistent=False)
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.conv(torch.sigmoid(self.enter(x) + self.places)))
+        return self.out(torch.relu(nn.functional.linear(x.mean(-1), self.weight, self.shift)))
+
+
+def test_buffers_that_no_checkpoint_holds_come_back_as_they_were_left(tmp_path):
+    torch.manual_seed(0)
+    model = Placed().eval()
+    dense, x = copy.deepcopy(model), torch.randn(4, 3, 10)
+    units = find_units(model, x)
+    zero(model, {"enter": torch.arange(8) < 3, "conv": torch.arange(6) < 2}, units)
+    shrunk = shrink(model, x)
+    assert not torch.equal(shrunk.model.shift, dense.shift), "constants of `conv` are in it"
+    save(shrunk, tmp_path / "small.safetensors")
+    small = load(dense, tmp_path / "small.safetensors")
+    assert torch.equal(small.eval()(x), shrunk.model.eval()(x))
+    assert small.state_dict().keys() == shrunk.model.state_dict().keys()
+
+
+def test_buffers_that_the_dense_model_has_not_yet_made_are_left_to_it(tmp_path):
+    def build():
+        return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+
+    model = build()
+    with torch.no_grad():
+        model[0].weight[1].zero_()
+    shrunk = shrink(model, torch.ones(1, 2))
+    shrunk.model.register_buffer("seen", torch.ones(2), persistent=False)  # as forward may do when it is first called
+    save(shrunk, tmp_path / "small.safetensors")
+    assert not hasattr(load(build(), tmp_path / "small.safetensors"), "seen")

@@ -300,3 +300,40 @@ def test_on_digits_magnitude_and_taylor_beat_random(digits_net):
     chance = [losses[f"random {seed}"] for seed in range(5)]
     assert losses["magnitude"] < 0.8 * min(chance)
     assert losses["taylor"] < 0.8 * min(chance)
+
+
+def test_importances_of_a_network_in_half_precision_neither_vanish_nor_overflow():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 32), nn.Tanh(), nn.Linear(32, 4))
+    x, y = torch.randn(256, 20), torch.randint(4, (256,))
+    units, half = prl.find_units(model, x), copy.deepcopy(model).half()
+    # The squares of these slopes are below the smallest number of half precision.
+    judged = [importance.taylor(m, units, (a, y), lambda o, t: 1e-3 * F.cross_entropy(o.float(), t))["0"]
+              for m, a in ((model, x), (half, x.half()))]  # fmt: skip
+    assert judged[0].max() < 2e-4
+    torch.testing.assert_close(judged[1].float(), judged[0], rtol=0.1, atol=1e-6)
+    with torch.no_grad():
+        for m in (model, half):
+            m[2].weight.mul_(3000)
+    for judge in (importance.fluctuation, importance.wanda):
+        whole, small = judge(model, units, x)["0"], judge(half, units, x.half())["0"]
+        torch.testing.assert_close(small.float(), whole, rtol=0.02, atol=0)
+    assert importance.fluctuation(half, units, x.half())["0"].max() > torch.finfo(torch.float16).max
+
+
+def test_layers_that_are_called_by_name_are_judged_as_others():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.two(input=torch.relu(self.one(x)))
+
+    torch.manual_seed(0)
+    named, x, y = Named(), torch.randn(20, 3), torch.randint(2, (20,))
+    plain = nn.Sequential(named.one, nn.ReLU(), named.two)
+    units, others = prl.find_units(named, x), prl.find_units(plain, x)
+    for judge, data in ((importance.taylor, (x, y)), (importance.fluctuation, x)):
+        assert torch.equal(judge(named, units, data)["one"], judge(plain, others, data)["0"])
+    prl.zero(named, {"one": torch.arange(5) < 2}, units, shift="mean", inputs=x)

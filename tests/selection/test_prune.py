@@ -268,3 +268,44 @@ def test_what_stays_is_said_with_its_reason_and_so_is_who_pays_for_it() -> None:
     assert all(note in str(pruned) and note.split("`")[0] in pruned._repr_html_() for note in pruned.notes)
     even = prl.prune(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)), torch.zeros(1, 8), macs_left=0.5)
     assert even.notes == ["50.0 % of the multiply-adds are left"]
+
+
+def test_batches_of_a_generator_that_fills_one_tensor_are_each_taken():
+    def again():
+        batch = torch.empty(16, *inputs.shape[1:]), torch.empty(16, dtype=torch.int64)
+        for rows, labels in zip(torch.split(inputs, 16), torch.split(targets, 16), strict=True):
+            yield batch[0].copy_(rows), batch[1].copy_(labels)
+
+    model, inputs, targets = trained()
+    apart = list(zip(torch.split(inputs, 16), torch.split(targets, 16), strict=True))
+    pruned = [
+        prl.prune(model, inputs[:1], macs_left=0.5, data=data, loss_fn=F.cross_entropy).model.state_dict()
+        for data in (again(), apart)
+    ]
+    assert all(torch.equal(pruned[0][name], pruned[1][name]) for name in pruned[1])
+
+
+def test_inference_mode_is_refused_since_its_tensors_can_never_be_trained():
+    model, inputs, _ = trained()
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch\.inference_mode.*no_grad"):
+        prl.prune(model, inputs[:1], macs_left=0.5)
+    with torch.no_grad():
+        assert prl.prune(model, inputs[:1], macs_left=0.5).model.head.weight.requires_grad
+
+
+def test_a_network_all_of_whose_units_stay_is_refused_in_the_words_of_prune():
+    class Twins(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16), nn.ReLU())
+            self[4].weight = self[2].weight
+            self.append(nn.Linear(16, 4))
+
+    with pytest.raises(ValueError, match="prune found no unit that could go"):
+        prl.prune(Twins(), torch.zeros(1, 8), macs_left=0.5)
+
+
+def test_a_budget_that_is_missed_is_told_once_as_it_was_asked_for():
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))  # a unit costs a quarter
+    with pytest.warns(UserWarning, match=r"50\.0% of the .* where 60\.0% were to stay") as told:
+        prl.prune(model, torch.zeros(1, 8), macs_left=0.6)
+    assert len(told) == 1

@@ -311,3 +311,68 @@ def test_units_of_no_group_are_refused():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="units of no group: there is nothing to steer"):
         prl.TargetSize(model, prl.GroupLasso(model, 0.1), optimizer, prl.Units([]), units_left=0.5)
+
+
+def test_what_is_restored_in_a_loop_of_ones_own_goes_on_in_any_order():
+    def parts(seed):
+        torch.manual_seed(seed)
+        model = network(seed)
+        units = prl.find_units(model, TRAIN.inputs[:1])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        reg = prl.GroupLasso(model, 0.0, units=units)
+        size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=20, steps=180)
+        return {"model": model, "optimizer": optimizer, "reg": reg, "size": size}
+
+    def epochs(its, count):
+        strengths = []
+        for _ in range(count):
+            for x, y in zip(torch.split(TRAIN.inputs, 10), torch.split(TRAIN.targets, 10), strict=True):
+                its["optimizer"].zero_grad()
+                F.cross_entropy(its["model"](x), y).backward()
+                its["optimizer"].step()
+                its["reg"].update(its["optimizer"])
+            strengths.append(its["size"].step())
+        return strengths
+
+    whole = parts(0)
+    epochs(whole, 7)
+    states = copy.deepcopy({name: part.state_dict() for name, part in whole.items()})
+    expected = epochs(whole, 8)
+    assert whole["size"].log[7]["left"] < 1, "the test is about units that have gone"
+    assert max(expected) > 0, "and about a strength that is still steered"
+    for order in (states, reversed(states), ("size", "reg", "model", "optimizer")):
+        again = parts(1)
+        for name in order:
+            again[name].load_state_dict(copy.deepcopy(states[name]))
+        assert epochs(again, 8) == expected
+        assert same(again["model"], whole["model"])
+
+
+@pytest.mark.parametrize("rate", [lambda p: 0.0 if p < 0.2 else 1.0, lambda p: 0.0 if 0.3 < p < 0.5 else 1.0])
+def test_epochs_without_a_learning_rate_teach_nothing(rate):
+    model = network()
+    units = prl.find_units(model, TRAIN.inputs[:1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    reg = prl.GroupLasso(model, 0.0, units=units)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.5)
+    prl.fit(
+        model, TRAIN, VAL, epochs=20, optimizer=optimizer, regularizer=reg, callbacks=[size], batch_size=10,
+        schedule=rate, progress=False,
+    )  # fmt: skip
+    assert size.log[-1]["left"] == pytest.approx(0.5, abs=0.051)
+    still = [epoch for epoch in range(20) if not rate(epoch / 20)]
+    assert all(size.log[epoch]["left"] == size.log[epoch + 1]["left"] for epoch in still)
+    strengths = [size.log[epoch]["strength"] for epoch in still]
+    assert strengths == pytest.approx([strengths[0]] * len(still), rel=0.01), "they do not grow for want of an effect"
+
+
+def test_one_target_size_steers_one_training():
+    model = network()
+    units = prl.find_units(model, TRAIN.inputs[:1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reg = prl.GroupLasso(model, 0.0, units=units)
+    size = prl.TargetSize(model, reg, optimizer, units, units_left=0.9)
+    options = {"optimizer": optimizer, "regularizer": reg, "callbacks": [size], "progress": False}
+    prl.fit(model, TRAIN, VAL, epochs=2, **options)
+    with pytest.raises(RuntimeError, match="steered a training already: build a new one"):
+        prl.fit(model, TRAIN, VAL, epochs=4, **options)
