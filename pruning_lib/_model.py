@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from pruning_lib._arguments import a_, said, shown
 from pruning_lib._inputs import Batch, Inputs, read
-from pruning_lib.units import BatchNorm, Units, is_layer, unit_axis, unwrapped, weighted
+from pruning_lib.units import BatchNorm, Units, in_groups, is_layer, unit_axis, unwrapped, weighted
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -191,6 +191,17 @@ def run(model: nn.Module, inputs: Inputs, owner: str, advice: str = "") -> Any:
 
 
 @torch.enable_grad()
+def warn_left_out(owner: str, model: nn.Module) -> None:
+    """Name the layer that a method passes over although it multiplies by weights."""
+    for name, module in model.named_modules():
+        if in_groups(module):
+            warnings.warn(
+                f"{owner} leaves out '{name}': weights of a transposed convolution in groups have no axis of units.",
+                stacklevel=5,
+            )
+            return
+
+
 def first_read(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     """Return what a layer was called with, by place or by name, as a hook sees it."""
     return arguments[0] if arguments else next(iter(keywords.values()))

@@ -73,12 +73,16 @@ def grouped_view(module: Weighted | BatchNorm, weight: Tensor) -> Tensor:
     return view.transpose(1, 2) if unit_axis(module) else view
 
 
-def weighted(model: nn.Module) -> dict[str, Weighted]:
-    """Return the linear and convolution layers by name, in the order of registration; shared weights come once."""
+def weighted(model: nn.Module, *, foreign: bool = False) -> dict[str, Weighted]:
+    """Return the linear and convolution layers by name, in the order of registration; shared weights come once.
+
+    With `foreign`, Hugging Face's `Conv1D`, too. Transposed convolutions in groups are left out: their weights have no
+    axis that counts units.
+    """
     seen: set[int] = set()
     layers: dict[str, Weighted] = {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, Weighted) or (isinstance(layer, _ConvTransposeNd) and layer.groups > 1):
+        if not (isinstance(layer, Weighted) or (foreign and inputs_first(layer))) or in_groups(layer):
             continue
         # A weight that is computed (parametrized, masked) is a new tensor each time, and shared with nobody.
         own = layer._parameters.get("weight")
@@ -86,6 +90,11 @@ def weighted(model: nn.Module) -> dict[str, Weighted]:
             seen.add(id(own))
             layers[name] = layer
     return layers
+
+
+def in_groups(module: nn.Module) -> bool:
+    """Whether a module is a transposed convolution in groups."""
+    return isinstance(module, _ConvTransposeNd) and module.groups > 1
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning_lib._arguments import checked, optional
+from pruning_lib._model import warn_left_out
 from pruning_lib.units import Units, Weighted, check_plain, fitting, is_layer, rows, unwrapped, weighted
 
 FOREIGN = "{} got the state of another network, or none; pass what its state_dict() returned."
@@ -156,8 +157,10 @@ def regularized_layers(
     checked(name, model=model)
     optional(name, units=units)
     model = unwrapped(model)
-    layers = weighted(model)
-    if units is not None:
+    layers = weighted(model, foreign=True)
+    if units is None:
+        warn_left_out(name, model)
+    else:
         fitting(model, units.values(), name)
         writers = {member.layer for group in units.values() for member in group.writers}
         # In the order of registration, with layers that somebody wrote.

@@ -131,7 +131,7 @@ class SeReNe(Regularizer):
         self._average: dict[str, Tensor] = {}
         self._pending: dict[str, Tensor] = {}
         self._examples = 0  # measured since the last update
-        self._measured = 0  # measurements in the average
+        self._measured: dict[str, int] = {}  # measurements in the average, by layer
         self._step = 0
 
     @property
@@ -193,15 +193,15 @@ class SeReNe(Regularizer):
             If nothing has been measured yet.
         """
         if self._examples:
-            self._measured += 1
             for name, value in self._pending.items():
+                self._measured[name] = self._measured.get(name, 0) + 1
                 past = self._average.get(name, torch.zeros_like(value))
                 self._average[name] = torch.lerp(value, past, self.smoothing)
             self._pending, self._examples = {}, 0
         if not self._average:
             raise ValueError("SeReNe has measured no sensitivity yet; call penalty(outputs) after a forward pass.")
         # The average starts at 0; dividing by the weight of what came in makes it unbiased from the first step.
-        return {name: value / (1 - self.smoothing**self._measured) for name, value in self._average.items()}
+        return {name: value / (1 - self.smoothing ** self._measured[name]) for name, value in self._average.items()}
 
     def importance(self) -> dict[str, Tensor]:
         """Return {layer: ‖incoming weights‖₂}: S small means little influence, S = 0 does not mean silent.
@@ -220,7 +220,7 @@ class SeReNe(Regularizer):
         return {
             **super().state_dict(),
             "average": {name: value.clone() for name, value in self._average.items()},
-            "measured": self._measured,
+            "measured": dict(self._measured),
             "step": self._step,
             "generator": self._generator.get_state(),
         }
@@ -233,15 +233,18 @@ class SeReNe(Regularizer):
         ValueError
             If it belongs to another network. Nothing is changed then.
         """
-        check_state(state, self, strength=float, average=Mapping, measured=int, step=int, generator=Tensor)
+        check_state(state, self, strength=float, average=Mapping, measured=Mapping, step=int, generator=Tensor)
         shapes = {name: (len(rows(layer)),) for name, layer in self._layers.items()}
         average, generator = state["average"], torch.Generator()
         try:
             generator.set_state(state["generator"].cpu())
         except (RuntimeError, TypeError):
             average = {"": None}
-        if state["measured"] < bool(average) or not all(
+        measured = state["measured"]
+        if measured.keys() != average.keys() or not all(
             isinstance(value, Tensor)
+            and type(measured[name]) is int
+            and measured[name] > 0
             and (shapes.get(name), torch.float32) == (value.shape, value.dtype)
             and bool(value.isfinite().all())
             for name, value in average.items()
@@ -249,7 +252,7 @@ class SeReNe(Regularizer):
             raise ValueError(FOREIGN.format("SeReNe"))
         super().load_state_dict(state)
         self._average = {name: value.to(self._layers[name].weight.device, copy=True) for name, value in average.items()}
-        self._measured, self._step = int(state["measured"]), int(state["step"])
+        self._measured, self._step = dict(measured), int(state["step"])
         self._generator.set_state(generator.get_state())
         self._pending, self._examples = {}, 0
 

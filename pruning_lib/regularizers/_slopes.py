@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
+from torch.nn.modules.conv import _ConvNd
 
 from pruning_lib.units import Weighted
 
@@ -30,8 +31,10 @@ def backward(outputs: Tensor, edges: Sequence[GradientEdge], seeds: Tensor) -> t
 
 
 def unit_axis(layer: Weighted) -> int:
-    """Return the axis of a layer's output that counts its units."""
-    return -1 if isinstance(layer, nn.Linear) else 1
+    """Return the axis of a layer's output that counts its units: the last one of whatever multiplies by a matrix."""
+    if isinstance(layer, _ConvNd):
+        return 1
+    return -1 if isinstance(layer, nn.Linear) or layer.weight.ndim == 2 else 1
 
 
 def place_axes(ndim: int, units: int) -> list[int]:

@@ -16,7 +16,7 @@ by DistributedDataParallel. A hook on the parameters would see none of these fac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,16 @@ from pruning_lib.units import BatchNorm, Units, Weighted
 Apply = Literal["loss", "gradient", "prox", "decay"]
 
 
+def _check_precision(layers: Mapping[str, Weighted], owner: object) -> None:
+    """Refuse steps that rounding undoes: half precision knows no weight between 1 and 1 − 2⁻⁹."""
+    for name, layer in layers.items():
+        if layer.weight.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{type(owner).__name__} takes small steps after the optimizer's, which {layer.weight.dtype} rounds "
+                f"away in '{name}'; keep the weights in float32 and use torch.autocast."
+            )
+
+
 class WeightPenalty(Regularizer):
     """A function of weights whose slope is known, applied in one of the ways at the top of this file.
 
@@ -51,6 +61,8 @@ class WeightPenalty(Regularizer):
         self.strength = checked_strength(strength, self)
         self.apply = one_of(apply, "apply", self.ways)
         self._layers = regularized_layers(model, units, self, in_place=apply in ("prox", "decay"))
+        if apply in ("prox", "decay"):
+            _check_precision(self._layers, self)
         self._penalized: list[Weighted | BatchNorm] = list(self._layers.values())
 
     @property

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from pruning_lib._arguments import checked, optional
-from pruning_lib._model import check_same_model
+from pruning_lib._model import check_same_model, warn_left_out
 from pruning_lib.selection._tolerance import checked_tolerance, finite_loss, largest, loss_of
 from pruning_lib.selection._zero import fill
 from pruning_lib.units import check_plain, weighted
@@ -68,7 +68,8 @@ def threshold_weights(
     checked("threshold_weights", model=model, loss_fn=loss_fn)
     optional("threshold_weights", optimizer=optimizer)
     check_same_model("threshold_weights", model, optimizer=optimizer)
-    layers = weighted(model)
+    layers = weighted(model, foreign=True)
+    warn_left_out("threshold_weights", model)
     check_plain(layers, "threshold_weights")
     tensors = [t for layer in layers.values() for t in (layer.weight, layer.bias) if t is not None and t.requires_grad]
     if not tensors:

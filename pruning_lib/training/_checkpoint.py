@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning_lib._model import atomic_draft
@@ -102,6 +103,13 @@ def _setting(value: object) -> object:
 
 
 def _name(value: object) -> str:
+    """Return what tells a function from another: its name, what it was bound to, a module's settings and tensors."""
+    if isinstance(value, functools.partial):
+        bound = [*map(_setting, value.args), *(f"{k}={_setting(v)}" for k, v in value.keywords.items())]
+        return f"{_name(value.func)}({', '.join(map(str, bound))})"
+    if isinstance(value, nn.Module):
+        held = (f"{k}={_setting(v)}" for k, v in value.state_dict().items())
+        return ", ".join([*_settings_of(value), *held])
     return getattr(value, "__qualname__", type(value).__name__)
 
 

@@ -44,9 +44,11 @@ def evaluate(
     data : TensorPair or iterable of batches
         Inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them: pairs, or
         mappings of forward's arguments that hold ``labels``. Integer targets in the shape of the outputs without their
-        axis 1 are classes: each of them, each pixel of a map, is an answer. For all others the accuracy is NaN.
+        axis 1 are classes: each of them, each pixel of a map, is an answer. Numbers that are no class, as the −100 or
+        255 of ``ignore_index``, count nowhere. For all others, and with a single output, the accuracy is NaN.
     batch_size : int
-        Examples per forward pass, of data that come whole; it changes the result by rounding alone.
+        Examples per forward pass, of data that come whole; it changes the result by rounding alone, unless the loss is
+        no plain mean over answers, as one with weights of classes.
     loss_fn : callable
         Mean loss of (outputs, targets), a scalar.
 
@@ -63,7 +65,7 @@ def evaluate(
     0.75
     """
     checked("evaluate", model=model, batch_size=batch_size, loss_fn=loss_fn)
-    loss, right, count, answers = 0.0, 0.0, 0, 0
+    loss, right, count = 0.0, 0.0, 0
     with eval_mode(model):
         for inputs, targets in batches(data, int(batch_size)):
             if not isinstance(targets, Tensor):
@@ -71,10 +73,13 @@ def evaluate(
             outputs = run(unwrapped(model), inputs.to(model), "evaluate")
             outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
             y = targets.to(outputs.device)
-            loss += loss_of(loss_fn, outputs, y, "evaluate").item() * len(y)
-            right += int((outputs.argmax(1) == y).sum()) if _are_classes(y, outputs) else math.nan
-            count, answers = count + len(y), answers + y.numel()
-    return Evaluation(loss / count, right / answers)
+            value, classes = loss_of(loss_fn, outputs, y, "evaluate").item(), _are_classes(y, outputs)
+            # A batch without an answer has a mean loss of NaN, and no part in the whole.
+            number = int(((y >= 0) & (y < outputs.shape[1])).sum()) if classes and outputs.shape[1] > 1 else len(y)
+            loss += value * number if number else 0.0
+            right += int((outputs.argmax(1) == y).sum()) if classes and outputs.shape[1] > 1 else math.nan
+            count += number
+    return Evaluation(loss / count, right / count) if count else Evaluation(math.nan, math.nan)
 
 
 def _are_classes(targets: Tensor, outputs: Tensor) -> bool:

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from pruning_lib._arguments import checked, optional
+from pruning_lib._model import at_least_float
 from pruning_lib._types import Augment, LossFn, TensorPair
 from pruning_lib.regularizers import Regularizer
 from pruning_lib.training._callbacks import Callback, Epoch, History, Run
@@ -201,6 +202,7 @@ class _Loop:
             self.checkpoint.probe()
         if self.checkpoint is not None and state is not None:
             self.checkpoint.restore(state)
+            self.steer()  # a callback may have set another strength than this run begins with
         return state is not None and bool(state["done"])
 
     def train(self) -> None:
@@ -285,8 +287,9 @@ class _Loop:
             return model(inputs)  # type: ignore[no-any-return]
         with torch.autocast(inputs.device.type, settings.autocast):
             outputs: Tensor = model(inputs)
-        # Losses and penalties are sums over many terms, which half precision would round away.
-        return outputs.to(inputs.dtype)
+        # Losses and penalties are sums over many terms, which half precision would round away; inputs may be numbers of
+        # words.
+        return outputs.to(at_least_float(inputs.dtype))
 
     def check_finite(self, loss: float, number: int) -> None:
         if not math.isfinite(loss):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class Reach:
         What Γ cannot exceed, whatever λ: infinite but for Adam and its like under a term of the loss.
     overlapping : bool
         Whether weights belong to several units, as in coupled groups.
+    decayed : bool
+        Whether the optimizer's own weight decay shortens units, too.
 
     Examples
     --------
@@ -58,6 +61,7 @@ units there, λ would have to be 0.125 or more.
     distances: Tensor
     bound: float = math.inf
     overlapping: bool = False
+    decayed: bool = False
 
     @property
     def share(self) -> float:
@@ -80,13 +84,15 @@ units there, λ would have to be 0.125 or more.
 
     def __str__(self) -> str:
         count = round(self.share * len(self.distances))
-        most = "about" if self.overlapping else "at most"
+        most = "about" if self.overlapping or self.decayed else "at most"
         text = (
             f"λ = {self.strength:g} moves a unit by {most} {self.drift:.3g} in {self.steps:,} steps: {count:,} of "
             f"{len(self.distances):,} units ({100 * self.share:.1f} %) could reach zero."
         )
         if self.overlapping:
             text += " Units share weights and shorten each other, so more than these may reach zero."
+        if self.decayed:
+            text += " The optimizer's own weight decay is not counted: with it, more may reach zero."
         if self.share >= 0.5 or not self.drift:
             return text
         needed = self.strength_for(0.5)
@@ -144,19 +150,27 @@ units there, λ would have to be 1 or more.
     factors = (factor("reach", "schedule", schedule or constant, step / steps) for step in range(steps))
     rates = largest_rate(reg, optimizer) * sum(factors)
     distances = torch.cat([distance.detach().flatten().cpu() for distance in reg.distance().values()]).sort().values
-    overlapping = bool(getattr(reg, "overlapping", False))
+    more = {
+        "overlapping": bool(getattr(reg, "overlapping", False)),
+        "decayed": any(group.get("weight_decay", 0) > 0 for group in _groups(reg, optimizer)),
+    }
     if saturates(reg, optimizer):
-        return Reach(reg.strength, rates if reg.strength else 0.0, steps, distances, rates, overlapping)
-    return Reach(reg.strength, reg.strength * rates * gain(reg, optimizer), steps, distances, math.inf, overlapping)
+        return Reach(reg.strength, rates if reg.strength else 0.0, steps, distances, rates, **more)
+    return Reach(reg.strength, reg.strength * rates * gain(reg, optimizer), steps, distances, **more)
 
 
 def largest_rate(reg: Regularizer, optimizer: Optimizer) -> float:
     """Return the largest learning rate among the parameters that a method holds."""
+    return max(float(group["lr"]) for group in _groups(reg, optimizer))
+
+
+def _groups(reg: Regularizer, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return the parameter groups that hold something a method works on."""
     own = {id(parameter) for parameter in parameters_in(reg)}
-    rates = [float(group["lr"]) for group in optimizer.param_groups if own & {id(p) for p in group["params"]}]
-    if not rates:
+    groups = [group for group in optimizer.param_groups if own & {id(p) for p in group["params"]}]
+    if not groups:
         raise ValueError(f"The {type(optimizer).__name__} holds no parameter that {type(reg).__name__} works on.")
-    return max(rates)
+    return groups
 
 
 def drifts(rate: float, epochs: int, steps: int, schedule: Schedule) -> list[float]:
@@ -185,7 +199,8 @@ def gain(reg: Regularizer, optimizer: Optimizer) -> float:
     if not isinstance(optimizer, SGD):
         name = type(optimizer).__name__
         raise TypeError(f"What a term of the loss moves under {name} is not known; under SGD, Adam and its like it is.")
-    factors = [(1 - g["dampening"] * bool(g["momentum"])) / (1 - g["momentum"]) for g in optimizer.param_groups]
+    groups = _groups(reg, optimizer)
+    factors = [(1 - g["dampening"] * bool(g["momentum"])) / (1 - g["momentum"]) for g in groups]
     return float(max(factors))
 
 

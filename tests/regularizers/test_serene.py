@@ -307,3 +307,54 @@ def test_a_seed_that_is_no_integer_leaves_no_hook_behind():
     with pytest.raises(TypeError, match="SeReNe got seed=None; it needs a whole number"):
         SeReNe(model, 1e-4, seed=None)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_that_is_first_reached_late_has_an_average_of_its_own():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.head, self.reaches = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 3), False
+
+        def forward(self, x):
+            x = torch.relu(self.one(x))
+            return self.head(x + torch.relu(self.two(x)) if self.reaches else x)
+
+    torch.manual_seed(0)
+    model, x = Late(), torch.randn(20, 6)
+    reg = SeReNe(model, 0.0, estimator="exact", smoothing=0.9)
+    for _ in range(5):
+        reg.penalty(model(x))
+        reg.sensitivity()
+    model.reaches = True
+    now = SeReNe(model, 0.0, estimator="exact")
+    for each in (reg, now):
+        each.penalty(model(x))
+    torch.testing.assert_close(reg.sensitivity()["two"], now.sensitivity()["two"])
+
+
+@pytest.mark.parametrize("length", [5, 7])
+def test_units_of_a_layer_that_somebody_wrote_are_the_last_axis_as_of_a_linear_one(length):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 4))
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight)
+
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 2))
+    own = nn.Sequential(Own(), *plain[1:])
+    with torch.no_grad():
+        own[0].weight.copy_(plain[0].weight)
+    every = torch.arange(5)
+    units, x = (
+        Units([Group("0", 5, "inner", (Member("0", every),), (), (Member("2", every),))]),
+        torch.randn(3, length, 4),
+    )
+    found = []
+    for model in (plain, own):
+        reg = SeReNe(model, 0.1, estimator="exact", units=units)
+        reg.penalty(model(x))
+        found.append(reg.sensitivity()["0"])
+    torch.testing.assert_close(found[1], found[0])

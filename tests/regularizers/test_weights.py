@@ -201,3 +201,28 @@ def test_on_digits_l2_leaves_no_zero_l1_scatters_them_and_group_lasso_takes_whol
     expected = {L2: zeros.sum() == 0, L1: dead.sum() == 0 and living > 0.2, GroupLasso: dead.sum() > 5 and living == 0}
     assert expected[method]  # [L1: 0.31; group lasso: 14 to 17 of 60 rows]
     assert prl.evaluate(model, split.val).accuracy > 0.9  # [≥ 0.94]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("apply", ["prox", "decay"])
+def test_steps_that_rounding_would_undo_are_refused(dtype, apply):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).to(dtype)
+    for method in (prl.L1, prl.L2, prl.GroupLasso):
+        if apply in method.ways:
+            with pytest.raises(ValueError, match=r"rounds away in '0'; keep the weights in float32"):
+                method(model, 1e-3, apply=apply)
+        method(model, 1e-3, apply="loss")
+
+
+def test_what_a_penalty_leaves_out_is_named():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 4, 3, groups=2), nn.Conv2d(4, 2, 3))
+    with pytest.warns(UserWarning, match="L1 leaves out '1': weights of a transposed convolution in groups"):
+        assert prl.L1(model, 1e-3).layers == ("0", "2")
+
+
+def test_linear_layers_of_gpt2_are_penalized_as_others():
+    transformers = pytest.importorskip("transformers")
+    model = nn.Sequential(transformers.pytorch_utils.Conv1D(5, 3), nn.ReLU(), nn.Linear(5, 2))
+    reg = prl.GroupLasso(model, 1e-3)
+    assert reg.layers == ("0", "2")
+    torch.testing.assert_close(reg.importance()["0"], model[0].weight.detach().norm(dim=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pruning_lib.training import (
     ramp,
 )
 from pruning_lib.training._checkpoint import Settings, describe
-from tests.training.runs import TRAIN, VAL, network, pair, same
+from tests.training.runs import TRAIN, VAL, StoppedError, Stops, network, pair, same
 
 
 class DiesAfter(Callback):
@@ -296,3 +297,46 @@ def test_methods_are_described_as_ever() -> None:
     for reg, expected in described.items():
         run = Run(model, optimizer, reg, TRAIN, VAL, F.cross_entropy, 1)
         assert describe(run, settings, [0.1])["regularizer"] == expected
+
+
+def test_a_strength_that_a_callback_set_is_taken_up_again(tmp_path: Path) -> None:
+    class Doubles(Callback):
+        def after_epoch(self, run: Run) -> None:
+            assert run.regularizer is not None
+            run.regularizer.strength *= 2
+
+    def train(stop: int | None, path: Path | None) -> Any:
+        model = network()
+        reg = L2(model, 0.01)
+        fit(
+            model, TRAIN, VAL, epochs=6, optimizer=torch.optim.SGD(model.parameters(), 0.1), regularizer=reg,
+            callbacks=[Doubles(), Stops(stop)], batch_size=45, checkpoint=path, progress=False,
+        )  # fmt: skip
+        return model
+
+    whole = train(None, None)
+    with pytest.raises(StoppedError):
+        train(3, tmp_path / "run.pt")
+    assert same(train(None, tmp_path / "run.pt"), whole)
+
+
+def test_losses_with_other_settings_are_other_losses(tmp_path: Path) -> None:
+    def train(loss_fn: Any) -> None:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        fit(
+            model, TRAIN, VAL, epochs=1, optimizer=optimizer, loss_fn=loss_fn, progress=False,
+            checkpoint=tmp_path / "run.pt",
+        )  # fmt: skip
+
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    for one, other in (
+        (torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss(label_smoothing=0.1)),
+        (torch.nn.CrossEntropyLoss(weights), torch.nn.CrossEntropyLoss(weights.flip(0))),
+        (partial(F.cross_entropy, label_smoothing=0.1), partial(F.cross_entropy, label_smoothing=0.2)),
+    ):
+        train(one)
+        train(one)
+        with pytest.raises(CheckpointError, match="differs in loss"):
+            train(other)
+        (tmp_path / "run.pt").unlink()

@@ -65,3 +65,29 @@ def test_batches_of_any_kind_are_evaluated_like_the_whole() -> None:
         found = evaluate(model, data)
         assert found.accuracy == pytest.approx(whole.accuracy)
         assert found.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_targets_that_are_no_class_count_nowhere_whatever_the_batches() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(12, 4), torch.randint(3, (12,))
+    y[[0, 1, 2, 5, 9]] = -100
+    known = y >= 0
+    outputs = model(x)
+    for size in (12, 5, 3, 1):
+        loss, accuracy = evaluate(model, TensorPair(x, y), batch_size=size)
+        assert loss == pytest.approx(F.cross_entropy(outputs[known], y[known]).item(), rel=1e-6)
+        assert accuracy == float((outputs.argmax(1) == y)[known].float().mean())
+    pixels = torch.full((2, 2, 2), 255)
+    pixels[0, 0, 0] = 1
+    right = F.one_hot(torch.ones(2, 2, 2, dtype=torch.int64), 3).movedim(-1, 1).float()
+    ignoring = nn.CrossEntropyLoss(ignore_index=255)
+    assert evaluate(nn.Identity(), TensorPair(right, pixels), loss_fn=ignoring).accuracy == 1
+
+
+def test_a_single_output_is_no_choice_between_classes() -> None:
+    logits = torch.tensor([[3.0], [-3.0]])
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
+
+    assert math.isnan(evaluate(nn.Identity(), TensorPair(logits, torch.tensor([1, 0])), loss_fn=loss).accuracy)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from pruning_lib.channels import find_units
@@ -285,3 +285,24 @@ def test_a_schedule_that_returns_no_factor_is_named_and_nothing_stays_scaled(val
             strength_schedule=lambda progress: value if progress >= when else 1.0, progress=False,
         )  # fmt: skip
     assert (reg.strength, optimizer.param_groups[0]["lr"]) == (0.4, 0.1)
+
+
+def test_autocast_of_a_network_of_words_trains_it() -> None:
+    words, next_words = torch.randint(5, (40, 3)), torch.randint(5, (40,))
+
+    def trained(autocast: torch.dtype | None) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 5))
+        pair = TensorPair(words, next_words)
+        fit(
+            model, pair, pair, epochs=2, optimizer=SGD(model.parameters(), 0.1), autocast=autocast, progress=False,
+            loss_fn=lambda outputs, targets: F.cross_entropy(outputs.float(), targets),
+        )  # fmt: skip
+        return model
+
+    whole, half = trained(None), trained(torch.bfloat16)
+    torch.manual_seed(0)
+    start = nn.Embedding(5, 4).weight
+    moved = whole[0].weight - start
+    assert moved.abs().max() > 1e-3
+    torch.testing.assert_close(half[0].weight - start, moved, rtol=0.1, atol=0.05 * float(moved.abs().max()))

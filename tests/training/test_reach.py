@@ -147,3 +147,18 @@ def test_a_schedule_that_returns_no_factor_later_is_named():
         prl.reach(reg, optimizer, steps=10, schedule=late)
     with pytest.raises(ValueError, match="TargetSize got a schedule that returns nan at a progress of 0.60"):
         prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=5, steps=10, schedule=late)
+
+
+def test_momentum_of_parameters_that_are_not_pulled_does_not_count_and_weight_decay_is_named():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+    groups = [
+        {"params": model[0].parameters(), "momentum": 0.5},
+        {"params": model[1].parameters(), "momentum": 0.99, "weight_decay": 1.0},
+    ]
+    reg = prl.NetworkSlimming(model, 0.1)
+    said = prl.reach(reg, torch.optim.SGD(groups, lr=0.001), steps=100)
+    assert said.drift == pytest.approx(0.1 * 0.001 * 100 / (1 - 0.5))
+    assert "weight decay" not in str(said)
+    decaying = torch.optim.SGD(model.parameters(), lr=0.001, weight_decay=5e-4)
+    assert "by about 0.01 in 100 steps" in (text := str(prl.reach(reg, decaying, steps=100)))
+    assert "own weight decay is not counted: with it, more may reach zero" in text
