@@ -348,10 +348,8 @@ def test_units_of_a_layer_that_somebody_wrote_are_the_last_axis_as_of_a_linear_o
     with torch.no_grad():
         own[0].weight.copy_(plain[0].weight)
     every = torch.arange(5)
-    units, x = (
-        Units([Group("0", 5, "inner", (Member("0", every),), (), (Member("2", every),))]),
-        torch.randn(3, length, 4),
-    )
+    units = Units([Group("0", 5, "inner", (Member("0", every),), (), (Member("2", every),))])
+    x = torch.randn(3, length, 4)
     found = []
     for model in (plain, own):
         reg = SeReNe(model, 0.1, estimator="exact", units=units)

@@ -76,7 +76,7 @@ def test_targets_that_are_no_class_count_nowhere_whatever_the_batches() -> None:
     for size in (12, 5, 3, 1):
         loss, accuracy = evaluate(model, TensorPair(x, y), batch_size=size)
         assert loss == pytest.approx(F.cross_entropy(outputs[known], y[known]).item(), rel=1e-6)
-        assert accuracy == float((outputs.argmax(1) == y)[known].float().mean())
+        assert accuracy == int((outputs.argmax(1) == y)[known].sum()) / 7
     pixels = torch.full((2, 2, 2), 255)
     pixels[0, 0, 0] = 1
     right = F.one_hot(torch.ones(2, 2, 2, dtype=torch.int64), 3).movedim(-1, 1).float()
