@@ -38,6 +38,8 @@ CHANCE = {"mnist": 90.0, "fashion-mnist": 90.0, "cifar10": 90.0, "chest-xrays": 
 """Validation error of a constant answer in percent: one of ten classes, of three, and every pixel a nucleus."""
 COMPARED = "random-local"
 """Ranked along, and no candidate."""
+WITHOUT_DATA = ("own", "folded")
+"""Rankings by weights and statistics alone."""
 RULE = (
     "A dense network is cut to a share of its multiply-adds by each ranking; a case is a network, a share and a "
     "seed. The rule is older than the runs, and reads validation data alone. A case collapses if a layer is "
@@ -134,13 +136,21 @@ def table(records: Path) -> str:
     if not found:
         return "There are no runs yet."
     order = standings(found)
-    parts = [_standings(order)]
+    parts = [_chosen(order, whole=len(found) == len(RANKED)), _standings(order)]
     for suite, by_ranking in found.items():
         parts += [f"## {SUITES[suite].title}", _suite(suite, {name: by_ranking[name] for name in order})]
     missing = [suite.title for suite in RANKED if suite.name not in found]
     if missing:
         parts.append(f"Not run yet: {'; '.join(missing)}.")
     return "\n\n".join(parts)
+
+
+def _chosen(order: Mapping[str, Standing], *, whole: bool) -> str:
+    """Say which ranking the rule chooses, and which of those that need no data."""
+    first = next(iter(order))
+    without = next(name for name in order if name != COMPARED and name.split("-")[0] in WITHOUT_DATA)
+    text = f"The rule chooses {'' if whole else 'so far '}**{_label(first)}**"
+    return f"{text}, and **{_label(without)}** among those that need no data." if without != first else f"{text}."
 
 
 def _label(name: str) -> str:
