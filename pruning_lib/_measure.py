@@ -295,7 +295,7 @@ class _Statistics:
 
     def add(self, norm: BatchNorm, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> None:
         """Take what a call left, as a forward hook."""
-        samples = len(first_read(arguments, keywords))
+        samples = len(first_read(norm, arguments, keywords))
         self.samples += samples
         for name in ("running_mean", "running_var"):
             value = getattr(norm, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import itertools
 import logging
 import os
@@ -190,21 +191,35 @@ def run(model: nn.Module, inputs: Inputs, owner: str, advice: str = "") -> Any:
         ) from error
 
 
-@torch.enable_grad()
 def warn_left_out(owner: str, model: nn.Module) -> None:
     """Name the layer that a method passes over although it multiplies by weights."""
     for name, module in model.named_modules():
         if in_groups(module):
             warnings.warn(
                 f"{owner} leaves out '{name}': weights of a transposed convolution in groups have no axis of units.",
-                stacklevel=5,
+                stacklevel=_level_of_user(),
             )
             return
 
 
-def first_read(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-    """Return what a layer was called with, by place or by name, as a hook sees it."""
-    return arguments[0] if arguments else next(iter(keywords.values()))
+def _level_of_user() -> int:
+    """Return the stack level, seen from the caller, of the first frame outside of the library."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("pruning_lib"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def first_name(module: nn.Module, keywords: Mapping[str, Any]) -> str:
+    """Return the name of what a module reads, of what it was called with by name."""
+    if "input" in keywords:
+        return "input"
+    return next(name for name in (*inspect.signature(module.forward).parameters, *keywords) if name in keywords)
+
+
+def first_read(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """Return what a module reads, by place or by name, as a hook sees it."""
+    return arguments[0] if arguments else keywords[first_name(module, keywords)]
 
 
 def at_least_float(dtype: torch.dtype) -> torch.dtype:
@@ -221,6 +236,7 @@ def check_outside_inference(owner: str) -> None:
         )
 
 
+@torch.enable_grad()
 def loss_on(model: nn.Module, batch: Batch, loss_fn: Callable[[Any, Any], Any], owner: str) -> Tensor:
     """Return the loss of a batch that holds targets, or raise one sentence."""
     if batch.targets is None:

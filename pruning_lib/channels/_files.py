@@ -223,8 +223,10 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], vouched: bool) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
             own[name] = tensor
-    # An older file has no such buffers, and a model may make its own when it is first called.
-    own |= {BESIDE + name: buffer for name, buffer in _beside(model, seen) if BESIDE + name in state}
+    # An older file has no such buffers, and a model may make its own, or other ones, when it is called.
+    for name, buffer in _beside(model, seen):
+        if (saved := state.get(BESIDE + name)) is not None and saved.shape == buffer.shape:
+            own[BESIDE + name] = buffer
     state = {name: tensor for name, tensor in state.items() if name in own or not name.startswith(BESIDE)}
     # Compare all before changing any: a file of another model leaves nothing half-filled.
     for name in _differences(own, state):

@@ -233,6 +233,8 @@ class SeReNe(Regularizer):
         ValueError
             If it belongs to another network. Nothing is changed then.
         """
+        if isinstance(state, Mapping) and isinstance(count := state.get("measured"), int):  # of before 0.2: one for all
+            state = {**state, "measured": dict.fromkeys(state.get("average", ()), count)}
         check_state(state, self, strength=float, average=Mapping, measured=Mapping, step=int, generator=Tensor)
         shapes = {name: (len(rows(layer)),) for name, layer in self._layers.items()}
         average, generator = state["average"], torch.Generator()

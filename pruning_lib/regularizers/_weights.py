@@ -40,9 +40,9 @@ Apply = Literal["loss", "gradient", "prox", "decay"]
 
 
 def _check_precision(layers: Mapping[str, Weighted], owner: object) -> None:
-    """Refuse steps that rounding undoes: half precision knows no weight between 1 and 1 − 2⁻⁹."""
+    """Refuse steps that rounding undoes: bfloat16 knows no weight between 1 and 1 − 2⁻⁸."""
     for name, layer in layers.items():
-        if layer.weight.dtype in (torch.float16, torch.bfloat16):
+        if layer.weight.requires_grad and layer.weight.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
                 f"{type(owner).__name__} takes small steps after the optimizer's, which {layer.weight.dtype} rounds "
                 f"away in '{name}'; keep the weights in float32 and use torch.autocast."

@@ -164,7 +164,7 @@ def _watched(model: nn.Module, layers: dict[str, Any], data: Any, batch_size: in
 
     def watch(name: str) -> Callable[..., None]:
         def hook(layer: Any, *called: Any) -> None:
-            x = first_read(*called).detach().double()
+            x = first_read(layer, *called).detach().double()
             # A linear layer's are the last axis, a convolution's stand before its map.
             channels = x.ndim + 1 - layer.weight.ndim
             seen[name].add(x.movedim(channels, 0).flatten(1))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pruning_lib._arguments import checked, optional
-from pruning_lib._inputs import begun
+from pruning_lib._inputs import Inputs, begun
 from pruning_lib._measure import recalibrate
 from pruning_lib._model import check_outside_inference, clone, loss_on
 from pruning_lib.channels import Shrunk, find_units, shrink
 from pruning_lib.selection import importance as importances
-from pruning_lib.selection._budgets import FAR, MISSED, OutOfReachError, cost, missed_text
+from pruning_lib.selection._budgets import FAR, MISSED, OutOfReachError, cost
 from pruning_lib.selection._select import select
 from pruning_lib.selection._zero import zero
 from pruning_lib.units import OUTPUT, BatchNorm, Chosen, Group, Units, unwrapped
@@ -107,7 +107,7 @@ def prune(
     _check(data, loss_fn, importance)
     check_outside_inference("prune")
     if isinstance(data, Iterator):  # read twice: to judge, and to recalibrate; some fill the same memory each time
-        data = [copy.deepcopy(batch) for batch in data]
+        data = [_copied(batch) for batch in data]
     unread = data if data is None else _tried(model, data, loss_fn)
     units = find_units(model, example)
     if all(group.stays == group.size for group in units.values()):
@@ -137,10 +137,23 @@ def prune(
             break
         shrunk = again
     if macs_left - (left := _share(shrunk, units)) > FAR:
-        warnings.warn(missed_text(left, macs_left), stacklevel=2)
+        warnings.warn(
+            f"{left:.1%} of the multiply-adds are left where {macs_left:.1%} were to stay: units that go only at once "
+            "cost more than the difference, or more could be removed than was chosen.",
+            stacklevel=2,
+        )
     shrunk.notes = [_left(shrunk, units, macs_left), *_thin(shrunk, macs_left), *_stale(model, data)]
     shrunk.notes += [reason for reason in units.reasons() if OUTPUT not in reason]
     return shrunk
+
+
+def _copied(batch: Any) -> Any:
+    """Return a batch whose tensors are its own; a view is copied alone, not what it is a view of."""
+    if isinstance(batch, Inputs):
+        return batch.map(Tensor.clone)
+    if isinstance(batch, Mapping):  # pytrees do not know those of Transformers
+        return {name: _copied(value) for name, value in batch.items()}
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), batch)
 
 
 def _chosen(importance: Mapping[str, Tensor], units: Units, macs_left: float, round_to: int) -> Chosen:

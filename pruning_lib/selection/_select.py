@@ -122,19 +122,26 @@ def select(
     else:
         full = sum(units.macs.values())
         chosen = within_budget(ranking, units, round(macs_left * full) if macs_left is not None else int(max_macs or 0))
-    _report_thin(chosen, units)
+    if fraction and not any(bool(mask.any()) for mask in chosen.values()):
+        warnings.warn(
+            f"fraction={fraction:g} is less than a unit of any class that is ranked together, so none goes: take a "
+            "larger one, or rank all units together, by scope='global'.",
+            stacklevel=2,
+        )
+    _report_thin(chosen, units, scope)
     return chosen
 
 
-def _report_thin(chosen: Chosen, units: Units) -> None:
+def _report_thin(chosen: Chosen, units: Units, scope: str) -> None:
     """Warn of groups that are nearly gone, by name."""
     left = {name: int((~mask).sum()) for name, mask in chosen.items() if mask.any()}
     thin = [f"'{name}' ({n} of {units[name].size})" for name, n in left.items() if n < THIN * units[name].size]
     if thin:
         more = f" and {len(thin) - 5} more" if len(thin) > 5 else ""
+        advice = "Ask for less" if scope == "local" else "Rank each group by itself, by scope='local'"
         warnings.warn(
-            f"Under {THIN:.0%} of the units are left of {', '.join(thin[:5])}{more}: such layers seldom recover. Rank "
-            "each group by itself, by scope='local', or let every group keep more, by floor=.",
+            f"Under {THIN:.0%} of the units are left of {', '.join(thin[:5])}{more}: such layers seldom recover. "
+            f"{advice}, or let every group keep more, by floor=.",
             stacklevel=3,
         )
 

@@ -221,7 +221,7 @@ def _emissions(
 
     def watch(group: Group) -> Callable[..., None]:
         def hook(module: nn.Module, *called: Any) -> None:
-            value = first_read(*called).detach().double()
+            value = first_read(module, *called).detach().double()
             assert is_layer(module)
             axis = -1 if module.weight.ndim == 2 else 1
             channels = value.movedim(axis, -1).flatten(0, -2).mean(0)

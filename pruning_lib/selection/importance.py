@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from pruning_lib._arguments import checked, one_of
 from pruning_lib._inputs import Batch, batches
-from pruning_lib._model import at_least_float, before_batchnorm, check_outside_inference, eval_mode, first_read, loss_on
+from pruning_lib._model import (
+    at_least_float,
+    before_batchnorm,
+    check_outside_inference,
+    eval_mode,
+    first_name,
+    first_read,
+    loss_on,
+)
 from pruning_lib.selection._activations import fluctuation as fluctuation
 from pruning_lib.selection._activations import wanda as wanda
 from pruning_lib.selection._scores import unit_mean
@@ -235,7 +243,7 @@ def _gated(gate: Tensor, member: Member) -> Callable[..., Any]:
     """Return a hook that multiplies a layer's input by the units' gates, whose values are 1."""
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        x = first_read(arguments, keywords)
+        x = first_read(layer, arguments, keywords)
         assert is_layer(layer)
         index = member.index.to(x.device)
         # The gates alone carry a slope here, and 0 is added: the outputs stay what they are to the bit.
@@ -244,7 +252,7 @@ def _gated(gate: Tensor, member: Member) -> Callable[..., Any]:
         gated = x + factor.view(-1, *[1] * trailing) * x.detach()
         if arguments:
             return (gated, *arguments[1:]), keywords
-        return arguments, keywords | {next(iter(keywords)): gated}
+        return arguments, keywords | {first_name(layer, keywords): gated}
 
     return hook
 

@@ -53,6 +53,9 @@ class Settings:
     seed: int
 
 
+LOSS = "settings of the loss"
+
+
 def describe(run: Run, settings: Settings, rates: list[float]) -> dict[str, Any]:
     """Return what must agree between a checkpoint and the run that finds it; `rates` are those of the optimizer."""
     groups = [
@@ -67,6 +70,7 @@ def describe(run: Run, settings: Settings, rates: list[float]) -> dict[str, Any]
             *(_checksum(part.targets) for part in (run.train, run.val)),
         ],
         "loss": _name(run.loss_fn),
+        **({LOSS: settings_of_loss} if (settings_of_loss := _settings_of_loss(run.loss_fn)) else {}),
         "epochs": run.epochs,
         "batch size": settings.batch_size,
         "seed": settings.seed,
@@ -103,18 +107,21 @@ def _setting(value: object) -> object:
 
 
 def _name(value: object) -> str:
-    """Return what tells a function from another: its name, what it was bound to, a module's settings and tensors."""
-    if isinstance(value, functools.partial):
-        bound = [*map(_setting, value.args), *(f"{k}={_setting(v)}" for k, v in value.keywords.items())]
-        return f"{_name(value.func)}({', '.join(map(str, bound))})"
-    if isinstance(value, nn.Module):
-        held = (f"{k}={_setting(v)}" for k, v in value.state_dict().items())
-        return ", ".join([*_settings_of(value), *held])
     return getattr(value, "__qualname__", type(value).__name__)
 
 
+def _settings_of_loss(loss_fn: object) -> list[str]:
+    """Return what a loss was bound to, or a module's settings and buffers; what it trains changes with the run."""
+    if isinstance(loss_fn, functools.partial):
+        bound = [*map(_setting, loss_fn.args), *(f"{k}={_setting(v)}" for k, v in sorted(loss_fn.keywords.items()))]
+        return [_name(loss_fn.func), *map(str, bound)]
+    if isinstance(loss_fn, nn.Module):
+        return [*_settings_of(loss_fn), *(f"{name}={_checksum(buffer)}" for name, buffer in loss_fn.named_buffers())]
+    return []
+
+
 def _checksum(values: Tensor) -> int:
-    return zlib.crc32(values.detach().cpu().contiguous().numpy().tobytes())
+    return zlib.crc32(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 @dataclass(eq=False)
@@ -186,7 +193,9 @@ class Checkpoint:
             raise OSError(error.errno, reason, str(self.path)) from error
         state = _parsed(raw, self.path)
         stored = state["configuration"]
-        if different := [name for name, value in self.configuration.items() if stored.get(name) != value]:
+        # Older files say nothing of the loss's settings.
+        wanted = {name: value for name, value in self.configuration.items() if name != LOSS or LOSS in stored}
+        if different := [name for name, value in wanted.items() if stored.get(name) != value]:
             raise CheckpointError(
                 f"The checkpoint {self.path} belongs to another run: it differs in {', '.join(different)}; "
                 "delete it or name another file."

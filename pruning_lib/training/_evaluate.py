@@ -31,6 +31,10 @@ class Evaluation(NamedTuple):
     accuracy: float
 
 
+IGNORED = (-100, 255)
+"""What marks a target as no answer: for torch's losses, and by custom in maps."""
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module, data: TensorPair | Iterable[Any], batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
@@ -44,8 +48,8 @@ def evaluate(
     data : TensorPair or iterable of batches
         Inputs (examples, …) and targets (examples, …), or batches of both as a DataLoader gives them: pairs, or
         mappings of forward's arguments that hold ``labels``. Integer targets in the shape of the outputs without their
-        axis 1 are classes: each of them, each pixel of a map, is an answer. Numbers that are no class, as the −100 or
-        255 of ``ignore_index``, count nowhere. For all others, and with a single output, the accuracy is NaN.
+        axis 1 are classes: each of them, each pixel of a map, is an answer. −100, 255 where it is no class, and what
+        ``loss_fn.ignore_index`` names count nowhere. For all others, and with one output, the accuracy is NaN.
     batch_size : int
         Examples per forward pass, of data that come whole; it changes the result by rounding alone, unless the loss is
         no plain mean over answers, as one with weights of classes.
@@ -73,16 +77,23 @@ def evaluate(
             outputs = run(unwrapped(model), inputs.to(model), "evaluate")
             outputs = getattr(outputs, "logits", outputs)  # as networks of Transformers return them, beside others
             y = targets.to(outputs.device)
-            value, classes = loss_of(loss_fn, outputs, y, "evaluate").item(), _are_classes(y, outputs)
+            value, answers = loss_of(loss_fn, outputs, y, "evaluate").item(), _answers(y, outputs, loss_fn)
             # A batch without an answer has a mean loss of NaN, and no part in the whole.
-            number = int(((y >= 0) & (y < outputs.shape[1])).sum()) if classes and outputs.shape[1] > 1 else len(y)
+            number = len(y) if answers is None else int(answers.sum())
             loss += value * number if number else 0.0
-            right += int((outputs.argmax(1) == y).sum()) if classes and outputs.shape[1] > 1 else math.nan
+            right += math.nan if answers is None else int((outputs.argmax(1) == y)[answers].sum())
             count += number
     return Evaluation(loss / count, right / count) if count else Evaluation(math.nan, math.nan)
 
 
-def _are_classes(targets: Tensor, outputs: Tensor) -> bool:
-    """Whether the targets are classes along axis 1 of the outputs."""
+def _answers(targets: Tensor, outputs: Tensor, loss_fn: LossFn) -> Tensor | None:
+    """Return which targets are classes along axis 1 of the outputs; None if they are no classes."""
     whole = not targets.is_floating_point() and not targets.is_complex()
-    return whole and outputs.ndim > 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]
+    if not whole or outputs.ndim < 2 or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
+        return None
+    count, numbers = outputs.shape[1], targets.long()
+    ignored = (numbers == IGNORED[0]) | (numbers == getattr(loss_fn, "ignore_index", IGNORED[0]))
+    if count <= IGNORED[1]:
+        ignored |= numbers == IGNORED[1]
+    known = (numbers >= 0) & (numbers < count)
+    return known & ~ignored if count > 1 and bool((known | ignored).all()) else None

@@ -106,7 +106,9 @@ class Forecast:
             If it is not what `state_dict` returned.
         """
         # With the distances it does not matter whether the model is loaded before or after.
-        distances, resistance = dict(state["distances"]), dict(state["resistance"])
+        found = state.get("distances", self.pull.distances())  # a state of before 0.2 has none
+        distances = {name: distance.cpu() for name, distance in dict(found).items()}
+        resistance = {name: value.cpu() for name, value in dict(state["resistance"]).items()}
         growth = {name: float(value) for name, value in dict(state["growth"]).items()}
         gain = self.pull.gain if self.pull.known else float(state["gain"])
         if not all(map(math.isfinite, [gain, *growth.values()])):

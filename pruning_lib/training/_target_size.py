@@ -285,7 +285,7 @@ class TargetSize(Callback):
             self._hold = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the log, what the loss resists with, and how that grows."""
+        """Return the log, where units are, what the loss resists with, and how that grows."""
         return {"log": [dict(entry) for entry in self.log], **self._forecast.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -301,7 +301,11 @@ class TargetSize(Callback):
             raise TypeError("TargetSize got the state of another callback.")
         if not all(math.isfinite(value) for entry in log for value in entry.values()):
             raise ValueError("TargetSize got a state with numbers that are not finite.")
+        before = self._forecast.state_dict()
         self._forecast.load_state_dict(state)
+        if self._drifts and not (log and self._forecast.fits()):
+            self._forecast.load_state_dict(before)
+            raise ValueError("TargetSize got the state of other units, or of a training that had not begun.")
         self.log, self._restored = log, True
         if self._drifts:  # of a loop of one's own; `fit` starts later
             self._go_on()

@@ -237,3 +237,18 @@ def test_buffers_that_the_dense_model_has_not_yet_made_are_left_to_it(tmp_path):
     shrunk.model.register_buffer("seen", torch.ones(2), persistent=False)  # as forward may do when it is first called
     save(shrunk, tmp_path / "small.safetensors")
     assert not hasattr(load(build(), tmp_path / "small.safetensors"), "seen")
+
+
+def test_a_buffer_that_grew_in_use_is_left_to_the_dense_model(tmp_path):
+    def build():
+        model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        model.register_buffer("cache", torch.zeros(4), persistent=False)
+        return model
+
+    model = build()
+    with torch.no_grad():
+        model[0].weight[1].zero_()
+    shrunk = shrink(model, torch.ones(1, 2))
+    shrunk.model.cache = torch.ones(9)
+    save(shrunk, tmp_path / "small.safetensors")
+    assert load(build(), tmp_path / "small.safetensors").cache.shape == (4,)

@@ -226,3 +226,8 @@ def test_linear_layers_of_gpt2_are_penalized_as_others():
     reg = prl.GroupLasso(model, 1e-3)
     assert reg.layers == ("0", "2")
     torch.testing.assert_close(reg.importance()["0"], model[0].weight.detach().norm(dim=0))
+
+
+def test_a_frozen_layer_in_half_precision_is_no_hindrance():
+    model = nn.Sequential(nn.Linear(3, 4).bfloat16().requires_grad_(False), nn.Linear(4, 2))
+    assert prl.L2(model, 1e-3, apply="decay").layers == ("0", "1")

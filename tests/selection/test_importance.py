@@ -337,3 +337,29 @@ def test_layers_that_are_called_by_name_are_judged_as_others():
     for judge, data in ((importance.taylor, (x, y)), (importance.fluctuation, x)):
         assert torch.equal(judge(named, units, data)["one"], judge(plain, others, data)["0"])
     prl.zero(named, {"one": torch.arange(5) < 2}, units, shift="mean", inputs=x)
+
+
+def test_what_a_layer_reads_is_its_first_parameter_in_whatever_order_it_is_called():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 5))
+
+        def forward(self, x, gain):
+            return F.linear(x * gain, self.weight)
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 5), Scaled()
+
+        def forward(self, x):
+            return self.two(gain=torch.full((len(x), 5), 2.0), x=torch.relu(self.one(x)))
+
+    torch.manual_seed(0)
+    model, x = Named(), torch.randn(20, 3)
+    every = torch.arange(5)
+    units = prl.Units([prl.Group("one", 5, "inner", (prl.Member("one", every),), (), (prl.Member("two", every),))])
+    read = torch.relu(model.one(x)).detach()
+    expected = read.var(0, correction=0) * model.two.weight.detach().square().sum(0)
+    torch.testing.assert_close(importance.fluctuation(model, units, x)["one"], expected)

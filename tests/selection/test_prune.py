@@ -309,3 +309,14 @@ def test_a_budget_that_is_missed_is_told_once_as_it_was_asked_for():
     with pytest.warns(UserWarning, match=r"50\.0% of the .* where 60\.0% were to stay") as told:
         prl.prune(model, torch.zeros(1, 8), macs_left=0.6)
     assert len(told) == 1
+
+
+def test_a_loss_that_needs_gradients_is_tried_with_them():
+    model, inputs, targets = trained()
+
+    def loss(outputs, labels):
+        assert torch.is_grad_enabled()
+        return F.cross_entropy(outputs, labels)
+
+    with torch.no_grad():
+        assert prl.prune(model, inputs[:1], macs_left=0.5, data=(inputs, targets), loss_fn=loss).notes

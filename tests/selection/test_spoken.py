@@ -61,3 +61,20 @@ def test_lengths_in_front_of_a_batchnorm_are_named(given):
         warnings.filterwarnings("ignore", message=".*BatchNorm divides")  # as the docstrings say
         prl.GroupLasso(model, 1e-3)
         prl.importance.magnitude(model, units)
+
+
+def test_advice_on_thin_groups_is_what_can_be_followed():
+    every = torch.arange(40)
+    units = Units([Group("a", 40, "inner", (Member("a", every),), (), ())], {})
+    with pytest.warns(UserWarning, match=r"Ask for less, or let every group keep more, by floor="):
+        prl.select({"a": torch.arange(40.0)}, units, fraction=0.98)
+
+
+def test_a_fraction_below_one_unit_of_each_group_is_told():
+    every = torch.arange(8)
+    units = Units([Group(name, 8, "inner", (Member(name, every),), (), ()) for name in ("a", "b")], {})
+    scores = {"a": torch.arange(8.0), "b": torch.arange(8.0)}
+    with pytest.warns(UserWarning, match=r"fraction=0\.1 is less than a unit .* scope='global'"):
+        assert not any(mask.any() for mask in prl.select(scores, units, fraction=0.1).values())
+    assert quiet(prl.select, scores, units, fraction=0.1, scope="global")["a"].sum() == 1
+    quiet(prl.select, scores, units, fraction=0.0)

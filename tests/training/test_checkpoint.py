@@ -337,6 +337,6 @@ def test_losses_with_other_settings_are_other_losses(tmp_path: Path) -> None:
     ):
         train(one)
         train(one)
-        with pytest.raises(CheckpointError, match="differs in loss"):
+        with pytest.raises(CheckpointError, match="differs in settings of the loss"):
             train(other)
         (tmp_path / "run.pt").unlink()

@@ -91,3 +91,17 @@ def test_a_single_output_is_no_choice_between_classes() -> None:
         return F.binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
 
     assert math.isnan(evaluate(nn.Identity(), TensorPair(logits, torch.tensor([1, 0])), loss_fn=loss).accuracy)
+
+
+def test_whole_numbers_that_are_counts_are_no_classes() -> None:
+    outputs, counts = torch.tensor([[4.0, 1.0], [6.0, 1.0], [0.5, 1.0], [1.0, 1.0]]), torch.tensor([5, 7, 0, 1])
+
+    def loss(means: Tensor, targets: Tensor) -> Tensor:
+        return (means[:, 0] - targets).square().mean()
+
+    for size in (4, 2, 1):
+        found = evaluate(nn.Identity(), TensorPair(outputs, counts), batch_size=size, loss_fn=loss)
+        assert found.loss == pytest.approx((1 + 1 + 0.25 + 0) / 4)
+        assert math.isnan(found.accuracy)
+    many = torch.eye(256)[:4]
+    assert evaluate(nn.Identity(), TensorPair(many, torch.tensor([0, 1, 2, 255], dtype=torch.uint8))).accuracy == 0.75

@@ -376,3 +376,22 @@ def test_one_target_size_steers_one_training():
     prl.fit(model, TRAIN, VAL, epochs=2, **options)
     with pytest.raises(RuntimeError, match="steered a training already: build a new one"):
         prl.fit(model, TRAIN, VAL, epochs=4, **options)
+
+
+def test_a_state_of_other_units_is_refused_in_a_loop_of_ones_own_and_changes_nothing():
+    def size_of(width):
+        model = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+        units = prl.find_units(model, torch.zeros(1, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        reg = prl.GroupLasso(model, 0.0, units=units)
+        return prl.TargetSize(model, reg, optimizer, units, units_left=0.5, epochs=4, steps=8)
+
+    size, other = size_of(8), size_of(6)
+    before = size.state_dict()
+    for wrong in (other.state_dict(), {**before, "log": []}):
+        with pytest.raises(ValueError, match="state of other units, or of a training that had not begun"):
+            size.load_state_dict(wrong)
+        assert size.log == before["log"]
+        assert torch.equal(size.state_dict()["distances"]["0"], before["distances"]["0"])
+    old = {name: value for name, value in before.items() if name != "distances"}
+    size.load_state_dict(old)
